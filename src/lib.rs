@@ -1,0 +1,8 @@
+//! sessionfs mounts a repository of saved program sessions, so that every
+//! ordinary tool gets saves that are atomic, durable and honest about failure.
+//!
+//! [`repo`] is the storage as a library, for programs that want it without a
+//! mount. The other modules are the program `sessionfs`.
+
+pub mod repo;
+mod sys;

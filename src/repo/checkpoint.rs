@@ -1,0 +1,84 @@
+//! A checkpoint: the complete content of `session` at one time.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::error::{During, Error, Kind, Result};
+use crate::sys::{self, Errno, OFlags, Statx};
+
+/// Tells one file from every other that exists at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FileId {
+    dev: (u32, u32),
+    ino: u64,
+}
+
+impl FileId {
+    pub(super) fn of(stat: &Statx) -> Self {
+        Self {
+            dev: (stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+        }
+    }
+}
+
+/// One checkpoint, held: it can be read for as long as this value lives, even
+/// after a save has put another one in its place.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// `O_PATH`: a checkpoint that must not be read can still be replaced,
+    /// and one that is a script can be executed.
+    path: OwnedFd,
+    stat: Statx,
+}
+
+impl Checkpoint {
+    /// Takes over a descriptor of what is called `session`.
+    ///
+    /// # Errors
+    /// [`Kind::NotAFile`] for anything but a regular file.
+    pub(super) fn from_path_fd(path: OwnedFd) -> Result<Self> {
+        let stat = sys::fstat(&path).during("stat the checkpoint")?;
+        let errno = match rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()) {
+            rustix::fs::FileType::RegularFile => return Ok(Self { path, stat }),
+            rustix::fs::FileType::Directory => Errno::ISDIR,
+            rustix::fs::FileType::Symlink => Errno::LOOP,
+            _ => Errno::INVAL,
+        };
+        Err(Error::new(Kind::NotAFile, "open the checkpoint", errno))
+    }
+
+    /// Opens it for reading.
+    ///
+    /// # Errors
+    /// [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …
+    pub fn open(&self) -> Result<File> {
+        sys::reopen(&self.path, OFlags::RDONLY)
+            .map(sys::into_file)
+            .during("open the checkpoint")
+    }
+
+    /// An `O_PATH` descriptor of it.
+    pub fn as_path_fd(&self) -> BorrowedFd<'_> {
+        self.path.as_fd()
+    }
+
+    /// What statx(2) said of it when it was found.
+    pub fn stat(&self) -> &Statx {
+        &self.stat
+    }
+
+    /// Its size in bytes.
+    pub fn len(&self) -> u64 {
+        self.stat.stx_size
+    }
+
+    /// Whether it has no content.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn id(&self) -> FileId {
+        FileId::of(&self.stat)
+    }
+}

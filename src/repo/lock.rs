@@ -1,0 +1,131 @@
+//! `session.next`: the lock of a session, and its own.
+//!
+//! The original's rule is that whoever creates `session.next` may save, and
+//! that a `session.next` left behind refuses every save until somebody breaks
+//! the lock. Ours says more: it is *marked* before it gets its name, and
+//! flock'ed by its owner for as long as it has it. Marked and not flock'ed
+//! means that its owner is dead, and the next save removes it (I4). Unmarked
+//! means that a foreign program made it, which takes no flock.
+
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::Session;
+use super::checkpoint::FileId;
+use super::error::{During, Result};
+use crate::sys::{self, Errno, Mode, OFlags, Statx, XattrFlags};
+
+/// The name of the lock.
+pub(super) const NEXT: &str = "session.next";
+
+/// The extended attribute that marks a `session.next` of ours.
+pub(super) const MARK: &CStr = c"user.sessionfs.staged";
+
+/// Where extended attributes are missing, and on a file that has to be
+/// created under its name: the sticky bit, which means nothing to Linux on a
+/// regular file and which open(2) can give from the first moment on.
+pub(super) const MARK_BIT: u32 = 0o1000;
+
+/// How a file has been marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Xattr,
+    Bit,
+}
+
+impl Mark {
+    /// What has to stay in the mode while the file is marked.
+    pub(super) fn bits(self) -> u32 {
+        match self {
+            Self::Xattr => 0,
+            Self::Bit => MARK_BIT,
+        }
+    }
+}
+
+/// Marks an open file that has not got its name yet, or has [`MARK_BIT`].
+pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
+    match sys::set_xattr(fd, MARK, b"", XattrFlags::empty()) {
+        Ok(()) => Ok(Mark::Xattr),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let mode = u32::from(sys::fstat(fd)?.stx_mode) & 0o7777;
+            sys::chmod(fd, Mode::from_raw_mode(mode | MARK_BIT))?;
+            Ok(Mark::Bit)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn is_marked(fd: BorrowedFd<'_>, stat: &Statx) -> sys::Result<bool> {
+    if u32::from(stat.stx_mode) & MARK_BIT != 0 {
+        return Ok(true);
+    }
+    match sys::get_xattr(fd, MARK) {
+        Ok(_) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS | Errno::ACCESS | Errno::PERM) => {
+            Ok(false)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What stands under the name of the lock.
+enum State {
+    Free,
+    /// A foreign program's, or that of a living owner.
+    Held,
+    /// Ours, of an owner that died; flock'ed by the descriptor, so that nobody
+    /// else concludes the same.
+    Dead(OwnedFd),
+}
+
+fn inspect(session: &Session) -> sys::Result<State> {
+    let path = match sys::open_path(session.dir(), OsStr::new(NEXT)) {
+        Err(Errno::NOENT) => return Ok(State::Free),
+        other => other?,
+    };
+    let stat = sys::fstat(&path)?;
+    let regular = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file();
+    if !regular || !is_marked(path.as_fd(), &stat)? {
+        return Ok(State::Held);
+    }
+    // EACCES and ENOENT: not ours to judge, or gone by now.
+    let Ok(file) = sys::reopen(&path, OFlags::RDONLY) else {
+        return Ok(State::Held);
+    };
+    match sys::try_flock(&file) {
+        Ok(()) if is_named(session, &file)? => Ok(State::Dead(file)),
+        // It lost its name while we looked: whatever has it now is live.
+        Ok(()) | Err(_) => Ok(State::Held),
+    }
+}
+
+/// Whether `session.next` is the name of this very file.
+pub(super) fn is_named(session: &Session, file: impl AsFd) -> sys::Result<bool> {
+    let ours = FileId::of(&sys::fstat(file)?);
+    match sys::stat(session.dir(), OsStr::new(NEXT)) {
+        Ok(stat) => Ok(FileId::of(&stat) == ours),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a save would be refused now. A dead lock is removed on the way.
+pub(super) fn is_held(session: &Session) -> Result<bool> {
+    match inspect(session).during("look at session.next")? {
+        State::Free => Ok(false),
+        State::Held => Ok(true),
+        State::Dead(file) => {
+            log::warn!(
+                "{}: removing session.next, whose owner died before it was published",
+                session.name()
+            );
+            match sys::unlink(session.dir(), OsStr::new(NEXT)) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno).during("remove a dead session.next"),
+            }
+            drop(file);
+            Ok(false)
+        }
+    }
+}

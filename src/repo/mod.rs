@@ -1,0 +1,320 @@
+//! The storage: a repository of sessions, and saves that are atomic, durable
+//! and honest about failure. A plain library: it needs no mount.
+//!
+//! A repository is a directory of `NAME.session` directories, each with a
+//! checkpoint file `session` and whatever else its program keeps there. The
+//! format on disk is the original's (Checkbox, plainbox) and is not changed.
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! use sessionfs::repo::Repository;
+//!
+//! let repository = Repository::new(dir.path().join("sessions"));
+//! assert!(repository.list()?.is_empty(), "a missing repository is empty");
+//!
+//! let session = repository.create("pbox-")?;
+//! session.save(b"{}")?;
+//! assert_eq!(session.load()?, b"{}");
+//!
+//! let [entry] = &repository.list()?[..] else { panic!() };
+//! repository.remove(&entry.name, |path, error| eprintln!("{path:?}: {error}"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod attributes;
+mod checkpoint;
+mod error;
+mod location;
+mod lock;
+mod name;
+mod remove;
+mod session;
+mod staged;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+pub use attributes::Attributes;
+pub use checkpoint::Checkpoint;
+pub use error::{Error, Kind, Result};
+pub use location::{DefaultLocation, default_location};
+pub use name::SessionName;
+pub use session::{CHECKPOINT, Session};
+pub use staged::{Base, Commit, Staged};
+
+use crate::sys::{self, Errno, Mode, RenameFlags};
+use error::During;
+
+/// The prefix of generated session names.
+pub const DEFAULT_PREFIX: &str = "pbox-";
+
+/// A directory of sessions. It need not exist until the first session does.
+#[derive(Debug)]
+pub struct Repository {
+    path: PathBuf,
+    root: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+/// A session as [`Repository::list`] finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: SessionName,
+    /// The time of the last change of its directory: of the last save, as a
+    /// rule.
+    pub modified: SystemTime,
+}
+
+impl Repository {
+    /// The repository at `path`. Nothing is opened or created yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            root: Mutex::new(None),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The repository's directory, `None` while there is none.
+    ///
+    /// # Errors
+    /// [`Kind::Os`]: `ENOTDIR`, `EACCES`, …
+    pub fn root(&self) -> Result<Option<Arc<OwnedFd>>> {
+        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fd) = &*root {
+            // Removed, and perhaps made anew: then it is another directory.
+            if sys::fstat(&**fd).during("stat the repository")?.stx_nlink > 0 {
+                return Ok(Some(fd.clone()));
+            }
+            *root = None;
+        }
+        let flags = sys::OFlags::RDONLY | sys::OFlags::DIRECTORY | sys::OFlags::CLOEXEC;
+        match rustix::fs::open(&self.path, flags, Mode::empty()) {
+            Ok(fd) => {
+                let fd = Arc::new(fd);
+                *root = Some(fd.clone());
+                Ok(Some(fd))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno).during("open the repository"),
+        }
+    }
+
+    /// The repository's directory, made with its parents if it is missing.
+    fn root_or_new(&self) -> Result<Arc<OwnedFd>> {
+        loop {
+            if let Some(root) = self.root()? {
+                return Ok(root);
+            }
+            std::fs::create_dir_all(&self.path)
+                .map_err(|e| sys::errno_of(&e))
+                .during("make the repository")?;
+            // The new name has to survive as well (I2).
+            if let Some(parent) = self.path.parent().filter(|p| !p.as_os_str().is_empty()) {
+                let parent = sys::open_dir(sys::CWD, parent.as_os_str());
+                if let Ok(parent) = parent {
+                    session::sync_directory(parent.as_fd())?;
+                }
+            }
+        }
+    }
+
+    /// All sessions, youngest first; none if the repository is missing.
+    ///
+    /// Sessions are real directories whose name does not start with a dot and
+    /// ends in `.session`. What vanishes meanwhile, or cannot be looked at,
+    /// is left out.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] if the repository itself cannot be read.
+    pub fn list(&self) -> Result<Vec<Entry>> {
+        let Some(root) = self.root()? else {
+            return Ok(Vec::new());
+        };
+        let device = device(&sys::fstat(&*root).during("stat the repository")?);
+        let names = sys::read_dir(&*root).during("read the repository")?;
+        let mut entries: Vec<Entry> = names
+            .into_iter()
+            .filter_map(|entry| {
+                let name = SessionName::new(entry.name).ok()?;
+                let stat = match sys::stat(&*root, name.as_os_str()) {
+                    Ok(stat) => stat,
+                    Err(Errno::NOENT) => return None,
+                    Err(errno) => {
+                        log::warn!("{name}: left out of the list: {errno}");
+                        return None;
+                    }
+                };
+                let is_session = is_directory(&stat) && self::device(&stat) == device;
+                is_session.then(|| Entry {
+                    name,
+                    modified: modified(&stat),
+                })
+            })
+            .collect();
+        entries.sort_by(|a, b| (b.modified.cmp(&a.modified)).then_with(|| a.name.cmp(&b.name)));
+        Ok(entries)
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such directory; a symlink is none.
+    pub fn session(&self, name: &SessionName) -> Result<Session> {
+        match self.root()? {
+            Some(root) => Session::open(&*root, name),
+            None => Err(Error::new(Kind::NotFound, "open the session", Errno::NOENT).of(name)),
+        }
+    }
+
+    /// Creates a session with a generated name: the slug of `prefix`, the
+    /// time in UTC, and `_(1)`, `_(2)`, … if that is taken. The making of the
+    /// directory decides: two creators never share one.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidName`] if `prefix` starts with a dot or is too long,
+    /// and [`Kind::Os`].
+    pub fn create(&self, prefix: &str) -> Result<Session> {
+        let now = SystemTime::now();
+        let seconds = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
+        for attempt in 0.. {
+            let name = SessionName::generate(prefix, seconds, attempt)?;
+            match self.create_named(&name, 0o777) {
+                Err(error) if error.kind() == Kind::Exists => {}
+                other => return other,
+            }
+        }
+        unreachable!("a u32 of attempts")
+    }
+
+    /// Creates the session of exactly this name, durably. `mode` is that of
+    /// the directory, less the umask.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`], and [`Kind::Os`].
+    pub fn create_named(&self, name: &SessionName, mode: u32) -> Result<Session> {
+        let root = self.root_or_new()?;
+        let create = || {
+            match sys::mkdir(&*root, name.as_os_str(), Mode::from_raw_mode(mode)) {
+                Err(Errno::EXIST) => return Err(Error::new(Kind::Exists, "create", Errno::EXIST)),
+                other => other.during("make the session's directory")?,
+            }
+            session::sync_directory(root.as_fd())?;
+            Session::open(&*root, name)
+        };
+        create().map_err(|e| e.of(name))
+    }
+
+    /// Gives a session another name, durably. A session that has that name
+    /// already is replaced only if it is empty, as by rename(2).
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Exists`], and [`Kind::Os`].
+    pub fn rename(&self, from: &SessionName, to: &SessionName, flags: RenameFlags) -> Result<()> {
+        let rename = || {
+            let not_found = |errno| Error::new(Kind::NotFound, "rename", errno);
+            let root = self.root()?.ok_or(not_found(Errno::NOENT))?;
+            let result = sys::rename(&*root, from.as_os_str(), &*root, to.as_os_str(), flags);
+            match result {
+                Err(Errno::NOENT) => return Err(not_found(Errno::NOENT)),
+                Err(errno @ (Errno::EXIST | Errno::NOTEMPTY)) => {
+                    return Err(Error::new(Kind::Exists, "rename", errno));
+                }
+                other => other.during("rename the session")?,
+            }
+            session::sync_directory(root.as_fd())
+        };
+        rename().map_err(|e| e.of(from))
+    }
+
+    /// Removes a session and everything in it. What cannot be removed is told
+    /// to `warn`, with its path in the session, and the rest still goes.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], and [`Kind::Os`] (`ENOTEMPTY`) if something is
+    /// left.
+    pub fn remove(
+        &self,
+        name: &SessionName,
+        mut warn: impl FnMut(PathBuf, std::io::Error),
+    ) -> Result<()> {
+        // Refuses what is no session before anything is touched.
+        self.session(name)?;
+        let Some(root) = self.root()? else {
+            return Ok(());
+        };
+        let mut tell = |path, errno: Errno| warn(path, errno.into());
+        let complete = remove::remove_tree(&*root, name.as_os_str(), &mut tell);
+        let result = if complete {
+            session::sync_directory(root.as_fd())
+        } else {
+            Err(Errno::NOTEMPTY).during("remove")
+        };
+        result.map_err(|e| e.of(name))
+    }
+
+    /// Removes a session that is empty.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], and [`Kind::Os`] (`ENOTEMPTY`).
+    pub fn remove_empty(&self, name: &SessionName) -> Result<()> {
+        let remove = || {
+            let not_found = Error::new(Kind::NotFound, "remove", Errno::NOENT);
+            let Some(root) = self.root()? else {
+                return Err(not_found);
+            };
+            match sys::rmdir(&*root, name.as_os_str()) {
+                Err(Errno::NOENT) => return Err(not_found),
+                other => other.during("remove the session")?,
+            }
+            session::sync_directory(root.as_fd())
+        };
+        remove().map_err(|e| e.of(name))
+    }
+}
+
+/// Finds the session that an argument means: an id, a name, or a path to a
+/// session's directory, whose parent is the repository then.
+///
+/// # Errors
+/// [`Kind::InvalidName`]
+pub fn parse_argument(argument: &OsStr) -> Result<(Option<PathBuf>, SessionName)> {
+    let path = Path::new(argument);
+    if argument.as_encoded_bytes().contains(&b'/') {
+        let name = SessionName::new(path.file_name().unwrap_or_default())?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        return Ok((Some(parent.to_owned()), name));
+    }
+    Ok((None, SessionName::from_id_or_name(argument)?))
+}
+
+fn is_directory(stat: &sys::Statx) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
+}
+
+fn device(stat: &sys::Statx) -> (u32, u32) {
+    (stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+fn modified(stat: &sys::Statx) -> SystemTime {
+    let since = std::time::Duration::new(stat.stx_mtime.tv_sec.unsigned_abs(), 0);
+    let nanos = std::time::Duration::from_nanos(stat.stx_mtime.tv_nsec.into());
+    let epoch = SystemTime::UNIX_EPOCH;
+    let seconds = if stat.stx_mtime.tv_sec < 0 {
+        epoch.checked_sub(since)
+    } else {
+        epoch.checked_add(since)
+    };
+    seconds.and_then(|t| t.checked_add(nanos)).unwrap_or(epoch)
+}

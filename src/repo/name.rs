@@ -1,0 +1,187 @@
+//! The names of sessions.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use super::error::{Error, Kind, Result};
+use crate::sys::{self, Errno};
+
+/// The ending that makes a directory of the repository a session.
+const SUFFIX: &[u8] = b".session";
+
+/// The longest name of a directory entry, in bytes (`NAME_MAX`).
+const NAME_MAX: usize = 255;
+
+/// The name of a session's directory: `ID.session`.
+///
+/// Any bytes may be in it but `/` and NUL; it does not start with a dot and
+/// has at most 255 bytes.
+///
+/// ```
+/// use sessionfs::repo::SessionName;
+///
+/// let name = SessionName::new("pbox-1.session")?;
+/// assert_eq!(name.id(), "pbox-1");
+/// assert_eq!(SessionName::from_id("pbox-1")?, name);
+/// assert!(SessionName::new("notes.txt").is_err());
+/// assert!(SessionName::new(".hidden.session").is_err());
+/// # Ok::<(), sessionfs::repo::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionName(OsString);
+
+impl SessionName {
+    /// A whole name, with its ending.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidName`]
+    pub fn new(name: impl AsRef<OsStr>) -> Result<Self> {
+        let bytes = name.as_ref().as_bytes();
+        let valid = bytes.ends_with(SUFFIX)
+            && !bytes.starts_with(b".")
+            && bytes.len() <= NAME_MAX
+            && !bytes.contains(&b'/')
+            && !bytes.contains(&0);
+        let name = Self(name.as_ref().to_owned());
+        if valid {
+            Ok(name)
+        } else {
+            Err(Error::new(Kind::InvalidName, "check the name", Errno::INVAL).of(&name))
+        }
+    }
+
+    /// The name of the session with this id.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidName`]
+    pub fn from_id(id: impl AsRef<OsStr>) -> Result<Self> {
+        let mut bytes = id.as_ref().as_bytes().to_vec();
+        bytes.extend_from_slice(SUFFIX);
+        Self::new(OsString::from_vec(bytes))
+    }
+
+    /// The id or the name of a session, told apart by the ending.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidName`]
+    pub fn from_id_or_name(text: impl AsRef<OsStr>) -> Result<Self> {
+        if text.as_ref().as_bytes().ends_with(SUFFIX) {
+            Self::new(text)
+        } else {
+            Self::from_id(text)
+        }
+    }
+
+    /// The name that [`create`](super::Repository::create) tries as its
+    /// `attempt`th: the slug of the prefix, the time in UTC, and a number
+    /// from the second attempt on.
+    pub(super) fn generate(prefix: &str, seconds: i64, attempt: u32) -> Result<Self> {
+        let [year, month, day, hour, minute, second] =
+            sys::utc(seconds).ok_or(Error::new(Kind::Os, "read the clock", Errno::OVERFLOW))?;
+        let mut id = format!(
+            "{}{year:04}-{month:02}-{day:02}T{hour:02}.{minute:02}.{second:02}",
+            slug(prefix)
+        );
+        if attempt > 0 {
+            id.push_str(&format!("_({attempt})"));
+        }
+        Self::from_id(id)
+    }
+
+    /// The name without its ending.
+    pub fn id(&self) -> &OsStr {
+        let bytes = self.0.as_bytes();
+        OsStr::from_bytes(bytes.strip_suffix(SUFFIX).unwrap_or(bytes))
+    }
+
+    /// The whole name.
+    pub fn as_os_str(&self) -> &OsStr {
+        &self.0
+    }
+}
+
+impl AsRef<OsStr> for SessionName {
+    fn as_ref(&self) -> &OsStr {
+        &self.0
+    }
+}
+
+/// For messages: one line whatever is in the name.
+impl fmt::Display for SessionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.to_string_lossy().chars() {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                write!(f, "{c}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SessionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// Every character but ASCII letters, digits, `-`, `_` and `.` becomes `_`
+/// (the original's `slugify`).
+fn slug(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_names_follow_the_original() {
+        let name = |prefix, attempt| {
+            let name = SessionName::generate(prefix, 1_700_000_000, attempt).unwrap();
+            name.as_os_str().to_str().unwrap().to_owned()
+        };
+        assert_eq!(name("pbox-", 0), "pbox-2023-11-14T22.13.20.session");
+        assert_eq!(name("pbox-", 2), "pbox-2023-11-14T22.13.20_(2).session");
+        assert_eq!(name("my run/é-", 0), "my_run__-2023-11-14T22.13.20.session");
+    }
+
+    #[test]
+    fn names_are_checked() {
+        assert!(SessionName::new("a b\n.session").is_ok());
+        assert!(SessionName::new(OsStr::from_bytes(b"\xff.session")).is_ok());
+        assert!(SessionName::new("x".repeat(247) + ".session").is_ok());
+        assert!(SessionName::new("x".repeat(248) + ".session").is_err());
+        for bad in [
+            "",
+            ".session",
+            "a",
+            "a/b.session",
+            "..",
+            "a.session/",
+            "a\0.session",
+        ] {
+            assert!(SessionName::new(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            SessionName::from_id_or_name("a.session").unwrap(),
+            SessionName::from_id_or_name("a").unwrap()
+        );
+    }
+
+    #[test]
+    fn a_name_in_a_message_is_one_line() {
+        let name = SessionName::new("a\nb.session").unwrap();
+        assert_eq!(name.to_string(), "a\\nb.session");
+    }
+}

@@ -1,0 +1,266 @@
+//! One session: its checkpoint, its lock, and saves.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::checkpoint::Checkpoint;
+use super::error::{During, Error, Kind, Result};
+use super::lock;
+use super::staged::{Base, Commit, Staged};
+use super::{Attributes, SessionName};
+use crate::sys::{self, Errno, Mode, OFlags, RenameFlags};
+
+/// The name of the checkpoint in a session's directory.
+pub const CHECKPOINT: &str = "session";
+
+/// A session of a repository, held open: it stays the same one when its
+/// directory is renamed. Clones share the descriptor.
+#[derive(Clone, Debug)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: OwnedFd,
+    name: SessionName,
+}
+
+impl Session {
+    /// Opens the session `name` of the repository directory `root`.
+    pub(super) fn open(root: impl AsFd, name: &SessionName) -> Result<Self> {
+        let dir = match sys::open_dir(root, name.as_os_str()) {
+            Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+                return Err(Error::new(Kind::NotFound, "open the session", errno).of(name));
+            }
+            other => other.during("open the session").map_err(|e| e.of(name))?,
+        };
+        let name = name.clone();
+        Ok(Self {
+            inner: Arc::new(Inner { dir, name }),
+        })
+    }
+
+    /// Its name when it was opened.
+    pub fn name(&self) -> &SessionName {
+        &self.inner.name
+    }
+
+    /// The descriptor of its directory.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.inner.dir.as_fd()
+    }
+
+    /// The current checkpoint, `None` if none has been saved yet.
+    ///
+    /// # Errors
+    /// [`Kind::NotAFile`] if `session` is a directory, a symlink or the like;
+    /// nothing is followed.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
+        self.find_checkpoint().map_err(|e| e.of(self.name()))
+    }
+
+    fn find_checkpoint(&self) -> Result<Option<Checkpoint>> {
+        match sys::open_path(self.dir(), OsStr::new(CHECKPOINT)) {
+            Ok(path) => Checkpoint::from_path_fd(path).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno).during("open the checkpoint"),
+        }
+    }
+
+    /// The bytes of the current checkpoint; none if there is no checkpoint.
+    ///
+    /// # Errors
+    /// As of [`checkpoint`](Self::checkpoint), and those of reading.
+    pub fn load(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        if let Some(checkpoint) = self.checkpoint()? {
+            checkpoint
+                .open()
+                .and_then(|mut file| {
+                    file.read_to_end(&mut bytes)
+                        .map_err(|e| sys::errno_of(&e))
+                        .during("read the checkpoint")
+                })
+                .map_err(|e| e.of(self.name()))?;
+        }
+        Ok(bytes)
+    }
+
+    /// Saves `bytes` as the new checkpoint, whatever the current one is.
+    /// When it returns, the new checkpoint is in place and durable, or the old
+    /// one is whole.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use sessionfs::repo::Repository;
+    ///
+    /// let repository = Repository::new(dir.path());
+    /// let session = repository.create("demo-")?;
+    /// session.save(b"first")?;
+    /// session.save(b"second")?;
+    /// assert_eq!(session.load()?, b"second");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Kind::Locked`] if another program is saving or has left its
+    /// `session.next` behind, [`Kind::NotAFile`], [`Kind::NotDurable`] if
+    /// only the last step failed, and [`Kind::Os`] with the errno.
+    pub fn save(&self, bytes: &[u8]) -> Result<()> {
+        let staged = self.stage()?;
+        staged.write_at(bytes, 0)?;
+        staged.commit(&Commit::default())?;
+        Ok(())
+    }
+
+    /// Begins a save: a new, empty staged file that nobody else sees.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`], and [`Kind::Os`] with the errno.
+    pub fn stage(&self) -> Result<Staged> {
+        Staged::new(self).map_err(|e| e.of(self.name()))
+    }
+
+    /// Whether a save would be refused now because of a `session.next`. One
+    /// whose owner has died (DESIGN I4) is removed, and does not count.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn is_locked(&self) -> Result<bool> {
+        lock::is_held(self).map_err(|e| e.of(self.name()))
+    }
+
+    /// Breaks the lock: removes `session.next`, whosever it is. A save that
+    /// held it publishes nothing. Answers whether there was one.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn break_lock(&self) -> Result<bool> {
+        match sys::unlink(self.dir(), OsStr::new(lock::NEXT)) {
+            Ok(()) => self.sync_dir().map(|()| true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno).during("remove session.next"),
+        }
+        .map_err(|e| e.of(self.name()))
+    }
+
+    /// Sets attributes of the current checkpoint, at once and without a save.
+    ///
+    /// # Errors
+    /// [`Kind::Superseded`] if `of` is not the current checkpoint any more,
+    /// and [`Kind::Os`] with the errno.
+    pub fn set_attributes(&self, of: &Checkpoint, attributes: &Attributes) -> Result<()> {
+        let current = self.checkpoint()?;
+        if current.is_none_or(|current| current.id() != of.id()) {
+            let stale = Error::new(Kind::Superseded, "set attributes", Errno::STALE);
+            return Err(stale.of(self.name()));
+        }
+        attributes
+            .apply(of.as_path_fd())
+            .during("set attributes")
+            .map_err(|e| e.of(self.name()))
+    }
+
+    /// Removes the checkpoint, durably. Answers whether there was one.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`], [`Kind::NotDurable`], and [`Kind::Os`].
+    pub fn remove_checkpoint(&self) -> Result<bool> {
+        if self.is_locked()? {
+            return Err(Error::new(Kind::Locked, "remove", Errno::BUSY).of(self.name()));
+        }
+        match sys::unlink(self.dir(), OsStr::new(CHECKPOINT)) {
+            Ok(()) => self.sync_dir().map(|()| true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno).during("remove the checkpoint"),
+        }
+        .map_err(|e| e.of(self.name()))
+    }
+
+    /// Makes the regular file `name` of the directory `from` the checkpoint,
+    /// as rename(2) does, but durable: its data is synced before, both
+    /// directories after (DESIGN 2.11). Mode, owner and attributes are those
+    /// of the file.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`] unless the file is itself the `session.next` of this
+    /// session, [`Kind::NotAFile`], [`Kind::NotDurable`], and [`Kind::Os`].
+    pub fn adopt(&self, from: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<()> {
+        self.rename_to_checkpoint(from.as_fd(), name, flags)
+            .map_err(|e| e.of(self.name()))
+    }
+
+    fn rename_to_checkpoint(
+        &self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let source = sys::openat(from, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+            .during("open the new checkpoint")?;
+        let stat = sys::fstat(&source).during("stat the new checkpoint")?;
+        if !rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file() {
+            return Err(Error::new(Kind::NotAFile, "rename", Errno::INVAL));
+        }
+        sys::fsync(&source).during("sync the new checkpoint")?;
+        let is_next = lock::is_named(self, &source).during("look at session.next")?;
+        if !is_next && lock::is_held(self)? {
+            return Err(Error::new(Kind::Locked, "rename", Errno::BUSY));
+        }
+        sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)
+            .during("rename to session")?;
+        self.sync_dir()?;
+        sync_directory(from)
+    }
+
+    /// Syncs the directory after a change of its entries.
+    pub(super) fn sync_dir(&self) -> Result<()> {
+        sync_directory(self.dir())
+    }
+}
+
+/// Makes a change of directory entries durable.
+///
+/// `EINVAL` says that the filesystem cannot sync directories (some shared
+/// folders): no I/O error, warned about once.
+pub(super) fn sync_directory(dir: BorrowedFd<'_>) -> Result<()> {
+    static WARNED: std::sync::Once = std::sync::Once::new();
+    match sys::fsync(dir) {
+        Ok(()) => Ok(()),
+        Err(Errno::INVAL) => {
+            WARNED.call_once(|| {
+                log::warn!(
+                    "this filesystem cannot sync directories: a save may not survive a power cut"
+                );
+            });
+            Ok(())
+        }
+        Err(errno) => Err(Error::new(Kind::NotDurable, "sync the directory", errno)),
+    }
+}
+
+impl Default for Commit<'_> {
+    fn default() -> Self {
+        Self {
+            base: Base::Any,
+            attributes: Attributes::default(),
+            first_mode: 0o644 & !umask(),
+            first_owner: None,
+        }
+    }
+}
+
+/// The umask of this process. Reading it by umask(2) would change it for a
+/// moment in all threads, so it is taken from `/proc` (Linux 4.7).
+fn umask() -> u32 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|l| l.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o077)
+}

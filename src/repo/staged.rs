@@ -1,0 +1,385 @@
+//! A save in progress: the staged file and the commit path of DESIGN 3.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::checkpoint::{Checkpoint, FileId};
+use super::error::{During, Error, Kind, Result};
+use super::lock::{self, MARK, MARK_BIT, Mark, NEXT};
+use super::session::{CHECKPOINT, Session};
+use super::{Attributes, attributes};
+use crate::sys::{self, Errno, Mode, OFlags, RenameFlags};
+
+/// Which checkpoint a save may replace.
+#[derive(Debug)]
+pub enum Base<'a> {
+    /// Whatever is there (the writer had truncated).
+    Any,
+    /// Only the checkpoint that the writer started from, or none if there was
+    /// none: a lost update is refused (DESIGN 2.9).
+    Only(Option<&'a Checkpoint>),
+}
+
+/// How a staged file becomes the checkpoint. The default replaces whatever is
+/// there and keeps its attributes.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// What it may replace.
+    pub base: Base<'a>,
+    /// What the writer has set, over what is kept of the replaced checkpoint.
+    pub attributes: Attributes,
+    /// Permission bits of a first checkpoint; by default 0644 less the umask.
+    pub first_mode: u32,
+    /// Owner and group of a first checkpoint; by default the process's own.
+    pub first_owner: Option<(u32, u32)>,
+}
+
+/// Where the staged file is until it is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Without a name (`O_TMPFILE`): it vanishes with the descriptor.
+    Nowhere,
+    /// It is `session.next`, and to be removed if it is not published.
+    Next,
+    /// Renamed to `session`, or not ours to remove any more.
+    Settled,
+}
+
+/// A file being written, to become the checkpoint by [`commit`](Self::commit).
+/// Dropped without it, it leaves no trace.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let session = sessionfs::repo::Repository::new(dir.path()).create("demo-")?;
+/// use sessionfs::repo::{Base, Commit};
+///
+/// // Append to a checkpoint, unless somebody else replaces it meanwhile.
+/// let base = session.checkpoint()?;
+/// let staged = session.stage()?;
+/// if let Some(base) = &base {
+///     staged.copy_from(base)?;
+/// }
+/// staged.write_at(b"one more line\n", staged.len()?)?;
+/// let commit = Commit { base: Base::Only(base.as_ref()), ..Commit::default() };
+/// let new = staged.commit(&commit)?;
+/// assert_eq!(new.len(), 14);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Staged {
+    session: Session,
+    file: OwnedFd,
+    place: Place,
+}
+
+impl Staged {
+    pub(super) fn new(session: &Session) -> Result<Self> {
+        let (file, place) = match sys::open_tmpfile(session.dir()) {
+            Ok(file) => (file, Place::Nowhere),
+            // EISDIR: a kernel or filesystem that does not know the flag
+            // (open(2)).
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS | Errno::INVAL) => {
+                (create_next(session)?, Place::Next)
+            }
+            Err(errno) => return Err(errno).during("stage"),
+        };
+        let session = session.clone();
+        Ok(Self {
+            session,
+            file,
+            place,
+        })
+    }
+
+    /// Copies the whole content of a checkpoint into the (empty) staged file,
+    /// without moving data where the filesystem can share it.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn copy_from(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let copy = || {
+            let from = checkpoint.open()?;
+            sys::copy(&from, &self.file, checkpoint.len()).during("copy the checkpoint")
+        };
+        copy().map_err(|e| self.tell(e))
+    }
+
+    /// Writes all of `bytes` at `offset` (in bytes).
+    ///
+    /// # Errors
+    /// [`Kind::Os`]: `ENOSPC`, `EDQUOT`, `EFBIG`, `EIO`, …
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        sys::write_at(&self.file, bytes, offset)
+            .during("write")
+            .map_err(|e| self.tell(e))
+    }
+
+    /// Reads at `offset` until the buffer is full or the file ends; answers
+    /// the bytes read.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        sys::read_at(&self.file, buffer, offset)
+            .during("read")
+            .map_err(|e| self.tell(e))
+    }
+
+    /// Cuts or extends the file to `len` bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn set_len(&self, len: u64) -> Result<()> {
+        sys::set_len(&self.file, len)
+            .during("truncate")
+            .map_err(|e| self.tell(e))
+    }
+
+    /// The size of what has been written so far, in bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn len(&self) -> Result<u64> {
+        self.stat().map(|stat| stat.stx_size)
+    }
+
+    /// Whether nothing has been written yet.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.len().map(|len| len == 0)
+    }
+
+    /// What statx(2) says of the file.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn stat(&self) -> Result<sys::Statx> {
+        sys::fstat(&self.file)
+            .during("stat the staged file")
+            .map_err(|e| self.tell(e))
+    }
+
+    /// Publishes the file as the new checkpoint. When it returns `Ok`, the
+    /// checkpoint is in place and survives a power cut (I2).
+    ///
+    /// # Errors
+    /// The old checkpoint is untouched and nothing is left behind, except
+    /// with [`Kind::NotDurable`]. [`Kind::Locked`], [`Kind::Superseded`],
+    /// [`Kind::LockBroken`], [`Kind::NotAFile`], [`Kind::Os`].
+    pub fn commit(mut self, how: &Commit<'_>) -> Result<Checkpoint> {
+        self.publish(how).map_err(|e| self.tell(e))
+    }
+
+    fn publish(&mut self, how: &Commit<'_>) -> Result<Checkpoint> {
+        let replaced = self.replaceable(how)?;
+        let mark = lock::mark(self.file.as_fd()).during("mark the staged file")?;
+        let mut mode = self.prepare(replaced.as_ref(), how, mark)?;
+        self.take_name()?;
+        // From here on whoever follows the protocol waits for us.
+        let current = self.replaceable(how)?;
+        if current.as_ref().map(state) != replaced.as_ref().map(state) {
+            mode = self.prepare(current.as_ref(), how, mark)?;
+        }
+        if !lock::is_named(&self.session, &self.file).during("look at session.next")? {
+            self.place = Place::Settled;
+            return Err(Error::new(Kind::LockBroken, "publish", Errno::CANCELED));
+        }
+        sys::rename(
+            self.session.dir(),
+            OsStr::new(NEXT),
+            self.session.dir(),
+            OsStr::new(CHECKPOINT),
+            RenameFlags::empty(),
+        )
+        .map_err(|errno| match errno {
+            // Between the look and the rename: broken all the same.
+            Errno::NOENT => Error::new(Kind::LockBroken, "publish", Errno::CANCELED),
+            errno => Error::new(Kind::Os, "rename session.next to session", errno),
+        })?;
+        self.place = Place::Settled;
+        self.unmark(mark, mode);
+        self.session.sync_dir()?;
+        let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
+        Checkpoint::from_path_fd(path)
+    }
+
+    /// The current checkpoint, if this save may replace it.
+    fn replaceable(&self, how: &Commit<'_>) -> Result<Option<Checkpoint>> {
+        let current = self.session.checkpoint()?;
+        if let Base::Only(base) = how.base
+            && base.map(Checkpoint::id) != current.as_ref().map(Checkpoint::id)
+        {
+            return Err(Error::new(Kind::Superseded, "publish", Errno::STALE));
+        }
+        Ok(current)
+    }
+
+    /// Gives the staged file the attributes it is to be published with, keeps
+    /// its mark (I4), and makes it durable. Answers the mode that it has to
+    /// have in the end.
+    ///
+    /// An error of fsync ends the save: the kernel may have dropped the data,
+    /// and says so only once.
+    fn prepare(&self, replaced: Option<&Checkpoint>, how: &Commit<'_>, mark: Mark) -> Result<u32> {
+        let file = self.file.as_fd();
+        let kept = replaced.map_or(how.first_mode, |old| old.stat().stx_mode.into());
+        let mode = how.attributes.mode.unwrap_or(kept) & 0o7777;
+        let marked = Attributes {
+            mode: Some(mode | mark.bits()),
+            ..how.attributes.clone()
+        };
+        match (replaced, how.first_owner) {
+            (Some(replaced), _) => attributes::inherit(replaced, file, mark.bits())?,
+            (None, Some((uid, gid))) => {
+                sys::chown(file, Some(uid), Some(gid)).during("set the owner")?;
+            }
+            (None, None) => {}
+        }
+        marked.apply(file).during("set attributes")?;
+        sys::fsync(file).during("sync the staged file")?;
+        Ok(mode)
+    }
+
+    /// Makes the file `session.next`, flock'ed.
+    fn take_name(&mut self) -> Result<()> {
+        if self.place == Place::Next {
+            return Ok(());
+        }
+        flock(self.file.as_fd())?;
+        let link = || sys::link_fd(&self.file, self.session.dir(), OsStr::new(NEXT));
+        let mut linked = link();
+        if linked == Err(Errno::EXIST) && !lock::is_held(&self.session)? {
+            linked = link();
+        }
+        match linked {
+            Ok(()) => {
+                self.place = Place::Next;
+                Ok(())
+            }
+            Err(Errno::EXIST) => Err(Error::new(Kind::Locked, "publish", Errno::BUSY)),
+            Err(errno) => Err(errno).during("link session.next"),
+        }
+    }
+
+    /// Takes the mark off the published file. A failure is no failure of the
+    /// save: the mark means nothing under the name `session`.
+    fn unmark(&self, mark: Mark, mode: u32) {
+        let done = match mark {
+            Mark::Xattr => sys::remove_xattr(&self.file, MARK),
+            Mark::Bit => sys::chmod(&self.file, Mode::from_raw_mode(mode)),
+        };
+        if let Err(errno) = done {
+            log::warn!(
+                "{}: the mark stays on the checkpoint: {errno}",
+                self.session.name()
+            );
+        }
+    }
+
+    fn tell(&self, error: Error) -> Error {
+        error.of(self.session.name())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if self.place != Place::Next {
+            return;
+        }
+        // I3: only if it is still ours.
+        let removed = match lock::is_named(&self.session, &self.file) {
+            Ok(true) => sys::unlink(self.session.dir(), OsStr::new(NEXT)),
+            Ok(false) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        };
+        if let Err(errno) = removed {
+            log::error!(
+                "{}: session.next could not be removed after a save that failed: {errno}",
+                self.session.name()
+            );
+        }
+    }
+}
+
+/// What of a checkpoint a save must not miss: which file it is, and the time
+/// of the last change of its attributes.
+fn state(checkpoint: &Checkpoint) -> (FileId, i64, u32) {
+    let ctime = checkpoint.stat().stx_ctime;
+    (checkpoint.id(), ctime.tv_sec, ctime.tv_nsec)
+}
+
+/// The staged file where there is no `O_TMPFILE`: `session.next` from the
+/// beginning, marked by the mode it is created with.
+fn create_next(session: &Session) -> Result<OwnedFd> {
+    let mode = Mode::from_raw_mode(0o600 | MARK_BIT);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    let create = || sys::openat(session.dir(), OsStr::new(NEXT), flags, mode);
+    let mut file = create();
+    if matches!(file, Err(Errno::EXIST)) && !lock::is_held(session)? {
+        file = create();
+    }
+    let file = match file {
+        Err(Errno::EXIST) => return Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
+        other => other.during("create session.next")?,
+    };
+    let held = flock(file.as_fd());
+    if held.is_err() && lock::is_named(session, &file).unwrap_or(false) {
+        let _ = sys::unlink(session.dir(), OsStr::new(NEXT));
+    }
+    held.map(|()| file)
+}
+
+/// Says that the owner lives. A filesystem without flock(2) cannot tell the
+/// dead from the living: there a leftover lock is broken by hand.
+fn flock(file: BorrowedFd<'_>) -> Result<()> {
+    match sys::try_flock(file) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(()),
+        // Somebody took it for dead in the moment between its creation and
+        // this call, and is about to remove it.
+        Err(Errno::WOULDBLOCK) => Err(Error::new(Kind::LockBroken, "stage", Errno::CANCELED)),
+        Err(errno) => Err(errno).during("lock session.next"),
+    }
+}
+
+/// Writes at the end of what has been written so far.
+impl io::Write for Staged {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let append = || {
+            let end = self.len()?;
+            self.write_at(bytes, end)
+        };
+        append()
+            .map(|()| bytes.len())
+            .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Staged {
+    /// Copies everything that `from` gives, and answers the bytes.
+    ///
+    /// # Errors
+    /// Those of reading `from`, and those of [`write_at`](Self::write_at).
+    pub fn fill(&mut self, mut from: impl io::Read) -> io::Result<u64> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = 0;
+        loop {
+            let n = match from.read(&mut buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if n == 0 {
+                return Ok(at);
+            }
+            self.write_at(&buffer[..n], at)
+                .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
+            at += n as u64;
+        }
+    }
+}
