@@ -4,5 +4,8 @@
 //! [`repo`] is the storage as a library, for programs that want it without a
 //! mount. The other modules are the program `sessionfs`.
 
+mod fs;
+mod fuse;
 pub mod repo;
 mod sys;
+mod workers;

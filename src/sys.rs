@@ -206,6 +206,24 @@ pub fn mkdir(dir: impl AsFd, name: &OsStr, mode: Mode) -> Result<()> {
     call(Call::Mkdir, || rustix::fs::mkdirat(dir.as_fd(), name, mode))
 }
 
+/// mknodat(2); type and permissions in `mode`, `rdev` as FUSE carries it
+/// (`new_encode_dev`, linux/kdev_t.h)
+pub fn mknod(dir: impl AsFd, name: &OsStr, mode: u32, rdev: u32) -> Result<()> {
+    let kind = rustix::fs::FileType::from_raw_mode(mode);
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    let major = (rdev & 0xf_ff00) >> 8;
+    let minor = (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00);
+    call(Call::Mkdir, || {
+        rustix::fs::mknodat(
+            dir.as_fd(),
+            name,
+            kind,
+            mode,
+            rustix::fs::makedev(major, minor),
+        )
+    })
+}
+
 /// Gives an unnamed file its name, by way of `/proc`: `AT_EMPTY_PATH` would
 /// need `CAP_DAC_READ_SEARCH` (open(2), on `O_TMPFILE`).
 pub fn link_fd(fd: impl AsFd, dir: impl AsFd, name: &OsStr) -> Result<()> {
@@ -445,6 +463,21 @@ pub fn try_flock(fd: impl AsFd) -> Result<()> {
     call(Call::Flock, || {
         rustix::fs::flock(fd.as_fd(), FlockOperation::NonBlockingLockExclusive)
     })
+}
+
+/// faccessat2(2) of what a descriptor holds, with the effective ids; `mask`
+/// as of access(2)
+pub fn access(fd: impl AsFd, mask: i32) -> Result<()> {
+    let path = proc_path(fd.as_fd());
+    let mask = rustix::fs::Access::from_bits_retain(mask.cast_unsigned());
+    call(Call::Stat, || {
+        rustix::fs::accessat(CWD, &path, mask, AtFlags::EACCESS)
+    })
+}
+
+/// fstatvfs(3), also of an `O_PATH` descriptor
+pub fn statvfs(fd: impl AsFd) -> Result<rustix::fs::StatVfs> {
+    call(Call::Stat, || rustix::fs::fstatvfs(fd.as_fd()))
 }
 
 /// A [`File`] of a descriptor that this module opened.

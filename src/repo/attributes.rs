@@ -2,7 +2,7 @@
 //! the checkpoint (DESIGN 2.7).
 
 use std::ffi::{CStr, CString};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::checkpoint::Checkpoint;
 use super::error::{During, Result};
@@ -36,7 +36,8 @@ impl Attributes {
     }
 
     /// Sets them on an open file, which may be an `O_PATH` descriptor.
-    pub(super) fn apply(&self, to: BorrowedFd<'_>) -> sys::Result<()> {
+    pub(crate) fn apply(&self, to: impl AsFd) -> sys::Result<()> {
+        let to = to.as_fd();
         if self.uid.is_some() || self.gid.is_some() {
             sys::chown(to, self.uid, self.gid)?;
         }

@@ -37,7 +37,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Kind::NotAFile`] for anything but a regular file.
-    pub(super) fn from_path_fd(path: OwnedFd) -> Result<Self> {
+    pub(crate) fn from_path_fd(path: OwnedFd) -> Result<Self> {
         let stat = sys::fstat(&path).during("stat the checkpoint")?;
         let errno = match rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()) {
             rustix::fs::FileType::RegularFile => return Ok(Self { path, stat }),

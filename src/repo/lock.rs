@@ -15,8 +15,8 @@ use super::checkpoint::FileId;
 use super::error::{During, Result};
 use crate::sys::{self, Errno, Mode, OFlags, Statx, XattrFlags};
 
-/// The name of the lock.
-pub(super) const NEXT: &str = "session.next";
+/// The name of the lock in a session's directory.
+pub const NEXT: &str = "session.next";
 
 /// The extended attribute that marks a `session.next` of ours.
 pub(super) const MARK: &CStr = c"user.sessionfs.staged";
@@ -54,6 +54,11 @@ pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
         }
         Err(errno) => Err(errno),
     }
+}
+
+/// Whether this is the name of the attribute that marks a lock of ours.
+pub(crate) fn is_mark(name: &CStr) -> bool {
+    name == MARK
 }
 
 fn is_marked(fd: BorrowedFd<'_>, stat: &Statx) -> sys::Result<bool> {

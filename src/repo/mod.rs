@@ -43,6 +43,8 @@ pub use attributes::Attributes;
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Kind, Result};
 pub use location::{DefaultLocation, default_location};
+pub use lock::NEXT as LOCK;
+pub(crate) use lock::is_mark;
 pub use name::SessionName;
 pub use session::{CHECKPOINT, Session};
 pub use staged::{Base, Commit, Staged};

@@ -1,0 +1,208 @@
+//! Attributes: from the backing filesystem to the kernel, and back.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use rustix::fs::{StatxTimestamp, Timespec, UTIME_OMIT};
+
+use crate::repo::Attributes;
+use crate::sys::{Statx, Timestamps};
+
+/// The type of what a mode is of.
+pub(super) fn kind_of(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+/// What the kernel is told of a backing file, under the number `ino`.
+pub(super) fn attr_of(stat: &Statx, ino: u64) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino),
+        size: stat.stx_size,
+        blocks: stat.stx_blocks,
+        atime: shown(stat.stx_atime),
+        mtime: shown(stat.stx_mtime),
+        ctime: shown(stat.stx_ctime),
+        crtime: shown(stat.stx_btime),
+        kind: kind_of(stat.stx_mode.into()),
+        perm: stat.stx_mode & 0o7777,
+        nlink: stat.stx_nlink,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        rdev: rdev(stat.stx_rdev_major, stat.stx_rdev_minor),
+        blksize: stat.stx_blksize,
+        flags: 0,
+    }
+}
+
+/// A device number as FUSE carries it (`new_encode_dev`, linux/kdev_t.h).
+fn rdev(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+fn shown(time: StatxTimestamp) -> SystemTime {
+    system_time(time.tv_sec, time.tv_nsec)
+}
+
+/// A time that no clock can show is shown as 1970.
+fn system_time(seconds: i64, nanos: u32) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let whole = if seconds < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    whole
+        .and_then(|t| t.checked_add(Duration::from_nanos(nanos.into())))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// What a SETATTR asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Time of access.
+    pub atime: Option<TimeOrNow>,
+    /// Time of modification.
+    pub mtime: Option<TimeOrNow>,
+}
+
+impl SetAttr {
+    /// All but the size, as the storage takes it.
+    pub(super) fn attributes(&self) -> Attributes {
+        // truncate(2) asks for "now" along with the size, which is what the
+        // new size does to the time of modification anyway.
+        let mtime = self
+            .mtime
+            .filter(|time| self.size.is_none() || !matches!(time, TimeOrNow::Now));
+        let times = (self.atime.is_some() || mtime.is_some()).then(|| Timestamps {
+            last_access: timespec(self.atime),
+            last_modification: timespec(mtime),
+        });
+        Attributes {
+            mode: self.mode.map(|mode| mode & 0o7777),
+            uid: self.uid,
+            gid: self.gid,
+            times,
+            xattrs: Vec::new(),
+        }
+    }
+}
+
+/// "Now" is this moment, not that of a later save.
+fn timespec(time: Option<TimeOrNow>) -> Timespec {
+    let time = match time {
+        None => {
+            return Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT,
+            };
+        }
+        Some(TimeOrNow::SpecificTime(time)) => time,
+        Some(TimeOrNow::Now) => SystemTime::now(),
+    };
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => Timespec {
+            tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: since.subsec_nanos().into(),
+        },
+        Err(before) => {
+            let before = before.duration();
+            let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+            match before.subsec_nanos() {
+                0 => Timespec {
+                    tv_sec: -seconds,
+                    tv_nsec: 0,
+                },
+                nanos => Timespec {
+                    tv_sec: -seconds - 1,
+                    tv_nsec: (1_000_000_000 - nanos).into(),
+                },
+            }
+        }
+    }
+}
+
+/// Adds what is newly set to what has been set before.
+pub(super) fn merge(earlier: &mut Attributes, later: Attributes) {
+    earlier.mode = later.mode.or(earlier.mode);
+    earlier.uid = later.uid.or(earlier.uid);
+    earlier.gid = later.gid.or(earlier.gid);
+    if let Some(later) = later.times {
+        let times = earlier.times.get_or_insert(later.clone());
+        if later.last_access.tv_nsec != UTIME_OMIT {
+            times.last_access = later.last_access;
+        }
+        if later.last_modification.tv_nsec != UTIME_OMIT {
+            times.last_modification = later.last_modification;
+        }
+    }
+    for (name, value) in later.xattrs {
+        earlier.xattrs.retain(|(n, _)| *n != name);
+        earlier.xattrs.push((name, value));
+    }
+}
+
+/// Shows attributes that are set but not saved yet.
+pub(super) fn overlay(attr: &mut FileAttr, set: &Attributes) {
+    if let Some(mode) = set.mode {
+        attr.perm = (mode & 0o7777) as u16;
+    }
+    attr.uid = set.uid.unwrap_or(attr.uid);
+    attr.gid = set.gid.unwrap_or(attr.gid);
+    if let Some(times) = &set.times {
+        let shown =
+            |time: Timespec| system_time(time.tv_sec, u32::try_from(time.tv_nsec).unwrap_or(0));
+        if times.last_access.tv_nsec != UTIME_OMIT {
+            attr.atime = shown(times.last_access);
+        }
+        if times.last_modification.tv_nsec != UTIME_OMIT {
+            attr.mtime = shown(times.last_modification);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_survive_the_way_there_and_back() {
+        for (sec, nsec) in [(0, 0), (5, 7), (-1, 0), (-2, 800_000_000), (-1, 1)] {
+            let there = system_time(sec, nsec);
+            let back = timespec(Some(TimeOrNow::SpecificTime(there)));
+            assert_eq!((back.tv_sec, back.tv_nsec), (sec, i64::from(nsec)));
+        }
+    }
+
+    #[test]
+    fn later_attributes_win_and_omitted_ones_stay() {
+        let set = |atime, mtime| SetAttr {
+            atime,
+            mtime,
+            ..SetAttr::default()
+        };
+        let at = |s| Some(TimeOrNow::SpecificTime(UNIX_EPOCH + Duration::from_secs(s)));
+        let mut all = set(at(1), at(2)).attributes();
+        merge(&mut all, set(None, at(3)).attributes());
+        let times = all.times.unwrap();
+        assert_eq!(
+            (times.last_access.tv_sec, times.last_modification.tv_sec),
+            (1, 3)
+        );
+    }
+}

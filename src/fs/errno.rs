@@ -1,0 +1,63 @@
+//! What the kernel is told of a failure: the one table from the storage's
+//! errors to errnos.
+
+use fuser::Errno;
+
+use crate::repo;
+use crate::sys;
+
+/// Why an operation was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fail {
+    /// The errno for the caller.
+    Errno(i32),
+    /// It would have to wait, and was asked not to: it is to be called again
+    /// on a thread that may. Nothing has been changed.
+    WouldBlock,
+}
+
+/// What every operation answers.
+pub type Result<T> = std::result::Result<T, Fail>;
+
+/// Whether an operation may wait for the disk, a lock or another save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// No: it runs on a thread that takes requests from the kernel.
+    None,
+    /// Yes: it runs on a thread of its own.
+    Wait,
+}
+
+impl Fail {
+    /// The errno as fuser wants it; `WouldBlock` never gets there.
+    pub fn errno(self) -> Errno {
+        match self {
+            Self::Errno(errno) => Errno::from_i32(errno),
+            Self::WouldBlock => Errno::EAGAIN,
+        }
+    }
+}
+
+impl From<sys::Errno> for Fail {
+    fn from(errno: sys::Errno) -> Self {
+        Self::Errno(errno.raw_os_error())
+    }
+}
+
+impl From<repo::Error> for Fail {
+    fn from(error: repo::Error) -> Self {
+        use repo::Kind;
+        Self::Errno(match error.kind() {
+            Kind::InvalidName => libc::EINVAL,
+            Kind::NotFound => libc::ENOENT,
+            Kind::Exists => match error.errno() {
+                libc::ENOTEMPTY => libc::ENOTEMPTY,
+                _ => libc::EEXIST,
+            },
+            Kind::Locked => libc::EBUSY,
+            Kind::Superseded => libc::ESTALE,
+            Kind::LockBroken => libc::ECANCELED,
+            Kind::NotAFile | Kind::NotDurable | Kind::Os => error.errno(),
+        })
+    }
+}

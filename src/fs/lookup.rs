@@ -1,0 +1,222 @@
+//! Names and attributes: LOOKUP and GETATTR.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo};
+
+use super::attr::attr_of;
+use super::errno::{Patience, Result};
+use super::handle::Handle;
+use super::node::{ROOT, Role, empty_id};
+use super::writer::{Writer, empty_attr};
+use super::{Caller, DIRECTORY_TTL, Dir, Entry, Fs};
+use crate::repo::{CHECKPOINT, SessionName};
+use crate::sys::{self, Errno, Statx};
+
+impl Fs {
+    /// Finds a name, for the thread that asks: one that is about to open a
+    /// checkpoint for writing is shown its writer.
+    ///
+    /// # Errors
+    /// `ENOENT`; `ESTALE` if the directory is not where it was.
+    pub fn lookup(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<Entry> {
+        match self.role(parent)? {
+            Role::Root => self.lookup_session(name),
+            Role::Session if name == CHECKPOINT => {
+                if let Some(writer) = self.retries.lookup(caller.tid, parent) {
+                    return self.writer_entry(parent, &writer, patience);
+                }
+                self.lookup_checkpoint(parent)
+            }
+            _ => {
+                let dir = self.dir(parent)?;
+                self.other_entry(parent, &dir, name)
+            }
+        }
+    }
+
+    fn lookup_session(&self, name: &OsStr) -> Result<Entry> {
+        let name = SessionName::new(name).map_err(|_| Errno::NOENT)?;
+        let dir = self.dir(ROOT)?;
+        let stat = sys::stat(&*dir.fd, name.as_os_str())?;
+        if !is_dir(&stat) || device(&stat) != device(&dir.stat) {
+            return Err(Errno::NOENT.into());
+        }
+        Ok(self.entry(ROOT, name.as_os_str(), Role::Session, &stat, birth(&stat)))
+    }
+
+    /// The current checkpoint of a session. It is held until it is opened or
+    /// forgotten: a save in between must not make the open fail.
+    pub(super) fn lookup_checkpoint(&self, parent: u64) -> Result<Entry> {
+        let dir = self.dir(parent)?;
+        let name = OsStr::new(CHECKPOINT);
+        let fd = match sys::open_path(&*dir.fd, name) {
+            Err(Errno::NOENT) => return self.empty_entry(parent),
+            other => other?,
+        };
+        let stat = sys::fstat(&fd)?;
+        if !is_file(&stat) {
+            return Ok(self.entry(parent, name, other_role(&stat), &stat, birth(&stat)));
+        }
+        // Saves use inode numbers again within moments, the time of birth is
+        // too coarse for that.
+        let identity = sys::handle_digest(&fd).unwrap_or_else(|_| birth(&stat));
+        let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
+        self.nodes.hold(stat.stx_ino, fd);
+        Ok(entry)
+    }
+
+    fn empty_entry(&self, parent: u64) -> Result<Entry> {
+        let session = self.session(parent)?;
+        let id = empty_id(parent);
+        let attr = empty_attr(&session, id, 0o644, None)?;
+        let name = OsStr::new(CHECKPOINT);
+        Ok(Entry {
+            generation: self.nodes.remember(id, parent, name, Role::Empty, 0),
+            attr,
+            entry_ttl: Duration::ZERO,
+            attr_ttl: Duration::ZERO,
+        })
+    }
+
+    pub(super) fn writer_entry(
+        &self,
+        parent: u64,
+        writer: &Arc<Writer>,
+        patience: Patience,
+    ) -> Result<Entry> {
+        let attr = writer.attr(patience)?;
+        let role = Role::Writer(writer.clone());
+        let name = OsStr::new(CHECKPOINT);
+        Ok(Entry {
+            generation: self.nodes.remember(writer.ino, parent, name, role, 0),
+            attr,
+            entry_ttl: Duration::ZERO,
+            attr_ttl: Duration::ZERO,
+        })
+    }
+
+    pub(super) fn other_entry(&self, parent: u64, dir: &Dir, name: &OsStr) -> Result<Entry> {
+        let stat = sys::stat(&*dir.fd, name)?;
+        if device(&stat) != device(&dir.stat) {
+            // A mount inside the repository is not crossed: its inode numbers
+            // are not ours.
+            return Err(Errno::NOENT.into());
+        }
+        Ok(self.entry(parent, name, other_role(&stat), &stat, birth(&stat)))
+    }
+
+    pub(super) fn entry(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        role: Role,
+        stat: &Statx,
+        identity: u64,
+    ) -> Entry {
+        let entry_ttl = match role {
+            Role::Session | Role::Directory => DIRECTORY_TTL,
+            _ => Duration::ZERO,
+        };
+        Entry {
+            attr: attr_of(stat, stat.stx_ino),
+            generation: (self.nodes).remember(stat.stx_ino, parent, name, role, identity),
+            entry_ttl,
+            attr_ttl: Duration::ZERO,
+        }
+    }
+
+    /// The attributes of a node, or of a handle if there is one.
+    ///
+    /// # Errors
+    /// `ESTALE` if the node is not where it was.
+    pub fn getattr(&self, id: u64, handle: Option<u64>, patience: Patience) -> Result<FileAttr> {
+        if let Some(handle) = handle {
+            match &*self.handles.get(handle)? {
+                Handle::File { file, .. } => return Ok(attr_of(&sys::fstat(&**file)?, id)),
+                Handle::Writer(writer) => return writer.attr(patience),
+                Handle::Directory(_) => {}
+            }
+        }
+        match self.role(id)? {
+            Role::Root => self.root_attr(),
+            Role::Writer(writer) => writer.attr(patience),
+            Role::Empty => {
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                empty_attr(&self.session(parent)?, id, 0o644, None)
+            }
+            Role::Session | Role::Directory => Ok(attr_of(&self.dir(id)?.stat, id)),
+            Role::Checkpoint | Role::Other => {
+                if let Some(file) = self.nodes.open_file(id).or_else(|| self.nodes.held(id)) {
+                    return Ok(attr_of(&sys::fstat(file.as_fd())?, id));
+                }
+                let (dir, name) = self.locate(id)?;
+                let stat = sys::stat(&*dir.fd, &name)?;
+                if stat.stx_ino != id {
+                    return Err(Errno::STALE.into());
+                }
+                Ok(attr_of(&stat, id))
+            }
+        }
+    }
+
+    /// The root's; of a repository that is still missing, those of an empty
+    /// directory.
+    pub(super) fn root_attr(&self) -> Result<FileAttr> {
+        match self.repository.root()? {
+            Some(root) => Ok(attr_of(&sys::fstat(&*root)?, ROOT)),
+            None => Ok(FileAttr {
+                ino: INodeNo(ROOT),
+                size: 0,
+                blocks: 0,
+                atime: UNIX_EPOCH,
+                mtime: UNIX_EPOCH,
+                ctime: UNIX_EPOCH,
+                crtime: UNIX_EPOCH,
+                kind: FileType::Directory,
+                perm: 0o755,
+                nlink: 2,
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+                rdev: 0,
+                blksize: 4096,
+                flags: 0,
+            }),
+        }
+    }
+}
+
+pub(super) fn device(stat: &Statx) -> (u32, u32) {
+    (stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+pub(super) fn is_dir(stat: &Statx) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
+}
+
+pub(super) fn is_file(stat: &Statx) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file()
+}
+
+pub(super) fn other_role(stat: &Statx) -> Role {
+    if is_dir(stat) {
+        Role::Directory
+    } else {
+        Role::Other
+    }
+}
+
+/// The time of birth as one number; 0 where the filesystem does not keep it.
+pub(super) fn birth(stat: &Statx) -> u64 {
+    let seconds = stat.stx_btime.tv_sec.cast_unsigned();
+    seconds.wrapping_mul(1_000_000_000) + u64::from(stat.stx_btime.tv_nsec)
+}

@@ -1,0 +1,245 @@
+//! What the mount means, without the kernel: nodes, handles, and when a save
+//! is a save (DESIGN 2, 4 and 5).
+//!
+//! Every operation takes plain values and answers plain values, so that all
+//! of it can be called without a mount; `fuse.rs` is the only user.
+
+mod activity;
+mod attr;
+mod entries;
+mod errno;
+mod handle;
+mod listing;
+mod lookup;
+mod node;
+mod open;
+mod process;
+mod retry;
+mod setattr;
+mod slot;
+mod writer;
+mod xattr;
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use fuser::FileAttr;
+
+use self::activity::Activity;
+pub use self::attr::SetAttr;
+pub use self::errno::{Fail, Patience, Result};
+use self::handle::Handles;
+use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
+pub use self::open::Opened;
+use self::retry::Retries;
+use self::slot::Slots;
+use crate::repo::{Repository, Session, SessionName};
+use crate::sys::{self, Errno, OFlags, Statx};
+
+/// How a mount behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Let the kernel read checkpoints from the backing filesystem by itself,
+    /// where it can and we are allowed to.
+    pub passthrough: bool,
+    /// How long a writer waits for another one, or for a foreign
+    /// `session.next`, before it gets `EBUSY`. Zero: not at all.
+    pub lock_wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            passthrough: true,
+            lock_wait: Duration::ZERO,
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// The thread (what FUSE calls the pid); 0 if it is outside of the
+    /// daemon's pid namespace.
+    pub tid: u32,
+    /// Its user, for what it creates.
+    pub uid: u32,
+    /// Its group, likewise.
+    pub gid: u32,
+}
+
+/// What the kernel is told of a name.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Attributes; the node id is in them.
+    pub attr: FileAttr,
+    /// Tells inodes of one number apart.
+    pub generation: u64,
+    /// How long the kernel may believe the name.
+    pub entry_ttl: Duration,
+    /// How long the kernel may believe the attributes.
+    pub attr_ttl: Duration,
+}
+
+/// How long the name of a directory may be believed without asking. A name
+/// that has been replaced meanwhile is noticed when it is used.
+const DIRECTORY_TTL: Duration = Duration::from_secs(1);
+
+/// How long what a listing said may be believed: long enough for the `stat`
+/// of each entry by the program that lists.
+const LISTING_TTL: Duration = Duration::from_millis(100);
+
+/// A mounted repository.
+pub struct Fs {
+    repository: Repository,
+    options: Options,
+    nodes: Nodes,
+    handles: Handles,
+    retries: Retries,
+    slots: Slots,
+    activity: Arc<Activity>,
+    next_writer: AtomicU64,
+    /// Whether passthrough still seems possible.
+    passthrough: AtomicBool,
+    /// Whether a writer has shared a checkpoint's inode with its readers.
+    has_shared_writers: AtomicBool,
+}
+
+impl fmt::Debug for Fs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fs")
+            .field("repository", &self.repository)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A directory of the backing filesystem, found anew for each use.
+struct Dir {
+    fd: Arc<OwnedFd>,
+    stat: Statx,
+}
+
+impl Fs {
+    /// A filesystem of the sessions in `repository`.
+    pub fn new(repository: Repository, options: Options) -> Self {
+        Self {
+            passthrough: AtomicBool::new(options.passthrough),
+            has_shared_writers: AtomicBool::new(false),
+            repository,
+            options,
+            nodes: Nodes::default(),
+            handles: Handles::default(),
+            retries: Retries::default(),
+            slots: Slots::default(),
+            activity: Arc::default(),
+            next_writer: AtomicU64::new(FIRST_WRITER),
+        }
+    }
+
+    /// The saves that are being committed now.
+    pub fn saves_in_progress(&self) -> usize {
+        self.activity.now().1
+    }
+
+    /// The writers that have changed something and are not closed.
+    pub fn open_writers(&self) -> usize {
+        self.activity.now().0
+    }
+
+    /// Waits until all commits have ended, however long that takes, and at
+    /// most `timeout` for open writers. Answers whether nothing is left.
+    pub fn drain(&self, timeout: Duration) -> bool {
+        self.activity.drain(timeout)
+    }
+
+    /// The kernel has forgotten so many lookups of a node.
+    pub fn forget(&self, id: u64, lookups: u64) {
+        self.nodes.forget(id, lookups);
+    }
+
+    /// Lets go of replaced checkpoints that nobody came to open; to be called
+    /// about every second. Answers whether there are any left.
+    pub fn housekeep(&self) -> bool {
+        self.nodes.release_held()
+    }
+
+    /// Waits until there may be something for [`housekeep`](Self::housekeep).
+    pub fn wait_for_housework(&self) {
+        self.nodes.wait_for_held();
+    }
+
+    /// The directory of a node; `ESTALE` if another one has its place, which
+    /// makes the kernel look the path up again.
+    fn dir(&self, id: u64) -> Result<Dir> {
+        let root = self.repository.root()?.ok_or(Errno::NOENT)?;
+        if id == ROOT {
+            let stat = sys::fstat(&*root)?;
+            return Ok(Dir { fd: root, stat });
+        }
+        let path = self.nodes.path(id).ok_or(Errno::STALE)?;
+        let fd = open_dir(&root, &path)?;
+        let stat = sys::fstat(&fd)?;
+        if stat.stx_ino != id {
+            return Err(Errno::STALE.into());
+        }
+        Ok(Dir {
+            fd: Arc::new(fd),
+            stat,
+        })
+    }
+
+    /// The session of a node, as [`dir`](Self::dir).
+    fn session(&self, id: u64) -> Result<Session> {
+        let (_, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        let session = self.repository.session(&SessionName::new(&name)?)?;
+        if sys::fstat(session.dir())?.stx_ino != id {
+            return Err(Errno::STALE.into());
+        }
+        Ok(session)
+    }
+
+    /// Parent directory and name of a node that is no directory of ours.
+    fn locate(&self, id: u64) -> Result<(Dir, std::ffi::OsString)> {
+        let (parent, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        Ok((self.dir(parent)?, name))
+    }
+
+    /// An `O_PATH` descriptor of a node.
+    fn path_fd(&self, id: u64) -> Result<Arc<OwnedFd>> {
+        if id == ROOT {
+            return Ok(self.dir(ROOT)?.fd);
+        }
+        if let Some(held) = self.nodes.held(id) {
+            return Ok(held);
+        }
+        let (dir, name) = self.locate(id)?;
+        let fd = sys::open_path(&*dir.fd, &name)?;
+        if sys::fstat(&fd)?.stx_ino != id {
+            return Err(Errno::STALE.into());
+        }
+        Ok(Arc::new(fd))
+    }
+
+    fn role(&self, id: u64) -> Result<Role> {
+        Ok(self.nodes.role(id).ok_or(Errno::STALE)?)
+    }
+
+    /// Whether this name in this directory is a session's checkpoint.
+    fn is_checkpoint(&self, parent: u64, name: &OsStr) -> Result<bool> {
+        Ok(name == crate::repo::CHECKPOINT && matches!(self.role(parent)?, Role::Session))
+    }
+}
+
+fn open_dir(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    sys::open_beneath(root, path, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| match errno {
+        // Something else has its name.
+        Errno::NOTDIR | Errno::LOOP | Errno::XDEV => Errno::STALE.into(),
+        errno => errno.into(),
+    })
+}

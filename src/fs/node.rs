@@ -1,0 +1,285 @@
+//! The nodes that the kernel knows: what a node id stands for.
+//!
+//! A node of the backing filesystem has its inode number as its id, and is
+//! found by its name below its parent; every use checks that the name still
+//! leads to that inode. So 100,000 nodes need no descriptor, and a change
+//! made directly in the repository is noticed.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use fuser::BackingId;
+
+use super::writer::Writer;
+use crate::sys::Statx;
+
+/// The root's node id (`FUSE_ROOT_ID`).
+pub(super) const ROOT: u64 = 1;
+
+/// Writers have ids from here on: more than any filesystem counts to.
+pub(super) const FIRST_WRITER: u64 = 0xfffe << 48;
+
+/// The checkpoint of a session that has none, with the low bits of its
+/// session's inode number below.
+const FIRST_EMPTY: u64 = 0xfffd << 48;
+
+/// How many checkpoints are held between their lookup and their open, and for
+/// how long at the most: a held one keeps its blocks though it is replaced.
+const HELD: usize = 256;
+const HELD_TIME: Duration = Duration::from_secs(2);
+
+/// What a node is.
+#[derive(Debug, Clone)]
+pub(super) enum Role {
+    /// The repository's directory.
+    Root,
+    /// A session's directory.
+    Session,
+    /// A regular file called `session` in a session's directory.
+    Checkpoint,
+    /// The same where there is none yet.
+    Empty,
+    /// One open for writing.
+    Writer(Arc<Writer>),
+    /// Any other directory.
+    Directory,
+    /// Any other file.
+    Other,
+}
+
+/// Content and identity of a file as it was at one time; while it is the
+/// same, what the kernel has cached of it is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version {
+    modified: (i64, u32),
+    size: u64,
+}
+
+impl Version {
+    pub(super) fn of(stat: &Statx) -> Self {
+        Self {
+            modified: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+            size: stat.stx_size,
+        }
+    }
+}
+
+/// One node.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) parent: u64,
+    pub(super) name: OsString,
+    pub(super) role: Role,
+    /// Tells this inode from an earlier one of the same number.
+    identity: u64,
+    /// Raised when the number comes back as another inode; the kernel drops
+    /// what it has cached then.
+    generation: u32,
+    lookups: u64,
+    /// A checkpoint between its lookup and its open (`O_PATH`).
+    held: Option<Arc<OwnedFd>>,
+    /// An open file, for attributes after the name is gone.
+    open: Weak<OwnedFd>,
+    /// The kernel takes one passthrough file for each inode at a time.
+    pub(super) backing: Weak<BackingId>,
+    /// What the page cache has, if anything.
+    pub(super) cached: Option<Version>,
+}
+
+/// All nodes.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    inner: Mutex<Inner>,
+    holding: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_id: HashMap<u64, Node>,
+    held: VecDeque<(Instant, u64)>,
+}
+
+impl Inner {
+    /// Lets go of what has been held for long, or is too much. Answers
+    /// whether anything is held still.
+    fn release_held(&mut self, now: Instant) -> bool {
+        while let Some(&(since, id)) = self.held.front() {
+            if self.held.len() <= HELD && now.duration_since(since) < HELD_TIME {
+                return true;
+            }
+            self.held.pop_front();
+            // Looked up again since? Then it stands further back as well.
+            if !self.held.iter().any(|(_, other)| *other == id)
+                && let Some(node) = self.by_id.get_mut(&id)
+            {
+                node.held = None;
+            }
+        }
+        false
+    }
+}
+
+impl Nodes {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel is about to be told of a node: counts the lookup, and
+    /// answers the generation. `identity` tells inodes of one number apart.
+    pub(super) fn remember(
+        &self,
+        id: u64,
+        parent: u64,
+        name: &OsStr,
+        role: Role,
+        identity: u64,
+    ) -> u64 {
+        let mut inner = self.lock();
+        let node = inner.by_id.entry(id).or_insert_with(|| Node {
+            parent,
+            name: name.to_owned(),
+            role: role.clone(),
+            identity,
+            generation: 0,
+            lookups: 0,
+            held: None,
+            open: Weak::new(),
+            backing: Weak::new(),
+            cached: None,
+        });
+        node.lookups += 1;
+        if node.identity != identity {
+            node.identity = identity;
+            node.generation = node.generation.wrapping_add(1);
+            node.cached = None;
+            node.backing = Weak::new();
+            node.open = Weak::new();
+        }
+        if node.parent != parent || node.name != name {
+            node.parent = parent;
+            node.name = name.to_owned();
+        }
+        node.role = role;
+        u64::from(node.generation)
+    }
+
+    /// Holds a checkpoint that has been looked up, for its open.
+    pub(super) fn hold(&self, id: u64, fd: OwnedFd) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        if let Some(node) = inner.by_id.get_mut(&id) {
+            node.held = Some(Arc::new(fd));
+            inner.held.push_back((now, id));
+            if inner.held.len() == 1 {
+                self.holding.notify_all();
+            }
+        }
+        inner.release_held(now);
+    }
+
+    /// The checkpoint held for a node.
+    pub(super) fn held(&self, id: u64) -> Option<Arc<OwnedFd>> {
+        self.lock().by_id.get(&id)?.held.clone()
+    }
+
+    /// Lets go of what nobody has come to open: a checkpoint that has been
+    /// replaced must not keep its blocks. Answers whether anything is held
+    /// still.
+    pub(super) fn release_held(&self) -> bool {
+        self.lock().release_held(Instant::now())
+    }
+
+    /// Waits until something is held.
+    pub(super) fn wait_for_held(&self) {
+        let inner = self.lock();
+        let _held = self
+            .holding
+            .wait_while(inner, |inner| inner.held.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// The kernel has forgotten so many lookups.
+    pub(super) fn forget(&self, id: u64, lookups: u64) {
+        let mut inner = self.lock();
+        let Some(node) = inner.by_id.get_mut(&id) else {
+            return;
+        };
+        node.lookups = node.lookups.saturating_sub(lookups);
+        if node.lookups == 0 {
+            let gone = inner.by_id.remove(&id);
+            drop(inner);
+            // A writer's end may call the system: not under the lock.
+            drop(gone);
+        }
+    }
+
+    /// Looks at or changes a node, under the lock of all nodes.
+    pub(super) fn with<T>(&self, id: u64, f: impl FnOnce(&mut Node) -> T) -> Option<T> {
+        self.lock().by_id.get_mut(&id).map(f)
+    }
+
+    /// What a node is; the root always is.
+    pub(super) fn role(&self, id: u64) -> Option<Role> {
+        if id == ROOT {
+            return Some(Role::Root);
+        }
+        self.with(id, |node| node.role.clone())
+    }
+
+    /// Parent and name of a node.
+    pub(super) fn place(&self, id: u64) -> Option<(u64, OsString)> {
+        self.with(id, |node| (node.parent, node.name.clone()))
+    }
+
+    /// The path of a node below the root; `None` if a directory above it is
+    /// not known any more.
+    pub(super) fn path(&self, id: u64) -> Option<PathBuf> {
+        let inner = self.lock();
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != ROOT {
+            // No path is longer than the kernel's longest, whatever a rename
+            // has made of the tree.
+            if names.len() > libc::PATH_MAX as usize {
+                return None;
+            }
+            let node = inner.by_id.get(&at)?;
+            names.push(node.name.as_os_str());
+            at = node.parent;
+        }
+        Some(names.into_iter().rev().collect())
+    }
+
+    /// A node has been renamed by the kernel.
+    pub(super) fn renamed(&self, id: u64, parent: u64, name: &OsStr) {
+        self.with(id, |node| {
+            node.parent = parent;
+            node.name = name.to_owned();
+        });
+    }
+
+    /// Remembers an open file of a node, for as long as it is open.
+    pub(super) fn opened(&self, id: u64, file: &Arc<OwnedFd>) {
+        self.with(id, |node| node.open = Arc::downgrade(file));
+    }
+
+    /// An open file of a node.
+    pub(super) fn open_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
+        self.with(id, |node| node.open.upgrade())?
+    }
+
+    /// How many nodes the kernel knows.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().by_id.len()
+    }
+}
+
+/// The node id of a session's checkpoint while there is none.
+pub(super) fn empty_id(session: u64) -> u64 {
+    FIRST_EMPTY | (session & ((1 << 48) - 1))
+}

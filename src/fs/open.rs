@@ -1,0 +1,416 @@
+//! Open files: OPEN, CREATE, READ, WRITE, FLUSH, FSYNC and RELEASE.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuser::{BackingId, FopenFlags};
+
+use super::errno::{Fail, Patience, Result};
+use super::handle::Handle;
+use super::lookup::{birth, other_role};
+use super::node::{Role, Version};
+use super::writer::{Origin, Verdict, Writer};
+use super::{Caller, Entry, Fs};
+use crate::repo::{Checkpoint, Session};
+use crate::sys::{self, Errno, Mode, OFlags};
+
+/// Makes a file one that the kernel reads by itself.
+pub type OpenBacking<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
+
+/// An open file, for the kernel.
+#[derive(Debug)]
+pub struct Opened {
+    /// The number of its handle.
+    pub handle: u64,
+    /// How the kernel is to treat it.
+    pub flags: FopenFlags,
+    /// What it reads by itself, if it does.
+    pub backing: Option<Arc<BackingId>>,
+}
+
+/// A new file that is open, for the kernel.
+#[derive(Debug)]
+pub struct Created {
+    /// What it is.
+    pub entry: Entry,
+    /// Its handle.
+    pub opened: Opened,
+}
+
+/// The flags of open(2) that a file of the backing filesystem is opened with.
+const PASSED_ON: i32 =
+    libc::O_ACCMODE | libc::O_APPEND | libc::O_TRUNC | libc::O_SYNC | libc::O_DSYNC;
+
+impl Fs {
+    /// Opens a file. A checkpoint that is to be written answers `ESTALE`, and
+    /// is opened as the writer that the same thread finds then (DESIGN 4).
+    ///
+    /// # Errors
+    /// `EBUSY` if the checkpoint is being written, and those of open(2).
+    pub fn open(
+        &self,
+        id: u64,
+        flags: i32,
+        caller: Caller,
+        open_backing: OpenBacking<'_>,
+        patience: Patience,
+    ) -> Result<Opened> {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        match self.role(id)? {
+            Role::Writer(writer) => {
+                let truncates = writes && flags & libc::O_TRUNC != 0;
+                writer.open(truncates, patience)?;
+                self.retries.done(caller.tid);
+                Ok(self.opened_writer(writer, FopenFlags::empty()))
+            }
+            Role::Checkpoint | Role::Empty if writes => {
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let writer = self.new_writer(parent, flags & libc::O_TRUNC != 0, caller)?;
+                if caller.tid == 0 {
+                    return self.open_shared(id, writer, flags, patience);
+                }
+                self.retries.remember(caller.tid, parent, writer);
+                Err(Errno::STALE.into())
+            }
+            Role::Checkpoint => self.open_checkpoint(id, open_backing),
+            Role::Empty => {
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let session = self.session(parent)?;
+                let writer = self.writer_of(session, parent, None, false, caller);
+                writer.open(false, patience)?;
+                Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
+            }
+            Role::Other => self.open_other(id, flags),
+            Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
+        }
+    }
+
+    /// A caller that we cannot tell from others (pid 0) has no second walk:
+    /// its writer shares the checkpoint's inode. The kernel must keep nothing
+    /// of it then, and readers are served by us from now on.
+    fn open_shared(
+        &self,
+        id: u64,
+        writer: Arc<Writer>,
+        flags: i32,
+        patience: Patience,
+    ) -> Result<Opened> {
+        self.passthrough.store(false, Ordering::Relaxed);
+        if !self.has_shared_writers.swap(true, Ordering::Relaxed) {
+            log::info!(
+                "a program outside of this process id namespace writes: \
+                 checkpoints are read through the daemon from now on"
+            );
+        }
+        let in_use = self.nodes.with(id, |node| {
+            node.cached = None;
+            node.backing.strong_count() > 0
+        });
+        if in_use == Some(true) {
+            // The kernel would answer EIO: one inode is open in one way only.
+            return Err(Errno::BUSY.into());
+        }
+        writer.open(flags & libc::O_TRUNC != 0, patience)?;
+        Ok(self.opened_writer(writer, FopenFlags::FOPEN_DIRECT_IO))
+    }
+
+    fn opened_writer(&self, writer: Arc<Writer>, flags: FopenFlags) -> Opened {
+        Opened {
+            handle: self.handles.add(Handle::Writer(writer)),
+            flags,
+            backing: None,
+        }
+    }
+
+    /// A writer that starts from the current checkpoint.
+    pub(super) fn new_writer(
+        &self,
+        parent: u64,
+        replaces: bool,
+        caller: Caller,
+    ) -> Result<Arc<Writer>> {
+        let session = self.session(parent)?;
+        let base = session.checkpoint()?;
+        Ok(self.writer_of(session, parent, base, replaces, caller))
+    }
+
+    fn writer_of(
+        &self,
+        session: Session,
+        parent: u64,
+        base: Option<Checkpoint>,
+        replaces: bool,
+        caller: Caller,
+    ) -> Arc<Writer> {
+        let ino = self.next_writer.fetch_add(1, Ordering::Relaxed);
+        let origin = Origin {
+            base,
+            slot: self.slots.of(parent),
+            activity: self.activity.clone(),
+            lock_wait: self.options.lock_wait,
+            replaces,
+            tid: caller.tid,
+            first_owner: first_owner(&session, caller),
+            session,
+        };
+        Arc::new(Writer::new(ino, origin))
+    }
+
+    fn open_checkpoint(&self, id: u64, open_backing: OpenBacking<'_>) -> Result<Opened> {
+        let path = self.path_fd(id)?;
+        let file = Arc::new(sys::reopen(&*path, OFlags::RDONLY)?);
+        let version = Version::of(&sys::fstat(&*file)?);
+        self.nodes.opened(id, &file);
+        let backing = self.backing(id, &file, open_backing);
+        let mut flags = FopenFlags::FOPEN_NOFLUSH;
+        if backing.is_none() {
+            if self.has_shared_writers.load(Ordering::Relaxed) {
+                flags |= FopenFlags::FOPEN_DIRECT_IO;
+            } else {
+                let cached = self.nodes.with(id, |node| node.cached.replace(version));
+                if cached.flatten() == Some(version) {
+                    flags |= FopenFlags::FOPEN_KEEP_CACHE;
+                }
+            }
+        }
+        Ok(Opened {
+            handle: self.handles.add(Handle::File {
+                file,
+                _backing: backing.clone(),
+            }),
+            flags,
+            backing,
+        })
+    }
+
+    /// The passthrough file of an inode: the kernel takes one at a time, so a
+    /// second open gets that of the first.
+    fn backing(
+        &self,
+        id: u64,
+        file: &OwnedFd,
+        open_backing: OpenBacking<'_>,
+    ) -> Option<Arc<BackingId>> {
+        if !self.passthrough.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.nodes.with(id, |node| {
+            if let Some(backing) = node.backing.upgrade() {
+                return Some(backing);
+            }
+            match open_backing(file.as_fd()) {
+                Ok(backing) => {
+                    let backing = Arc::new(backing);
+                    node.backing = Arc::downgrade(&backing);
+                    Some(backing)
+                }
+                Err(e) => {
+                    // EPERM: it takes CAP_SYS_ADMIN. ELOOP: the backing
+                    // filesystem is itself a stacked one. Neither changes.
+                    if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ELOOP)) {
+                        self.passthrough.store(false, Ordering::Relaxed);
+                        log::info!("checkpoints are read through the daemon: {e}");
+                    }
+                    None
+                }
+            }
+        })?
+    }
+
+    fn open_other(&self, id: u64, flags: i32) -> Result<Opened> {
+        let (dir, name) = self.locate(id)?;
+        let backed = self.nodes.with(id, |node| node.backing.strong_count() > 0);
+        if backed == Some(true) {
+            // A checkpoint that got another name while it was being read.
+            // One inode is open in one way only; the kernel would say EIO.
+            return Err(Errno::BUSY.into());
+        }
+        let passed = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned());
+        let file = sys::openat(&*dir.fd, &name, passed | OFlags::NONBLOCK, Mode::empty())?;
+        if sys::fstat(&file)?.stx_ino != id {
+            return Err(Errno::STALE.into());
+        }
+        Ok(self.opened_file(id, file, flags))
+    }
+
+    fn opened_file(&self, id: u64, file: OwnedFd, flags: i32) -> Opened {
+        let file = Arc::new(file);
+        self.nodes.opened(id, &file);
+        let flush = if flags & libc::O_ACCMODE == libc::O_RDONLY {
+            FopenFlags::FOPEN_NOFLUSH
+        } else {
+            FopenFlags::empty()
+        };
+        Opened {
+            handle: self.handles.add(Handle::File {
+                file,
+                _backing: None,
+            }),
+            flags: flush,
+            backing: None,
+        }
+    }
+
+    /// Creates and opens a file that was not there when the kernel looked.
+    ///
+    /// # Errors
+    /// `EPERM` in the root, and those of open(2).
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<Created> {
+        if let Role::Root = self.role(parent)? {
+            return Err(Errno::PERM.into());
+        }
+        if self.is_checkpoint(parent, name)? {
+            let writer = self.new_writer(parent, flags & libc::O_TRUNC != 0, caller)?;
+            writer.open(flags & libc::O_TRUNC != 0, patience)?;
+            return Ok(Created {
+                entry: self.writer_entry(parent, &writer, patience)?,
+                opened: self.opened_writer(writer, FopenFlags::empty()),
+            });
+        }
+        let dir = self.dir(parent)?;
+        let passed = flags & (PASSED_ON | libc::O_EXCL) | libc::O_CREAT | libc::O_NONBLOCK;
+        let file = sys::openat(
+            &*dir.fd,
+            name,
+            OFlags::from_bits_retain(passed.cast_unsigned()),
+            Mode::from_raw_mode(mode & 0o7777),
+        )?;
+        own(&file, &dir.stat, caller)?;
+        let stat = sys::fstat(&file)?;
+        let entry = self.entry(parent, name, other_role(&stat), &stat, birth(&stat));
+        Ok(Created {
+            entry,
+            opened: self.opened_file(stat.stx_ino, file, flags),
+        })
+    }
+
+    /// Reads at most as much as the buffer takes; the bytes read.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read(
+        &self,
+        handle: u64,
+        at: u64,
+        buffer: &mut [u8],
+        patience: Patience,
+    ) -> Result<usize> {
+        match &*self.handles.get(handle)? {
+            Handle::File { file, .. } => Ok(sys::read_at(&**file, buffer, at)?),
+            Handle::Writer(writer) => writer.read(buffer, at, patience),
+            Handle::Directory(_) => Err(Errno::ISDIR.into()),
+        }
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// `EBUSY` if it is the first change of a checkpoint that another writer
+    /// is changing, and those of pwrite(2).
+    pub fn write(
+        &self,
+        handle: u64,
+        at: u64,
+        bytes: &[u8],
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
+        match &*self.handles.get(handle)? {
+            Handle::File { file, .. } => Ok(sys::write_at(&**file, bytes, at)?),
+            Handle::Writer(writer) => writer.write(bytes, at, caller.tid, patience),
+            Handle::Directory(_) => Err(Errno::ISDIR.into()),
+        }
+    }
+
+    /// A descriptor of a handle has been closed: the last one of a writer
+    /// commits (DESIGN 5).
+    ///
+    /// # Errors
+    /// The reason why the save was not made.
+    pub fn flush(&self, handle: u64, caller: Caller, patience: Patience) -> Result<()> {
+        match &*self.handles.get(handle)? {
+            Handle::Writer(writer) => match writer.judge_close(caller.tid) {
+                Verdict::Nothing => Ok(()),
+                _ if patience == Patience::None => Err(Fail::WouldBlock),
+                verdict => writer.settle(verdict),
+            },
+            // Some filesystems tell of a failed write at close(2) only. The
+            // descriptor is closed by way of a duplicate.
+            Handle::File { file, .. } => {
+                file.try_clone().map_err(|e| sys::errno_of(&e))?;
+                Ok(())
+            }
+            Handle::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Makes what has been written durable; of a writer, a save point.
+    ///
+    /// # Errors
+    /// Those of fsync(2); the reason why the save was not made.
+    pub fn fsync(&self, handle: u64, data_only: bool, patience: Patience) -> Result<()> {
+        if patience == Patience::None {
+            return Err(Fail::WouldBlock);
+        }
+        match &*self.handles.get(handle)? {
+            Handle::Writer(writer) => writer.sync(patience),
+            Handle::File { file, .. } if data_only => Ok(sys::fdatasync(&**file)?),
+            Handle::File { file, .. } => Ok(sys::fsync(&**file)?),
+            Handle::Directory(_) => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// A handle is gone.
+    ///
+    /// # Errors
+    /// Only that it would wait.
+    pub fn release(&self, handle: u64, patience: Patience) -> Result<()> {
+        if patience == Patience::None
+            && let Handle::Writer(writer) = &*self.handles.get(handle)?
+            && writer.release_waits()
+        {
+            return Err(Fail::WouldBlock);
+        }
+        if let Some(handle) = self.handles.remove(handle)
+            && let Handle::Writer(writer) = &*handle
+        {
+            writer.release();
+        }
+        Ok(())
+    }
+}
+
+/// Gives what has just been made to the caller, as it would be his without
+/// us; the group of a setgid directory is inherited (inode(7)).
+pub(super) fn own(file: impl AsFd, dir: &sys::Statx, caller: Caller) -> Result<()> {
+    let gid = (u32::from(dir.stx_mode) & libc::S_ISGID == 0).then_some(caller.gid);
+    let stat = sys::fstat(&file)?;
+    if stat.stx_uid != caller.uid || gid.is_some_and(|gid| gid != stat.stx_gid) {
+        sys::chown(&file, Some(caller.uid), gid)?;
+    }
+    Ok(())
+}
+
+/// The owner of a first checkpoint, if it is not the daemon itself.
+fn first_owner(session: &Session, caller: Caller) -> Option<(u32, u32)> {
+    let dir = sys::fstat(session.dir()).ok()?;
+    let gid = if u32::from(dir.stx_mode) & libc::S_ISGID == 0 {
+        caller.gid
+    } else {
+        dir.stx_gid
+    };
+    let own = rustix::process::geteuid().as_raw() == caller.uid
+        && rustix::process::getegid().as_raw() == caller.gid;
+    (!own).then_some((caller.uid, gid))
+}

@@ -1,0 +1,292 @@
+//! What `/proc` says of the processes that hold a writer's file: the facts of
+//! the close rule (DESIGN 5).
+//!
+//! Seen on Linux 6.18: at FLUSH the descriptor being closed is gone from the
+//! table already; a process on its way out has an empty table; `ino:` in
+//! fdinfo (since Linux 5.14) is the FUSE node id, read without asking us.
+
+use std::fs;
+use std::io;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// `/proc/PID/stat`: exiting, and by a signal (linux/sched.h).
+const PF_EXITING: u64 = 0x4;
+const PF_SIGNALED: u64 = 0x400;
+
+/// How many newly born processes are looked at one by one, and for how long
+/// after the open: beyond that process ids may have come round again, and all
+/// processes are looked at.
+const FEW_PROCESSES: u32 = 256;
+const SHORT_TIME: Duration = Duration::from_secs(2);
+
+/// The process that opened a writer, and what was true at that moment.
+#[derive(Debug, Clone)]
+pub(super) struct Opener {
+    /// Its thread group; 0 if it is outside of our pid namespace.
+    pub(super) tgid: u32,
+    /// The youngest process id then: whoever inherited the file is younger.
+    youngest: Option<u32>,
+    when: Instant,
+    /// The time since boot, in the unit of `/proc/PID/stat`.
+    ticks: u64,
+}
+
+impl Opener {
+    /// Of the thread `tid`, now.
+    pub(super) fn new(tid: u32) -> Self {
+        Self {
+            tgid: thread_group(tid),
+            youngest: youngest(),
+            when: Instant::now(),
+            ticks: ticks_since_boot(),
+        }
+    }
+}
+
+/// What a process is about that closes a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closer {
+    /// It holds the file through another descriptor still.
+    Holds,
+    /// It does not, and goes on.
+    Closed,
+    /// It is at its end, by itself.
+    Exiting,
+    /// It is at its end, by a signal.
+    Killed,
+    /// `/proc` does not tell (pid 0, or no permission).
+    Unknown,
+}
+
+/// Looks at the thread that sent a FLUSH of the file `ino`.
+pub(super) fn closer(tid: u32, ino: u64) -> Closer {
+    if tid == 0 {
+        return Closer::Unknown;
+    }
+    match table(tid, ino) {
+        Ok(Table::Holds) => Closer::Holds,
+        Ok(Table::Other) => Closer::Closed,
+        // An empty table: it closes all, or had just this one.
+        Ok(Table::Empty) => ending(tid),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => ending(tid),
+        Err(_) => Closer::Unknown,
+    }
+}
+
+/// Whether any process but `closer` holds the file `ino` that `opener`
+/// opened: itself, or one that was born since and may have inherited it.
+pub(super) fn held_by_others(opener: &Opener, closer: u32, ino: u64) -> bool {
+    let holds = |pid| matches!(table(pid, ino), Ok(Table::Holds));
+    if opener.tgid != 0 && opener.tgid != closer && holds(opener.tgid) {
+        return true;
+    }
+    let now = youngest();
+    if now.is_some() && now == opener.youngest {
+        return false;
+    }
+    let range = opener
+        .youngest
+        .zip(now)
+        .and_then(|(then, now)| born_between(then, now))
+        .filter(|_| opener.when.elapsed() < SHORT_TIME);
+    match range {
+        Some(pids) => pids.filter(|&pid| pid != closer).any(holds),
+        None => (all_processes().filter(|&pid| pid != closer))
+            .any(|pid| start_ticks(pid).is_none_or(|t| t >= opener.ticks) && holds(pid)),
+    }
+}
+
+/// The ids given out after `then` up to `now`, if they are few and have not
+/// come round.
+fn born_between(then: u32, now: u32) -> Option<impl Iterator<Item = u32>> {
+    let few = now > then && now - then <= FEW_PROCESSES;
+    few.then_some(then + 1..=now)
+}
+
+/// The process that a thread belongs to; 0 if nobody can tell.
+pub(super) fn thread_group(tid: u32) -> u32 {
+    let Some(pid) = i32::try_from(tid).ok().and_then(Pid::from_raw) else {
+        return 0;
+    };
+    // Only the first thread of a process has a pidfd of that number, and
+    // nearly every caller is one; reading its status takes ten times as long.
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(_) => tid,
+        Err(_) => status_field(tid, "Tgid:", 10).unwrap_or(0),
+    }
+}
+
+/// The umask of a thread's process (Linux 4.7), 077 if nobody can tell.
+pub(super) fn umask(tid: u32) -> u32 {
+    status_field(tid, "Umask:", 8).unwrap_or(0o077)
+}
+
+fn status_field(tid: u32, name: &str, radix: u32) -> Option<u32> {
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    parse_status(&status, name, radix)
+}
+
+fn parse_status(status: &[u8], name: &str, radix: u32) -> Option<u32> {
+    let value = status
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(name.as_bytes()))?;
+    u32::from_str_radix(str::from_utf8(value).ok()?.trim(), radix).ok()
+}
+
+/// A table of descriptors.
+#[derive(Debug, PartialEq, Eq)]
+enum Table {
+    Holds,
+    Other,
+    Empty,
+}
+
+fn table(pid: u32, ino: u64) -> io::Result<Table> {
+    let mut found = Table::Empty;
+    let mut buffer = [0; 512];
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor that is closed meanwhile does not hold anything.
+        let Ok(mut file) = entry.and_then(|entry| fs::File::open(entry.path())) else {
+            continue;
+        };
+        found = Table::Other;
+        let n = file.read(&mut buffer).unwrap_or(0);
+        if parse_ino(&buffer[..n]) == Some(ino) {
+            return Ok(Table::Holds);
+        }
+    }
+    Ok(found)
+}
+
+fn parse_ino(fdinfo: &[u8]) -> Option<u64> {
+    let value = fdinfo
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"ino:"))?;
+    str::from_utf8(value).ok()?.trim().parse().ok()
+}
+
+/// How a thread with an empty table ends, if it does.
+fn ending(tid: u32) -> Closer {
+    let Ok(stat) = fs::read(format!("/proc/{tid}/stat")) else {
+        return Closer::Unknown;
+    };
+    match parse_stat(&stat) {
+        None => Closer::Unknown,
+        Some(stat) if stat.flags & PF_EXITING == 0 => Closer::Closed,
+        // When one thread of a process calls exit(2), the kernel ends the
+        // others by the means of a signal: what counts is how the process
+        // ends (`exit_code`, shown to those who may trace it).
+        Some(stat) if stat.flags & PF_SIGNALED != 0 && stat.exit_code & 0x7f != 0 => Closer::Killed,
+        Some(_) => Closer::Exiting,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    flags: u64,
+    start: u64,
+    exit_code: u64,
+}
+
+/// Fields 9, 22 and 52 of `/proc/PID/stat` (proc_pid_stat(5)). The second is
+/// the name in parentheses, with anything in it.
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
+    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+    let fields: Vec<&str> = str::from_utf8(stat.get(after_name..)?)
+        .ok()?
+        .split_ascii_whitespace()
+        .collect();
+    let field = |number: usize| fields.get(number - 3)?.parse().ok();
+    Some(Stat {
+        flags: field(9)?,
+        start: field(22)?,
+        exit_code: field(52)?,
+    })
+}
+
+fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&stat).map(|stat| stat.start)
+}
+
+fn ticks_since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let per_second = rustix::param::clock_ticks_per_second();
+    let whole = u64::try_from(now.tv_sec).unwrap_or(0) * per_second;
+    whole + u64::try_from(now.tv_nsec).unwrap_or(0) * per_second / 1_000_000_000
+}
+
+/// The process id given out last: the last field of `/proc/loadavg`.
+fn youngest() -> Option<u32> {
+    let loadavg = fs::read("/proc/loadavg").ok()?;
+    let last = loadavg.split(|&byte| byte == b' ').next_back()?;
+    str::from_utf8(last).ok()?.trim().parse().ok()
+}
+
+fn all_processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn an_open_file_is_found_in_the_table_and_a_closed_one_is_not() {
+        let file = tempfile::tempfile().unwrap();
+        let ino = file.metadata().unwrap().ino();
+        let me = std::process::id();
+        assert_eq!(closer(me, ino), Closer::Holds);
+        assert_eq!(table(me, u64::MAX).unwrap(), Table::Other);
+        drop(file);
+        assert_eq!(closer(0, ino), Closer::Unknown);
+    }
+
+    #[test]
+    fn a_name_cannot_disguise_the_fields_of_stat() {
+        let tail: String = (4..=52).map(|n| format!(" {n}")).collect();
+        let stat = format!("7 (a) b (c) S{tail}");
+        let expected = Stat {
+            flags: 9,
+            start: 22,
+            exit_code: 52,
+        };
+        assert_eq!(parse_stat(stat.as_bytes()), Some(expected));
+        for broken in ["", "7 (a", "7 (a) S 1 2 3", "7 (a) S x y z"] {
+            assert_eq!(parse_stat(broken.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn a_thread_belongs_to_its_process() {
+        let tid = rustix::thread::gettid().as_raw_nonzero().get();
+        assert_eq!(thread_group(tid.unsigned_abs()), std::process::id());
+        assert_eq!(thread_group(0), 0);
+    }
+
+    #[test]
+    fn fields_of_fdinfo_and_status_are_found() {
+        let fdinfo = b"pos:\t0\nflags:\t0100000\nmnt_id:\t24\nino:\t18446462598732840961\n";
+        assert_eq!(parse_ino(fdinfo), Some(18_446_462_598_732_840_961));
+        assert_eq!(parse_ino(b"ino:\tx\n"), None);
+        assert_eq!(
+            parse_status(b"Name:\tx\nUmask:\t0027\n", "Umask:", 8),
+            Some(0o27)
+        );
+    }
+
+    #[test]
+    fn few_newcomers_are_a_range_and_many_are_not() {
+        let pids = |then, now| born_between(then, now).map(Iterator::collect::<Vec<_>>);
+        assert_eq!(pids(5, 7), Some(vec![6, 7]));
+        assert_eq!(pids(7, 5), None, "come round");
+        assert_eq!(pids(1, 10_000), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! The opens for writing that the kernel is about to repeat (DESIGN 4).
+//!
+//! FUSE has no lookup that says "for writing", but an open that answers
+//! `ESTALE` makes the kernel walk the path again, from the same thread
+//! (`LOOKUP_REVAL`, fs/namei.c). What that thread is to be shown then is
+//! remembered here.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::writer::Writer;
+
+/// How many threads may be between the two walks at a time. A thread beyond
+/// that gets `ESTALE`, and tries again itself or does not.
+const CAPACITY: usize = 4096;
+
+/// How often a thread is shown its writer before it opens it. The kernel asks
+/// twice; a lookup that races with others may ask again.
+const LOOKUPS: u8 = 8;
+
+/// The threads, and what each is about to open.
+#[derive(Debug, Default)]
+pub(super) struct Retries {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_thread: HashMap<u32, Intent>,
+    /// Oldest first; may name threads that are done.
+    order: VecDeque<u32>,
+}
+
+#[derive(Debug)]
+struct Intent {
+    /// The node of the session's directory.
+    parent: u64,
+    writer: Arc<Writer>,
+    lookups: u8,
+}
+
+impl Retries {
+    /// Remembers that the thread is about to open `writer`.
+    pub(super) fn remember(&self, tid: u32, parent: u64, writer: Arc<Writer>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let intent = Intent {
+            parent,
+            writer,
+            lookups: 0,
+        };
+        if inner.by_thread.insert(tid, intent).is_none() {
+            inner.order.push_back(tid);
+        }
+        // A thread that never came back must not stay for ever.
+        while inner.order.len() > CAPACITY {
+            if let Some(oldest) = inner.order.pop_front() {
+                inner.by_thread.remove(&oldest);
+            }
+        }
+    }
+
+    /// The writer that this thread is looking up in this directory.
+    pub(super) fn lookup(&self, tid: u32, parent: u64) -> Option<Arc<Writer>> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let intent = inner.by_thread.get_mut(&tid)?;
+        if intent.parent == parent && intent.lookups < LOOKUPS {
+            intent.lookups += 1;
+            return Some(intent.writer.clone());
+        }
+        inner.forget(tid);
+        None
+    }
+
+    /// The thread has opened what it wanted, or something else.
+    pub(super) fn done(&self, tid: u32) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.forget(tid);
+    }
+}
+
+impl Inner {
+    fn forget(&mut self, tid: u32) {
+        if self.by_thread.remove(&tid).is_some() {
+            // Nearly always the youngest.
+            if let Some(at) = self.order.iter().rposition(|&t| t == tid) {
+                self.order.remove(at);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Changing attributes: SETATTR.
+
+use fuser::FileAttr;
+
+use super::attr::{SetAttr, attr_of};
+use super::errno::{Patience, Result};
+use super::handle::Handle;
+use super::node::Role;
+use super::{Caller, Fs};
+use crate::repo::Checkpoint;
+use crate::sys::{self, Errno, OFlags};
+
+impl Fs {
+    /// Sets attributes, and answers the new ones. A new size of a checkpoint
+    /// is a save: truncate(2) takes the same way round as an open for
+    /// writing.
+    ///
+    /// # Errors
+    /// Those of chmod(2), chown(2), utimensat(2) and truncate(2).
+    pub fn setattr(
+        &self,
+        id: u64,
+        set: &SetAttr,
+        handle: Option<u64>,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<FileAttr> {
+        let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
+        if let Some(Handle::Writer(writer)) = handle.as_deref() {
+            return writer.set_attr(set, caller.tid, patience);
+        }
+        match self.role(id)? {
+            Role::Writer(writer) => {
+                let attr = writer.set_attr(set, caller.tid, patience)?;
+                self.retries.done(caller.tid);
+                Ok(attr)
+            }
+            Role::Checkpoint | Role::Empty if set.size.is_some() => {
+                self.truncate_checkpoint(id, set, caller, patience)
+            }
+            Role::Empty => {
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let writer = self.new_writer(parent, false, caller)?;
+                writer.set_attr(set, caller.tid, patience)
+            }
+            Role::Checkpoint => {
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let path = self.path_fd(id)?;
+                let fd = sys::reopen(&*path, OFlags::PATH)?;
+                let checkpoint = Checkpoint::from_path_fd(fd)?;
+                self.session(parent)?
+                    .set_attributes(&checkpoint, &set.attributes())?;
+                Ok(attr_of(&sys::fstat(checkpoint.as_path_fd())?, id))
+            }
+            Role::Root | Role::Session | Role::Directory | Role::Other => {
+                self.set_other(id, set, handle.as_deref())
+            }
+        }
+    }
+
+    fn truncate_checkpoint(
+        &self,
+        id: u64,
+        set: &SetAttr,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<FileAttr> {
+        let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        let writer = self.new_writer(parent, false, caller)?;
+        if caller.tid == 0 {
+            return writer.set_attr(set, caller.tid, patience);
+        }
+        self.retries.remember(caller.tid, parent, writer);
+        Err(Errno::STALE.into())
+    }
+
+    fn set_other(&self, id: u64, set: &SetAttr, handle: Option<&Handle>) -> Result<FileAttr> {
+        let attributes = set.attributes();
+        if let Some(Handle::File { file, .. }) = handle {
+            if let Some(size) = set.size {
+                sys::set_len(&**file, size)?;
+            }
+            attributes.apply(file)?;
+            return Ok(attr_of(&sys::fstat(&**file)?, id));
+        }
+        let fd = match self.nodes.open_file(id) {
+            Some(file) => file,
+            None => self.path_fd(id)?,
+        };
+        if let Some(size) = set.size {
+            sys::set_len(sys::reopen(&*fd, OFlags::WRONLY)?, size)?;
+        }
+        attributes.apply(&fd)?;
+        Ok(attr_of(&sys::fstat(&*fd)?, id))
+    }
+}

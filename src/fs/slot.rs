@@ -1,0 +1,98 @@
+//! One writer at a time: the slot of each session (DESIGN 2.8).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+/// The slots of all sessions that have writers, by the inode number of the
+/// session's directory.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    by_session: Mutex<HashMap<u64, Weak<Slot>>>,
+}
+
+/// A session's place for the one writer that may change its checkpoint.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// The node id of the writer.
+    owner: Mutex<Option<u64>>,
+    freed: Condvar,
+}
+
+impl Slots {
+    /// The slot of a session.
+    pub(super) fn of(&self, session: u64) -> Arc<Slot> {
+        let mut slots = self
+            .by_session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(&session).and_then(Weak::upgrade) {
+            return slot;
+        }
+        if slots.len() >= 64 && slots.len() == slots.capacity() {
+            slots.retain(|_, slot| slot.strong_count() > 0);
+        }
+        let slot = Arc::new(Slot::default());
+        slots.insert(session, Arc::downgrade(&slot));
+        slot
+    }
+}
+
+impl Slot {
+    /// Takes the slot for `writer`, waiting until `deadline` for whoever has
+    /// it. Answers whether it has it now.
+    pub(super) fn take(&self, writer: u64, deadline: Option<Instant>) -> bool {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match *owner {
+                None => {
+                    *owner = Some(writer);
+                    return true;
+                }
+                Some(other) if other == writer => return true,
+                Some(_) => {}
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let Some(left) = left.filter(|left| !left.is_zero()) else {
+                return false;
+            };
+            (owner, _) = self
+                .freed
+                .wait_timeout(owner, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Gives the slot back, if `writer` has it.
+    pub(super) fn free(&self, writer: u64) {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if *owner == Some(writer) {
+            *owner = None;
+            self.freed.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_slot_has_one_owner_and_is_passed_on() {
+        let slots = Slots::default();
+        let slot = &*slots.of(7);
+        assert!(slot.take(1, None));
+        assert!(slot.take(1, None), "it has it already");
+        assert!(!slots.of(7).take(2, None));
+        assert!(slots.of(8).take(2, None), "another session's");
+        slot.free(2);
+        assert!(!slot.take(2, None), "not its own to free");
+        std::thread::scope(|scope| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let waiting = scope.spawn(move || slot.take(2, Some(deadline)));
+            slot.free(1);
+            assert!(waiting.join().unwrap());
+        });
+    }
+}

@@ -1,0 +1,628 @@
+//! A writer: one open for writing of a checkpoint, from its first change to
+//! its last close.
+//!
+//! Until the first change it shows the checkpoint it started from, and takes
+//! nobody's place. The first change takes the session's slot and stages; the
+//! last close commits (DESIGN 5), and so does every fsync on the way. What
+//! went wrong once stays wrong until the writer begins anew by truncating:
+//! a save of which a piece was lost is never published.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use fuser::FileAttr;
+
+use super::activity::Activity;
+use super::attr::{SetAttr, attr_of, merge, overlay};
+use super::errno::{Fail, Patience, Result};
+use super::process::{self, Closer, Opener};
+use super::slot::Slot;
+use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Kind, Session, Staged};
+use crate::sys;
+
+/// Copies of more than this, in bytes, are not made on a thread that takes
+/// requests.
+const QUICK_COPY: u64 = 64 << 10;
+
+/// How often a foreign `session.next` is looked at while waiting for it: it
+/// tells nobody when it goes.
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// An open for writing, with all descriptors that go back to it.
+#[derive(Debug)]
+pub(super) struct Writer {
+    /// The node id, of a range that no filesystem uses.
+    pub(super) ino: u64,
+    session: Session,
+    slot: Arc<Slot>,
+    activity: Arc<Activity>,
+    /// How long a change waits for another writer.
+    lock_wait: Duration,
+    /// Opened with `O_TRUNC`: it replaces whatever is there (DESIGN 2.9).
+    replaces: bool,
+    opener: Opener,
+    first_mode: u32,
+    first_owner: Option<(u32, u32)>,
+    state: Mutex<State>,
+}
+
+/// What a writer is made of.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) session: Session,
+    /// The checkpoint it starts from.
+    pub(super) base: Option<Checkpoint>,
+    pub(super) slot: Arc<Slot>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) lock_wait: Duration,
+    /// Whether it was opened with `O_TRUNC`.
+    pub(super) replaces: bool,
+    /// The thread that opens it.
+    pub(super) tid: u32,
+    /// Owner of a first checkpoint, if it is not to be the daemon's own.
+    pub(super) first_owner: Option<(u32, u32)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The checkpoint this writer started from, or the one it made last.
+    base: Option<Checkpoint>,
+    /// The base, opened for reading when that was needed first.
+    base_file: Option<File>,
+    /// What it has written. `None` while nothing has changed.
+    staged: Option<Staged>,
+    /// Set through it, and to go with the next save.
+    attributes: Attributes,
+    /// The processes that have written, and those of their threads that did.
+    wrote: Vec<u32>,
+    /// Whether anything has been written, not only cut off.
+    has_data: bool,
+    /// One of them was killed: this save is not to be.
+    doomed: bool,
+    /// The first error of this save.
+    failed: Option<i32>,
+    /// A save point has been made.
+    published: bool,
+    handles: u32,
+}
+
+/// What a close means, as far as `/proc` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing: others hold the file, or nothing has changed.
+    Nothing,
+    /// Others hold it, but a process that wrote has been killed.
+    Doom,
+    /// It was the last. `killed`: and the end of a killed process.
+    Last {
+        /// By a signal.
+        killed: bool,
+    },
+}
+
+impl Writer {
+    pub(super) fn new(ino: u64, origin: Origin) -> Self {
+        // Only a first checkpoint needs the umask: FUSE_OPEN does not tell it.
+        let first_mode = match origin.base {
+            Some(_) => 0o644,
+            None => 0o644 & !process::umask(origin.tid),
+        };
+        Self {
+            ino,
+            session: origin.session,
+            slot: origin.slot,
+            activity: origin.activity,
+            lock_wait: origin.lock_wait,
+            replaces: origin.replaces,
+            opener: Opener::new(origin.tid),
+            first_mode,
+            first_owner: origin.first_owner,
+            state: Mutex::new(State {
+                base: origin.base,
+                ..State::default()
+            }),
+        }
+    }
+
+    fn lock(&self, patience: Patience) -> Result<MutexGuard<'_, State>> {
+        match patience {
+            Patience::Wait => Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner)),
+            Patience::None => match self.state.try_lock() {
+                Ok(state) => Ok(state),
+                Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => Err(Fail::WouldBlock),
+            },
+        }
+    }
+
+    /// Another handle on it. With `O_TRUNC` the checkpoint is as good as
+    /// replaced: the slot is taken and `EBUSY` told now.
+    pub(super) fn open(&self, truncate: bool, patience: Patience) -> Result<()> {
+        let mut state = self.lock(patience)?;
+        if truncate {
+            self.truncate(&mut state, 0, patience)?;
+            state.note_writer(self.opener.tgid);
+        }
+        state.handles += 1;
+        Ok(())
+    }
+
+    /// Reads from what this writer has written so far; the bytes read.
+    pub(super) fn read(&self, buffer: &mut [u8], at: u64, patience: Patience) -> Result<usize> {
+        let mut state = self.lock(patience)?;
+        let state = &mut *state;
+        if let Some(staged) = &state.staged {
+            return Ok(staged.read_at(buffer, at)?);
+        }
+        let Some(base) = &state.base else {
+            return Ok(0);
+        };
+        let file = match &state.base_file {
+            Some(file) => file,
+            None => state.base_file.insert(base.open()?),
+        };
+        Ok(sys::read_at(file, buffer, at)?)
+    }
+
+    /// Writes all of `bytes`, for the thread `tid`.
+    pub(super) fn write(&self, bytes: &[u8], at: u64, tid: u32, patience: Patience) -> Result<()> {
+        let mut state = self.lock(patience)?;
+        let written = self
+            .change(&mut state, true, patience)
+            .and_then(|()| Ok(staged(&state)?.write_at(bytes, at)?));
+        state.has_data = true;
+        state.note_writer(tid);
+        state.keep_failure(written)
+    }
+
+    /// Sets size and attributes, and answers the new ones. Without an open
+    /// handle a change is a save of its own: truncate(2), or an attribute of
+    /// a checkpoint that is not there yet.
+    pub(super) fn set_attr(&self, set: &SetAttr, tid: u32, patience: Patience) -> Result<FileAttr> {
+        let mut state = self.lock(patience)?;
+        if state.handles == 0 && patience == Patience::None {
+            return Err(Fail::WouldBlock);
+        }
+        let mut done = Ok(());
+        if let Some(size) = set.size {
+            state.note_writer(tid);
+            done = self.truncate(&mut state, size, patience);
+            done = state.keep_failure(done);
+        }
+        done = done.and_then(|()| self.set_attributes(&mut state, set.attributes(), patience));
+        self.save_if_alone(&mut state, done)?;
+        self.attr_of(&state)
+    }
+
+    /// A change without an open handle is a save of its own.
+    fn save_if_alone(&self, state: &mut State, done: Result<()>) -> Result<()> {
+        if state.handles > 0 {
+            return done;
+        }
+        let done = state.keep_failure(done);
+        let finished = self.finish(state);
+        done.and(finished)
+    }
+
+    /// Before a change they go to the checkpoint at once, after it with the
+    /// save, and after a save point to both (DESIGN 4).
+    fn set_attributes(
+        &self,
+        state: &mut State,
+        attributes: Attributes,
+        patience: Patience,
+    ) -> Result<()> {
+        let at_once = state.staged.is_none() || state.published;
+        if attributes.is_empty() {
+            // Only a new size.
+        } else if let Some(base) = state.base.as_ref().filter(|_| at_once) {
+            match self.session.set_attributes(base, &attributes) {
+                // As on any file that lost its name while it was open.
+                Err(error) if error.kind() == Kind::Superseded => {}
+                other => other?,
+            }
+        }
+        if state.base.is_none() {
+            self.change(state, false, patience)?;
+        }
+        if state.staged.is_some() {
+            merge(&mut state.attributes, attributes);
+        }
+        Ok(())
+    }
+
+    /// What the holder of a descriptor sees of it.
+    pub(super) fn attr(&self, patience: Patience) -> Result<FileAttr> {
+        self.attr_of(&*self.lock(patience)?)
+    }
+
+    fn attr_of(&self, state: &State) -> Result<FileAttr> {
+        let mut attr = match &state.base {
+            Some(base) => attr_of(&sys::fstat(base.as_path_fd())?, self.ino),
+            None => empty_attr(&self.session, self.ino, self.first_mode, self.first_owner)?,
+        };
+        // The base may have been replaced; this file has its name.
+        attr.nlink = 1;
+        if let Some(staged) = &state.staged {
+            let own = attr_of(&staged.stat()?, self.ino);
+            attr = FileAttr {
+                perm: attr.perm,
+                uid: attr.uid,
+                gid: attr.gid,
+                nlink: 1,
+                ..own
+            };
+            overlay(&mut attr, &state.attributes);
+        }
+        Ok(attr)
+    }
+
+    /// The value of an extended attribute; `ENODATA` if there is none.
+    pub(super) fn xattr(&self, name: &CStr, patience: Patience) -> Result<Vec<u8>> {
+        let state = self.lock(patience)?;
+        let set = state.attributes.xattrs.iter().find(|(n, _)| **n == *name);
+        let value = match (set, &state.base) {
+            (Some((_, value)), _) => value.clone().ok_or(sys::Errno::NODATA),
+            (None, Some(base)) => sys::get_xattr(base.as_path_fd(), name),
+            (None, None) => Err(sys::Errno::NODATA),
+        };
+        Ok(value?)
+    }
+
+    /// Sets or removes an extended attribute.
+    pub(super) fn set_xattr(
+        &self,
+        name: CString,
+        value: Option<Vec<u8>>,
+        patience: Patience,
+    ) -> Result<()> {
+        let mut state = self.lock(patience)?;
+        if state.handles == 0 && patience == Patience::None {
+            return Err(Fail::WouldBlock);
+        }
+        let attributes = Attributes {
+            xattrs: vec![(name, value)],
+            ..Attributes::default()
+        };
+        let done = self.set_attributes(&mut state, attributes, patience);
+        self.save_if_alone(&mut state, done)
+    }
+
+    /// The checkpoint it started from or made last, for what is the same.
+    pub(super) fn with_base<T>(
+        &self,
+        patience: Patience,
+        f: impl FnOnce(Option<&Checkpoint>) -> Result<T>,
+    ) -> Result<T> {
+        f(self.lock(patience)?.base.as_ref())
+    }
+
+    /// A save point: what has been written so far becomes the checkpoint, and
+    /// writing may go on (DESIGN 2.5).
+    pub(super) fn sync(&self, patience: Patience) -> Result<()> {
+        if patience == Patience::None {
+            return Err(Fail::WouldBlock);
+        }
+        let mut state = self.lock(patience)?;
+        if let Some(errno) = state.failed {
+            return Err(Fail::Errno(errno));
+        }
+        if state.doomed {
+            return Err(Fail::Errno(libc::ECANCELED));
+        }
+        match &state.base {
+            _ if state.staged.is_some() => {
+                let committed = self.commit(&mut state);
+                state.keep_failure(committed)
+            }
+            // Nothing of ours to save; somebody else's save may be unsynced.
+            Some(base) => Ok(sys::fsync(base.open()?)?),
+            None => Ok(()),
+        }
+    }
+
+    /// What the close by thread `tid` means. Asks `/proc`, waits for nothing.
+    pub(super) fn judge_close(&self, tid: u32) -> Verdict {
+        if matches!(self.lock(Patience::None), Ok(state) if state.is_untouched()) {
+            return Verdict::Nothing;
+        }
+        let closer = process::closer(tid, self.ino);
+        let tgid = process::thread_group(tid);
+        match closer {
+            Closer::Holds => return Verdict::Nothing,
+            // A guess, where an early close of a duplicate comes before the
+            // first write; without data it is left to RELEASE.
+            Closer::Unknown if tgid == self.opener.tgid && self.has_data() => {
+                return Verdict::Last { killed: false };
+            }
+            Closer::Unknown => return Verdict::Nothing,
+            Closer::Closed | Closer::Exiting | Closer::Killed => {}
+        }
+        let killed = closer == Closer::Killed;
+        if !process::held_by_others(&self.opener, tgid, self.ino) {
+            return Verdict::Last { killed };
+        }
+        if killed && self.vouched_for(tgid) {
+            return Verdict::Doom;
+        }
+        Verdict::Nothing
+    }
+
+    fn has_data(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.has_data
+    }
+
+    /// Whether the content depends on this process: it wrote, or it opened
+    /// the file and may have meant to write more.
+    fn vouched_for(&self, tgid: u32) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        tgid == self.opener.tgid || state.wrote.contains(&tgid)
+    }
+
+    /// Does what a verdict asks for. Waits for the disk.
+    pub(super) fn settle(&self, verdict: Verdict) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match verdict {
+            Verdict::Nothing => Ok(()),
+            Verdict::Doom => {
+                state.doomed = true;
+                Ok(())
+            }
+            Verdict::Last { killed } => {
+                state.doomed |= killed;
+                self.finish(&mut state)
+            }
+        }
+    }
+
+    /// A handle is gone. Whatever its closes left undecided is decided now;
+    /// nobody hears of an error any more, so it goes to the log.
+    pub(super) fn release(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.handles = state.handles.saturating_sub(1);
+        if state.handles > 0 {
+            return;
+        }
+        if !state.is_untouched()
+            && let Err(fail) = self.finish(&mut state)
+        {
+            log::error!(
+                "{}: the save was lost after its last close: {}",
+                self.session.name(),
+                std::io::Error::from_raw_os_error(fail.errno().into())
+            );
+        }
+        state.base = None;
+        state.base_file = None;
+    }
+
+    /// Whether a release would have to wait for a commit.
+    pub(super) fn release_waits(&self) -> bool {
+        !matches!(self.lock(Patience::None), Ok(state) if state.is_untouched() || state.handles > 1)
+    }
+
+    /// The last close: commits, or abandons a save that must not be. After
+    /// it, a descriptor that turns up late begins a new save.
+    fn finish(&self, state: &mut State) -> Result<()> {
+        let result = match state.failed {
+            Some(errno) => Err(Fail::Errno(errno)),
+            None if state.doomed && state.staged.is_some() => {
+                log::warn!(
+                    "{}: a process that was writing was killed; the save is abandoned",
+                    self.session.name()
+                );
+                Err(Fail::Errno(libc::ECANCELED))
+            }
+            None if state.staged.is_some() => self.commit(state),
+            None => Ok(()),
+        };
+        self.drop_staged(state);
+        state.attributes = Attributes::default();
+        state.wrote.clear();
+        state.has_data = false;
+        state.published = false;
+        state.doomed = false;
+        state.failed = None;
+        self.slot.free(self.ino);
+        result
+    }
+
+    /// Publishes what is staged. Afterwards nothing is.
+    fn commit(&self, state: &mut State) -> Result<()> {
+        let Some(staged) = state.staged.take() else {
+            return Ok(());
+        };
+        let committing = self.activity.committing();
+        self.activity.settled();
+        let how = Commit {
+            base: if self.replaces {
+                Base::Any
+            } else {
+                Base::Only(state.base.as_ref())
+            },
+            attributes: std::mem::take(&mut state.attributes),
+            first_mode: self.first_mode,
+            first_owner: self.first_owner,
+        };
+        let result = staged.commit(&how);
+        drop(committing);
+        match result {
+            Ok(checkpoint) => {
+                state.set_base(Some(checkpoint));
+                state.published = true;
+                Ok(())
+            }
+            Err(error) => {
+                self.log_failure(&error);
+                if error.kind() == Kind::NotDurable {
+                    state.set_base(self.session.checkpoint().ok().flatten());
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn log_failure(&self, error: &repo::Error) {
+        match error.kind() {
+            Kind::Locked | Kind::Superseded | Kind::LockBroken => log::warn!("{error}"),
+            _ => log::error!("the save failed: {error}"),
+        }
+    }
+
+    fn truncate(&self, state: &mut State, size: u64, patience: Patience) -> Result<()> {
+        if size == 0 {
+            // A fresh start: nothing of what was lost is in it.
+            state.failed = None;
+        }
+        self.change(state, size > 0, patience)?;
+        Ok(staged(state)?.set_len(size)?)
+    }
+
+    /// Makes sure that there is a staged file, with the content of the base
+    /// if that is needed.
+    fn change(&self, state: &mut State, keep_content: bool, patience: Patience) -> Result<()> {
+        if let Some(errno) = state.failed {
+            return Err(Fail::Errno(errno));
+        }
+        if state.staged.is_some() {
+            return Ok(());
+        }
+        let base = state
+            .base
+            .as_ref()
+            .filter(|base| keep_content && !base.is_empty());
+        if patience == Patience::None && base.is_some_and(|base| base.len() > QUICK_COPY) {
+            return Err(Fail::WouldBlock);
+        }
+        self.take_slot(patience)?;
+        let staged = self.session.stage().and_then(|staged| {
+            if let Some(base) = base {
+                staged.copy_from(base)?;
+            }
+            Ok(staged)
+        });
+        match staged {
+            Ok(staged) => {
+                state.staged = Some(staged);
+                self.activity.staged();
+                Ok(())
+            }
+            Err(error) => {
+                self.log_failure(&error);
+                if !state.published {
+                    self.slot.free(self.ino);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes the session's slot, and makes sure that no foreign
+    /// `session.next` is in the way.
+    fn take_slot(&self, patience: Patience) -> Result<()> {
+        let busy = Fail::Errno(libc::EBUSY);
+        let refused = match patience {
+            Patience::None if !self.lock_wait.is_zero() => Fail::WouldBlock,
+            _ => busy,
+        };
+        let deadline = (patience == Patience::Wait && !self.lock_wait.is_zero())
+            .then(|| Instant::now() + self.lock_wait);
+        if !self.slot.take(self.ino, deadline) {
+            return Err(refused);
+        }
+        loop {
+            match self.session.is_locked() {
+                Ok(false) => return Ok(()),
+                Ok(true) if deadline.is_some_and(|at| Instant::now() < at) => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                locked => {
+                    self.slot.free(self.ino);
+                    return Err(locked.map_or_else(Fail::from, |_| refused));
+                }
+            }
+        }
+    }
+
+    fn drop_staged(&self, state: &mut State) {
+        if state.staged.take().is_some() {
+            self.activity.settled();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Normally long since free; a writer that was never opened, or whose
+        // handles went with the mount, must not keep others out.
+        self.slot.free(self.ino);
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.staged.take().is_some() {
+            self.activity.settled();
+        }
+    }
+}
+
+impl State {
+    /// Nothing has been changed, and nothing has gone wrong.
+    fn is_untouched(&self) -> bool {
+        self.staged.is_none() && self.failed.is_none() && !self.doomed && !self.published
+    }
+
+    /// Remembers the first error of this save, but not that it would wait.
+    fn keep_failure(&mut self, result: Result<()>) -> Result<()> {
+        if let Err(Fail::Errno(errno)) = result {
+            self.failed.get_or_insert(errno);
+        }
+        result
+    }
+
+    fn note_writer(&mut self, tid: u32) {
+        // Pid 0: written back from the page cache (a shared mapping), or by a
+        // process that we cannot see.
+        if tid == 0 || self.wrote.contains(&tid) {
+            return;
+        }
+        self.wrote.push(tid);
+        let tgid = process::thread_group(tid);
+        if tgid != tid && !self.wrote.contains(&tgid) {
+            self.wrote.push(tgid);
+        }
+    }
+
+    fn set_base(&mut self, base: Option<Checkpoint>) {
+        self.base = base;
+        self.base_file = None;
+    }
+}
+
+fn staged(state: &State) -> Result<&Staged> {
+    // `change` has just made it.
+    state.staged.as_ref().ok_or(Fail::Errno(libc::EIO))
+}
+
+/// The attributes of a checkpoint that nobody has saved yet: an empty file,
+/// as old as its session.
+pub(super) fn empty_attr(
+    session: &Session,
+    ino: u64,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+) -> Result<FileAttr> {
+    let dir = sys::fstat(session.dir())?;
+    let (uid, gid) = owner.unwrap_or((dir.stx_uid, dir.stx_gid));
+    Ok(FileAttr {
+        size: 0,
+        blocks: 0,
+        kind: fuser::FileType::RegularFile,
+        perm: (mode & 0o7777) as u16,
+        nlink: 1,
+        uid,
+        gid,
+        rdev: 0,
+        ..attr_of(&dir, ino)
+    })
+}

@@ -1,0 +1,86 @@
+//! Extended attributes, ACLs among them.
+
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+
+use super::errno::{Patience, Result};
+use super::node::Role;
+use super::{Caller, Fs};
+use crate::repo::is_mark;
+use crate::sys::{self, Errno, XattrFlags};
+
+impl Fs {
+    /// The value of an attribute.
+    ///
+    /// # Errors
+    /// `ENODATA`, and those of getxattr(2).
+    pub fn getxattr(&self, id: u64, name: &OsStr, patience: Patience) -> Result<Vec<u8>> {
+        let name = c_name(name)?;
+        match self.role(id)? {
+            Role::Writer(writer) => writer.xattr(&name, patience),
+            Role::Empty => Err(Errno::NODATA.into()),
+            Role::Checkpoint if is_mark(&name) => Err(Errno::NODATA.into()),
+            _ => Ok(sys::get_xattr(&*self.path_fd(id)?, &name)?),
+        }
+    }
+
+    /// The names of all attributes, each with a NUL behind it.
+    ///
+    /// # Errors
+    /// Those of listxattr(2).
+    pub fn listxattr(&self, id: u64, patience: Patience) -> Result<Vec<u8>> {
+        let list = match self.role(id)? {
+            Role::Writer(writer) => writer.with_base(patience, |base| match base {
+                Some(base) => Ok(sys::list_xattrs(base.as_path_fd())?),
+                None => Ok(Vec::new()),
+            })?,
+            Role::Empty => Vec::new(),
+            Role::Checkpoint => sys::list_xattrs(&*self.path_fd(id)?)?,
+            _ => return Ok(sys::list_xattrs(&*self.path_fd(id)?)?),
+        };
+        let names = list.split_inclusive(|&byte| byte == 0);
+        Ok(names
+            .filter(|name| !CString::from_vec_with_nul(name.to_vec()).is_ok_and(|n| is_mark(&n)))
+            .flatten()
+            .copied()
+            .collect())
+    }
+
+    /// Sets an attribute, or removes it if `value` is `None`.
+    ///
+    /// # Errors
+    /// Those of setxattr(2) and removexattr(2).
+    pub fn setxattr(
+        &self,
+        id: u64,
+        name: &OsStr,
+        value: Option<&[u8]>,
+        flags: i32,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
+        let name = c_name(name)?;
+        match self.role(id)? {
+            Role::Writer(writer) => writer.set_xattr(name, value.map(<[u8]>::to_vec), patience),
+            Role::Empty => {
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let writer = self.new_writer(parent, false, caller)?;
+                writer.set_xattr(name, value.map(<[u8]>::to_vec), patience)
+            }
+            _ => {
+                let fd = self.path_fd(id)?;
+                match value {
+                    Some(value) => {
+                        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+                        Ok(sys::set_xattr(&*fd, &name, value, flags)?)
+                    }
+                    None => Ok(sys::remove_xattr(&*fd, &name)?),
+                }
+            }
+        }
+    }
+}
+
+fn c_name(name: &OsStr) -> Result<CString> {
+    CString::new(name.as_bytes()).map_err(|_| Errno::INVAL.into())
+}
