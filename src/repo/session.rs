@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, FileId};
 use super::error::{During, Error, Kind, Result};
 use super::lock;
 use super::staged::{Base, Commit, Staged};
@@ -180,7 +180,8 @@ impl Session {
         .map_err(|e| e.of(self.name()))
     }
 
-    /// Makes the regular file `name` of the directory `from` the checkpoint,
+    /// Makes the regular file `name` of the directory `from` (which may be an
+    /// `O_PATH` descriptor) the checkpoint,
     /// as rename(2) does, but durable: its data is synced before, both
     /// directories after (DESIGN 2.11). Mode, owner and attributes are those
     /// of the file.
@@ -213,7 +214,15 @@ impl Session {
         sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)
             .during("rename to session")?;
         self.sync_dir()?;
-        sync_directory(from)
+        let source_dir = sys::open_dir(from, OsStr::new(".")).during("open the directory")?;
+        let id = |stat| FileId::of(&stat);
+        let (ours, other) = (sys::fstat(self.dir()), sys::fstat(&source_dir));
+        if ours.map(id).during("stat the directory")?
+            != other.map(id).during("stat the directory")?
+        {
+            sync_directory(source_dir.as_fd())?;
+        }
+        Ok(())
     }
 
     /// Syncs the directory after a change of its entries.
