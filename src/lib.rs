@@ -4,8 +4,10 @@
 //! [`repo`] is the storage as a library, for programs that want it without a
 //! mount. The other modules are the program `sessionfs`.
 
+pub mod cli;
 mod fs;
 mod fuse;
+mod mount;
 pub mod repo;
 mod sys;
 mod workers;

@@ -5,7 +5,7 @@
 //! A call that a signal interrupted is made again: `EINTR` never reaches a
 //! caller. Every other errno is passed on as it is.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -170,33 +170,18 @@ pub fn stat(dir: impl AsFd, name: &OsStr) -> Result<Statx> {
     })
 }
 
-/// One entry of a directory, as getdents64(2) gives it.
-#[derive(Debug, Clone)]
-pub struct DirEntry {
-    /// The name, any bytes but `/` and NUL.
-    pub name: std::ffi::OsString,
-    /// The inode number.
-    pub ino: u64,
-    /// The type, `Unknown` on filesystems that do not keep it there.
-    pub kind: rustix::fs::FileType,
-}
-
-/// All entries of a directory but `.` and `..`, in the filesystem's order.
-pub fn read_dir(dir: impl AsFd) -> Result<Vec<DirEntry>> {
+/// The names in a directory but `.` and `..`, in the filesystem's order.
+pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
     let fd = open_dir(dir, OsStr::new("."))?;
     let mut stream = rustix::fs::Dir::new(fd)?;
-    let mut entries = Vec::new();
+    let mut names = Vec::new();
     loop {
         let Some(entry) = call(Call::ReadDir, || stream.next().transpose())? else {
-            return Ok(entries);
+            return Ok(names);
         };
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            entries.push(DirEntry {
-                name: OsStr::from_bytes(name).to_owned(),
-                ino: entry.ino(),
-                kind: entry.file_type(),
-            });
+            names.push(OsStr::from_bytes(name).to_owned());
         }
     }
 }
@@ -389,13 +374,6 @@ pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     let gid = gid.map(rustix::fs::Gid::from_raw);
     call(Call::Chown, || {
         rustix::fs::chownat(fd.as_fd(), c"", uid, gid, AtFlags::EMPTY_PATH)
-    })
-}
-
-/// utimensat(2) of a name; of a symlink itself
-pub fn utimens(dir: impl AsFd, name: &OsStr, times: &Timestamps) -> Result<()> {
-    call(Call::Utimens, || {
-        rustix::fs::utimensat(dir.as_fd(), name, times, AtFlags::SYMLINK_NOFOLLOW)
     })
 }
 

@@ -54,8 +54,7 @@ impl Fs {
                 .collect());
         }
         let dir = self.dir(id)?;
-        let entries = sys::read_dir(&*dir.fd)?;
-        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
+        let mut names = sys::read_dir(&*dir.fd)?;
         if matches!(role, Role::Session) && !names.iter().any(|name| name == CHECKPOINT) {
             names.insert(0, CHECKPOINT.into());
         }

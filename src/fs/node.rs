@@ -271,12 +271,6 @@ impl Nodes {
     pub(super) fn open_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
         self.with(id, |node| node.open.upgrade())?
     }
-
-    /// How many nodes the kernel knows.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.lock().by_id.len()
-    }
 }
 
 /// The node id of a session's checkpoint while there is none.

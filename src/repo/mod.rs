@@ -146,8 +146,8 @@ impl Repository {
         let names = sys::read_dir(&*root).during("read the repository")?;
         let mut entries: Vec<Entry> = names
             .into_iter()
-            .filter_map(|entry| {
-                let name = SessionName::new(entry.name).ok()?;
+            .filter_map(|name| {
+                let name = SessionName::new(name).ok()?;
                 let stat = match sys::stat(&*root, name.as_os_str()) {
                     Ok(stat) => stat,
                     Err(Errno::NOENT) => return None,

@@ -85,7 +85,7 @@ impl Level {
         Ok(Self {
             name,
             dir,
-            entries: entries.into_iter().map(|entry| entry.name).collect(),
+            entries,
         })
     }
 }

@@ -1,0 +1,53 @@
+//! `sessionfs create`
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use super::failure::{Failure, Result};
+use super::output;
+use super::storage::Storage;
+use crate::repo::DEFAULT_PREFIX;
+
+const AFTER_HELP: &str = "\
+Examples:
+  id=$(sessionfs create)
+  sessionfs create nightly-
+  sessionfs create -r /srv/sessions --name release-24.04";
+
+/// Create a session and print its id
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// What the name begins with, before the time in UTC
+    #[arg(default_value = DEFAULT_PREFIX)]
+    prefix: OsString,
+
+    #[command(flatten)]
+    storage: Storage,
+
+    /// Create exactly this session, or fail
+    #[arg(long, value_name = "SESSION", conflicts_with = "prefix")]
+    name: Option<OsString>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let (repository, created) = match &arguments.name {
+        Some(name) => {
+            let (repository, name) = arguments.storage.find(name)?;
+            let created = repository.create_named(&name, 0o777);
+            (repository, created)
+        }
+        None => {
+            let repository = arguments.storage.repository()?;
+            // What is not ASCII becomes an underscore anyway.
+            let created = repository.create(&arguments.prefix.to_string_lossy());
+            (repository, created)
+        }
+    };
+    let session = created.map_err(|e| Failure::storage(&e, repository.path()))?;
+    output::write(|out| {
+        out.write_all(session.name().id().as_bytes())?;
+        out.write_all(b"\n")
+    })
+}

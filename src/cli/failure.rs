@@ -1,0 +1,146 @@
+//! Failures: one line, one exit status.
+
+use std::fmt;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::{mount, repo};
+
+/// What a command answers.
+pub(super) type Result<T> = std::result::Result<T, Failure>;
+
+/// The exit statuses of failures, documented in `sessionfs --help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// I/O error, or any other.
+    Other = 1,
+    /// The arguments make no sense.
+    Usage = 2,
+    /// There is no such session or directory.
+    NotFound = 3,
+    /// A `session.next` stands in the way.
+    Locked = 4,
+    /// A mount that would do harm, an invalid name, a name that is taken.
+    Refused = 5,
+    /// The mount is in use.
+    Busy = 6,
+}
+
+/// A command that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    status: u8,
+    /// `None` if another process has told already.
+    message: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn new(status: Status, message: impl Into<String>) -> Self {
+        Self {
+            status: status as u8,
+            message: Some(message.into()),
+        }
+    }
+
+    /// An error that is not told apart from others by its exit status.
+    pub(super) fn other(message: impl Into<String>) -> Self {
+        Self::new(Status::Other, message)
+    }
+
+    /// The failure of another process, which has told why.
+    pub(super) fn of_process(status: u8) -> Self {
+        Self {
+            status,
+            message: None,
+        }
+    }
+
+    /// An error of the storage, with the repository's path.
+    pub(super) fn storage(error: &repo::Error, repository: &Path) -> Self {
+        use repo::Kind;
+        let status = match error.kind() {
+            Kind::NotFound => Status::NotFound,
+            Kind::Locked => Status::Locked,
+            Kind::InvalidName | Kind::Exists => Status::Refused,
+            Kind::Superseded | Kind::LockBroken | Kind::NotAFile | Kind::NotDurable | Kind::Os => {
+                Status::Other
+            }
+        };
+        let message = match (error.kind(), error.session()) {
+            (Kind::InvalidName, _) => error.to_string(),
+            // The message begins with the session's name.
+            (_, Some(_)) => format!("{}/{error}", repository.display()),
+            (_, None) => format!("{}: {error}", repository.display()),
+        };
+        Self::new(status, message)
+    }
+
+    /// What clap has to say, in one line.
+    pub(super) fn usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let end = text.find("\n\nUsage:").or(text.find("\n\nFor more"));
+        let words: Vec<&str> = text[..end.unwrap_or(text.len())]
+            .split_whitespace()
+            .collect();
+        let message = format!("{} (see sessionfs --help)", words.join(" "));
+        Self::new(Status::Usage, message)
+    }
+
+    /// Prints the line. There is nobody to tell that stderr is closed.
+    pub fn tell(&self) {
+        if let Some(message) = &self.message {
+            print(message);
+        }
+    }
+
+    /// The exit status.
+    pub fn status(&self) -> ExitCode {
+        ExitCode::from(self.status)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message.as_deref().unwrap_or_default())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<mount::Error> for Failure {
+    fn from(error: mount::Error) -> Self {
+        let status = match error.kind() {
+            mount::Kind::Refused => Status::Refused,
+            mount::Kind::NotFound => Status::NotFound,
+            mount::Kind::Busy => Status::Busy,
+            mount::Kind::Failed => Status::Other,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// Tells of something that is not as it should be, but no failure.
+pub(super) fn warn(message: &str) {
+    print(&format!("warning: {message}"));
+}
+
+fn print(message: &str) {
+    let line = format!("sessionfs: {}\n", one_line(message));
+    // Nobody is left to be told.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// The text with its control characters escaped.
+pub(super) fn one_line(text: &str) -> String {
+    text.chars().fold(String::new(), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+        line
+    })
+}

@@ -1,0 +1,122 @@
+//! Where log lines go, and what they look like.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+use env_logger::{Builder, Env};
+use log::{Level, Record};
+
+use super::failure::{Failure, Result, one_line};
+
+/// fuser logs at levels that are not ours: a request that is answered with an
+/// error is no warning.
+const DEFAULT_FILTER: &str = "warn,fuser=error";
+
+/// Where log lines go.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// To standard error.
+    Stderr,
+    /// To the end of a file.
+    File(PathBuf),
+    /// To the system's log, if there is one.
+    Syslog,
+}
+
+/// Starts logging, for the whole process.
+pub(super) fn start(target: Target) -> Result<()> {
+    let mut builder = Builder::from_env(Env::default().default_filter_or(DEFAULT_FILTER));
+    match target {
+        Target::Stderr => {
+            builder.format(|out, record| {
+                let level = level(record);
+                writeln!(out, "sessionfs: {level}: {}", message(record))
+            });
+        }
+        Target::File(path) => {
+            let file = OpenOptions::new().append(true).create(true).open(&path);
+            let file = file.map_err(|e| {
+                Failure::other(format!("cannot open the log file {}: {e}", path.display()))
+            })?;
+            builder.target(env_logger::Target::Pipe(Box::new(file)));
+            builder.format(|out, record| {
+                let (time, level) = (out.timestamp_millis(), level(record));
+                writeln!(out, "{time} {level}: {}", message(record))
+            });
+        }
+        Target::Syslog => {
+            builder.target(env_logger::Target::Pipe(Box::new(Syslog::default())));
+            let pid = std::process::id();
+            builder.format(move |out, record| {
+                let (priority, level) = (priority(record.level()), level(record));
+                let message = message(record);
+                write!(out, "<{priority}>sessionfs[{pid}]: {level}: {message}")
+            });
+        }
+    }
+    builder
+        .try_init()
+        .map_err(|e| Failure::other(format!("cannot start logging: {e}")))
+}
+
+fn level(record: &Record<'_>) -> &'static str {
+    match record.level() {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
+}
+
+fn message(record: &Record<'_>) -> String {
+    one_line(&record.args().to_string())
+}
+
+/// The facility "daemon" and the severity, as syslog(3) numbers them.
+fn priority(level: Level) -> u8 {
+    let severity = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    3 << 3 | severity
+}
+
+/// Sends each record as a datagram. Where nobody takes it, it is dropped: a
+/// log must not stop a save.
+#[derive(Default)]
+struct Syslog {
+    socket: Option<UnixDatagram>,
+}
+
+impl Syslog {
+    fn connect() -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect("/dev/log")?;
+        Ok(socket)
+    }
+}
+
+impl Write for Syslog {
+    /// The logger gives a whole record in one call.
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let sent = self.socket.as_ref().map(|socket| socket.send(record));
+        if !matches!(sent, Some(Ok(_))) {
+            // Not there yet, or the daemon was started anew.
+            self.socket = Self::connect().ok();
+            if let Some(socket) = &self.socket {
+                let _ = socket.send(record);
+            }
+        }
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

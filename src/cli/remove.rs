@@ -1,0 +1,50 @@
+//! `sessionfs remove`
+
+use std::ffi::{OsStr, OsString};
+
+use super::failure::{self, Failure, Result};
+use super::storage::Storage;
+
+const AFTER_HELP: &str = "\
+Examples:
+  sessionfs remove pbox-2024-05-01T10.00.00
+  sessionfs list -0 | xargs -0 sessionfs remove --
+
+What cannot be removed is warned about, and the rest still goes.";
+
+/// Remove sessions and everything in them
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// Ids, names or paths
+    #[arg(required = true, value_name = "SESSION")]
+    sessions: Vec<OsString>,
+
+    #[command(flatten)]
+    storage: Storage,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let mut first: Option<Failure> = None;
+    for session in &arguments.sessions {
+        if let Err(next) = remove(&arguments.storage, session) {
+            // One line for each; the exit status is that of the first.
+            match &first {
+                None => first = Some(next),
+                Some(_) => next.tell(),
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+fn remove(storage: &Storage, session: &OsStr) -> Result<()> {
+    let (repository, name) = storage.find(session)?;
+    let warn = |path: std::path::PathBuf, error: std::io::Error| {
+        let path = repository.path().join(name.as_os_str()).join(path);
+        failure::warn(&format!("cannot remove {}: {error}", path.display()));
+    };
+    repository
+        .remove(&name, warn)
+        .map_err(|e| Failure::storage(&e, repository.path()))
+}

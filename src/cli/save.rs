@@ -1,0 +1,89 @@
+//! `sessionfs save`
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use super::failure::{Failure, Result};
+use super::storage::Storage;
+use crate::repo::{Commit, Staged};
+
+const AFTER_HELP: &str = "\
+Examples:
+  make-checkpoint | sessionfs save pbox-2024-05-01T10.00.00
+  sessionfs save -i backup /srv/sessions/nightly.session
+
+When it succeeds, the new checkpoint survives a power cut; when it fails, the
+old one is untouched.";
+
+/// Save standard input as the new checkpoint of a session
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// An id, a name or a path
+    session: OsString,
+
+    #[command(flatten)]
+    storage: Storage,
+
+    /// Read from a file instead
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let (repository, session) = arguments.storage.open(&arguments.session)?;
+    let failed = |e| Failure::storage(&e, repository.path());
+    let unwritten = |e: io::Error| {
+        let path = repository.path().join(session.name().as_os_str());
+        Failure::other(format!("{}: write: {e}", path.display()))
+    };
+    let mut staged = session.stage().map_err(failed)?;
+    match &arguments.input {
+        Some(path) => {
+            let name = path.display().to_string();
+            let file =
+                File::open(path).map_err(|e| Failure::other(format!("cannot read {name}: {e}")))?;
+            fill(&mut staged, file, &name, unwritten)?;
+        }
+        None => fill(&mut staged, io::stdin().lock(), "standard input", unwritten)?,
+    }
+    staged.commit(&Commit::default()).map_err(failed)?;
+    Ok(())
+}
+
+/// Copies all that `from` gives, and tells an error of reading from one of
+/// writing.
+fn fill(
+    staged: &mut Staged,
+    from: impl Read,
+    name: &str,
+    unwritten: impl FnOnce(io::Error) -> Failure,
+) -> Result<()> {
+    let mut source = Source {
+        from,
+        failed: false,
+    };
+    match staged.fill(&mut source) {
+        Ok(_) => Ok(()),
+        Err(e) if source.failed => Err(Failure::other(format!(
+            "cannot read {name}: {e}; nothing was saved"
+        ))),
+        Err(e) => Err(unwritten(e)),
+    }
+}
+
+/// Remembers whether reading has failed.
+struct Source<R> {
+    from: R,
+    failed: bool,
+}
+
+impl<R: Read> Read for Source<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer);
+        self.failed = matches!(&read, Err(e) if e.kind() != io::ErrorKind::Interrupted);
+        read
+    }
+}

@@ -1,0 +1,57 @@
+//! What can go wrong with a mount, told in one line.
+
+use std::fmt;
+
+/// What the operations of this module answer.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The reasons for which a mount or an unmount fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It would do harm, or make no sense; nothing was done.
+    Refused,
+    /// There is no such file or directory.
+    NotFound,
+    /// The mount is in use.
+    Busy,
+    /// The system said no.
+    Failed,
+}
+
+/// A failed mount or unmount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+}
+
+impl Error {
+    /// The message names the thing, the reason, and what to do about it.
+    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message)
+    }
+
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    /// The reason.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,174 @@
+//! Mounting and unmounting with the help of `fusermount3`, for a user who is
+//! not root.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use super::attach::Unmount;
+use super::error::{Error, Result};
+use super::kernel;
+
+/// The helper, setuid root, of the package fuse3.
+const HELPER: &str = "fusermount3";
+
+/// The variable in which the helper expects the number of the descriptor of
+/// the socket over which it sends the connection.
+const SOCKET: &str = "_FUSE_COMMFD";
+
+const NOT_INSTALLED: &str = "fusermount3 is not installed (apt install fuse3)";
+
+/// Mounts, and answers the connection to the kernel.
+pub(super) fn mount(repository: &Path, mountpoint: &Path) -> Result<OwnedFd> {
+    let cannot = |reason: String| {
+        Error::failed(format!(
+            "cannot mount on {}: {reason}",
+            mountpoint.display()
+        ))
+    };
+    if !Path::new(kernel::DEVICE).exists() {
+        return Err(cannot(kernel::NO_DEVICE.into()));
+    }
+    let (ours, theirs) = UnixStream::pair().map_err(|e| cannot(e.to_string()))?;
+    // As its standard input the socket is passed on without becoming open in
+    // any other program.
+    let child = Command::new(HELPER)
+        .arg("-o")
+        .arg(options(repository.as_os_str()))
+        .arg("--")
+        .arg(mountpoint)
+        .env(SOCKET, "0")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| cannot(not_started(&e)))?;
+    let received = receive(&ours);
+    drop(ours);
+    let output = child
+        .wait_with_output()
+        .map_err(|e| cannot(format!("{HELPER}: {e}")))?;
+    match received {
+        Ok(Some(device)) if output.status.success() => Ok(device),
+        Ok(_) => Err(cannot(said(&output))),
+        Err(e) => Err(cannot(format!("{HELPER}: {e}"))),
+    }
+}
+
+/// Unmounts a FUSE filesystem of this user.
+pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<(), Unmount> {
+    let mut command = Command::new(HELPER);
+    command.arg("-u");
+    if lazily {
+        command.arg("-z");
+    }
+    let output = command
+        .arg("--")
+        .arg(mountpoint)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| Unmount::Failed(not_started(&e)))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let busy = io::Error::from(Errno::BUSY).to_string();
+    let busy = busy.split(" (").next().unwrap_or_default();
+    let said = said(&output);
+    Err(if said.contains(busy) {
+        Unmount::Busy
+    } else {
+        Unmount::Failed(said)
+    })
+}
+
+/// The options of the mount, as the helper parses them: a backslash before a
+/// comma or a backslash in the name.
+fn options(source: &OsStr) -> OsString {
+    let mut options = b"nosuid,nodev,subtype=sessionfs,fsname=".to_vec();
+    for &byte in source.as_bytes() {
+        if matches!(byte, b',' | b'\\') {
+            options.push(b'\\');
+        }
+        options.push(byte);
+    }
+    OsString::from_vec(options)
+}
+
+/// The descriptor that the helper sends, `None` if it ends without sending
+/// one.
+fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let message = loop {
+        let mut data = [IoSliceMut::new(&mut byte)];
+        match rustix::net::recvmsg(socket, &mut data, &mut control, flags) {
+            // ECONNRESET: it ended without having read what we never sent.
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let descriptor = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptor
+        .map(Some)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no descriptor in its message"))
+}
+
+fn not_started(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => NOT_INSTALLED.into(),
+        _ => format!("{HELPER} cannot be started: {error}"),
+    }
+}
+
+/// What the helper has to say, as a part of a line.
+fn said(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    match &lines[..] {
+        [] => format!("{HELPER} failed ({})", output.status),
+        lines => lines.join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_and_backslashes_in_the_name_are_escaped() {
+        let escaped = options(OsStr::from_bytes(b"/a,b\\c \xff"));
+        let expected = b"nosuid,nodev,subtype=sessionfs,fsname=/a\\,b\\\\c \xff";
+        assert_eq!(escaped.as_bytes(), expected);
+    }
+
+    #[test]
+    fn an_answer_without_a_descriptor_is_no_panic() {
+        use std::io::Write;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"x").unwrap();
+        assert!(receive(&ours).is_err());
+        drop(theirs);
+        assert!(receive(&ours).unwrap().is_none());
+    }
+}

@@ -1,0 +1,66 @@
+//! Mounting and unmounting by the system calls themselves, as root.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::attach::Unmount;
+use super::error::{Error, Result};
+use super::table::TYPE;
+
+/// The FUSE device.
+pub(super) const DEVICE: &str = "/dev/fuse";
+
+/// What is told when there is none.
+pub(super) const NO_DEVICE: &str = "the FUSE device /dev/fuse is missing (modprobe fuse)";
+
+/// Mounts, and answers the connection to the kernel.
+pub(super) fn mount(repository: &Path, mountpoint: &Path) -> Result<OwnedFd> {
+    let cannot = |reason: String| {
+        Error::failed(format!(
+            "cannot mount on {}: {reason}",
+            mountpoint.display()
+        ))
+    };
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = match rustix::fs::open(DEVICE, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => return Err(cannot(NO_DEVICE.into())),
+        other => other.map_err(|errno| cannot(format!("{DEVICE}: {}", io::Error::from(errno))))?,
+    };
+    let data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={}\0",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
+    let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes())
+        .map_err(|_| cannot("the mount options contain a NUL".into()))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    match rustix::mount::mount(repository, mountpoint, TYPE, flags, data) {
+        Ok(()) => Ok(device),
+        Err(Errno::PERM) => Err(cannot(
+            "not permitted (mounting needs the capability SYS_ADMIN, which a container has to \
+             be given)"
+                .into(),
+        )),
+        Err(Errno::NODEV) => Err(cannot("the kernel has no FUSE (modprobe fuse)".into())),
+        Err(errno) => Err(cannot(io::Error::from(errno).to_string())),
+    }
+}
+
+/// umount2(2)
+pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<(), Unmount> {
+    let mut flags = UnmountFlags::NOFOLLOW;
+    if lazily {
+        flags |= UnmountFlags::DETACH;
+    }
+    match rustix::mount::unmount(mountpoint, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(Unmount::Busy),
+        Err(errno) => Err(Unmount::Failed(io::Error::from(errno).to_string())),
+    }
+}

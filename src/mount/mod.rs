@@ -1,0 +1,80 @@
+//! Mounting a repository, serving it, and unmounting it.
+//!
+//! fuser's own mount path is not used (DESIGN 7): the mount is made here, and
+//! fuser gets the connection.
+
+mod attach;
+pub mod daemon;
+mod error;
+mod fusermount;
+mod kernel;
+mod preflight;
+mod serve;
+mod signals;
+mod table;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::{Error, Kind, Result};
+pub use serve::serve;
+
+use attach::Unmount;
+use table::Location;
+
+/// What is to be mounted, where and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The repository, absolute. It may be missing.
+    pub repository: PathBuf,
+    /// The mountpoint, absolute. It is made if it is missing.
+    pub mountpoint: PathBuf,
+    /// Whether the mountpoint may have something in it.
+    pub nonempty: bool,
+    /// The number of threads that answer the kernel.
+    pub threads: usize,
+    /// Whether reads may go past this process.
+    pub passthrough: bool,
+    /// How long an open for writing waits for another writer.
+    pub lock_wait: Duration,
+}
+
+/// Unmounts a mount of this program. `lazily` takes it out of sight at once,
+/// and what is open in it stays usable.
+///
+/// # Errors
+/// [`Kind::NotFound`], [`Kind::Refused`] for anything that is no mount of
+/// ours, [`Kind::Busy`], and [`Kind::Failed`].
+pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
+    let cannot = |kind, reason: &str| {
+        let message = format!("cannot unmount {}: {reason}", mountpoint.display());
+        Err(Error::new(kind, message))
+    };
+    let location = match Location::of(mountpoint) {
+        Ok(location) => location,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return cannot(Kind::NotFound, "there is no such directory");
+        }
+        Err(e) => return cannot(Kind::Failed, &e.to_string()),
+    };
+    match (&location.mount, location.mounted_here()) {
+        (_, Some(entry)) if entry.is_ours() => {}
+        (Some(entry), None) if entry.is_ours() => {
+            let reason = format!(
+                "it is inside of the mount on {}",
+                entry.mountpoint.display()
+            );
+            return cannot(Kind::Refused, &reason);
+        }
+        _ => return cannot(Kind::Refused, "it is not a mount of sessionfs"),
+    }
+    match attach::unmount(&location.path, lazily) {
+        Ok(()) => Ok(()),
+        Err(Unmount::Busy) => cannot(
+            Kind::Busy,
+            "it is in use (close what is open in it, or detach it with --lazy)",
+        ),
+        Err(Unmount::Failed(reason)) => cannot(Kind::Failed, &reason),
+    }
+}

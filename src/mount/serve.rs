@@ -1,0 +1,297 @@
+//! Serving a mount, from the making of it to its end.
+
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::{Session, SessionACL};
+
+use super::attach::{self, Mounted, Unmount};
+use super::error::{Error, Result};
+use super::{Request, preflight, signals};
+use crate::fs::{Fs, Options};
+use crate::fuse::Adapter;
+use crate::repo::Repository;
+use crate::sys;
+
+/// How long the end waits for what may never come: a writer to close its
+/// file, or the kernel to end the connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What the threads have to tell.
+enum Event {
+    /// The mountpoint could be looked at, or not.
+    Answered(io::Result<()>),
+    /// Somebody wants us to end.
+    Signal(&'static str),
+    /// The connection to the kernel has ended.
+    Ended(io::Result<()>),
+    /// No save is in progress and no writer open, or the time was over.
+    Drained,
+}
+
+/// Mounts, serves until somebody unmounts or a signal asks to end, and
+/// finishes the saves in progress. `ready` is called when the mount answers;
+/// an error of it ends the mount. `warn` is told of what is done unasked.
+///
+/// To be called before any other thread is started.
+///
+/// # Errors
+/// See [`Kind`](super::Kind).
+pub fn serve(
+    request: &Request,
+    warn: &dyn Fn(&str),
+    ready: impl FnOnce() -> io::Result<()>,
+) -> Result<()> {
+    sys::block_stop_signals().map_err(|e| Error::failed(format!("cannot block signals: {e}")))?;
+    let (repository, mountpoint) = (&request.repository, &request.mountpoint);
+    let mut place = preflight::prepare(repository, mountpoint, request.nonempty, warn)?;
+    let options = Options {
+        passthrough: request.passthrough,
+        lock_wait: request.lock_wait,
+    };
+    let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
+    let connection = attach::mount(&place.repository, &place.mountpoint)?;
+    let mounted = Mounted::new(&place.mountpoint);
+    let started = start(request, fs.clone(), connection, &mounted);
+    let (sender, events) = match started {
+        Ok(channel) => channel,
+        Err(e) => {
+            if let Err(why) = mounted.unmount(true) {
+                log::error!("{}: cannot be unmounted: {why:?}", mountpoint.display());
+            }
+            return Err(Error::failed(format!(
+                "cannot serve the mount on {}: {e}",
+                place.mountpoint.display()
+            )));
+        }
+    };
+    let server = Server {
+        mounted,
+        fs,
+        sender,
+        events,
+        ended: Cell::new(false),
+        drained: Cell::new(false),
+    };
+    server.run(|| {
+        log::info!(
+            "{} is mounted on {}",
+            place.repository.display(),
+            place.mountpoint.display()
+        );
+        place.keep();
+        ready()
+    })
+}
+
+/// Answers the kernel's first request and starts all threads.
+fn start(
+    request: &Request,
+    fs: Arc<Fs>,
+    connection: std::os::fd::OwnedFd,
+    mounted: &Mounted,
+) -> io::Result<(Sender<Event>, Receiver<Event>)> {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(request.threads);
+    // The kernel checks who may use the mount.
+    let acl = SessionACL::All;
+    config.acl = acl;
+    let session = Session::from_fd(Adapter::new(fs), connection, acl, config)?;
+    let (sender, events) = mpsc::channel();
+    // A receiver that is gone belongs to a process at its end.
+    let tell = sender.clone();
+    thread::Builder::new()
+        .name("session".into())
+        .spawn(move || drop(tell.send(Event::Ended(session.run()))))?;
+    let tell = sender.clone();
+    signals::listen(move |name| drop(tell.send(Event::Signal(name))))?;
+    let tell = sender.clone();
+    let mountpoint = mounted.mountpoint().to_owned();
+    thread::Builder::new().name("ready".into()).spawn(move || {
+        let answered = fs::metadata(mountpoint).map(drop);
+        drop(tell.send(Event::Answered(answered)));
+    })?;
+    Ok((sender, events))
+}
+
+/// A mount being served.
+struct Server {
+    mounted: Mounted,
+    fs: Arc<Fs>,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
+    ended: Cell<bool>,
+    drained: Cell<bool>,
+}
+
+/// The second signal: whoever sent it does not want to wait.
+struct Hurry;
+
+impl Server {
+    fn run(self, ready: impl FnOnce() -> io::Result<()>) -> Result<()> {
+        let mut ready = Some(ready);
+        let name = self.mounted.mountpoint().display().to_string();
+        loop {
+            // Never an error: we have a sender ourselves.
+            let Ok(event) = self.events.recv() else {
+                return Ok(());
+            };
+            match event {
+                Event::Answered(Ok(())) => {
+                    if let Some(Err(e)) = ready.take().map(|ready| ready()) {
+                        self.stop();
+                        return Err(Error::failed(format!(
+                            "unmounted {name} again: nobody waits for it: {e}"
+                        )));
+                    }
+                }
+                Event::Answered(Err(e)) => {
+                    self.stop();
+                    return Err(Error::failed(format!(
+                        "cannot mount on {name}: the mount does not answer: {e}"
+                    )));
+                }
+                Event::Signal(signal) => {
+                    log::info!("{name}: unmounting because of {signal}");
+                    self.stop();
+                    return Ok(());
+                }
+                Event::Ended(Ok(())) => {
+                    log::info!("{name}: unmounted by another program");
+                    self.ended.set(true);
+                    self.mounted.remove_if_dead();
+                    self.finish();
+                    return Ok(());
+                }
+                Event::Ended(Err(e)) => {
+                    self.stop();
+                    return Err(Error::failed(format!(
+                        "{name}: unmounted after an error of the connection to the kernel: {e}"
+                    )));
+                }
+                Event::Drained => {}
+            }
+        }
+    }
+
+    /// Unmounts, with the saves in progress finished before this process
+    /// ends.
+    fn stop(&self) {
+        if let ControlFlow::Break(Hurry) = self.leave() {
+            self.hurry();
+        }
+    }
+
+    /// Finishes the saves of a mount that is gone already.
+    fn finish(&self) {
+        if let ControlFlow::Break(Hurry) = self.drain() {
+            self.hurry();
+        }
+    }
+
+    fn leave(&self) -> ControlFlow<Hurry> {
+        // They keep the mount busy, and take a moment only.
+        self.wait(Some(PATIENCE), || self.fs.saves_in_progress() == 0)?;
+        self.unmount()?;
+        self.drain()
+    }
+
+    fn unmount(&self) -> ControlFlow<Hurry> {
+        let name = self.mounted.mountpoint().display();
+        match self.mounted.unmount(false) {
+            Ok(()) => {
+                // Its name is still in use elsewhere (another mount
+                // namespace) if the connection does not end.
+                self.wait(Some(PATIENCE), || self.ended.get())?;
+            }
+            Err(why) => {
+                match why {
+                    Unmount::Busy => log::info!("{name}: in use, detaching it"),
+                    Unmount::Failed(why) => log::warn!("{name}: {why}; detaching it"),
+                }
+                if let Err(why) = self.mounted.unmount(true) {
+                    log::error!("{name}: cannot be detached: {why:?}");
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Waits for open writers for a bounded time, and for saves in progress
+    /// as long as they take.
+    fn drain(&self) -> ControlFlow<Hurry> {
+        let (fs, tell) = (self.fs.clone(), self.sender.clone());
+        let drainer = thread::Builder::new().name("drain".into()).spawn(move || {
+            fs.drain(PATIENCE);
+            drop(tell.send(Event::Drained));
+        });
+        match drainer {
+            Ok(_) => {
+                self.wait(None, || self.drained.get())?;
+            }
+            Err(e) => {
+                log::debug!("draining without a thread: {e}");
+                self.fs.drain(PATIENCE);
+            }
+        }
+        self.wait(None, || self.fs.saves_in_progress() == 0)?;
+        match self.fs.open_writers() {
+            0 => {}
+            writers => log::warn!(
+                "{}: {writers} file(s) are still open for writing; they are not saved",
+                self.mounted.mountpoint().display()
+            ),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The end at once.
+    fn hurry(&self) {
+        let name = self.mounted.mountpoint().display();
+        log::warn!("{name}: ending at once because of a second signal");
+        // Without it, a dead mount would stay.
+        if !self.ended.get()
+            && let Err(why) = self.mounted.unmount(true)
+        {
+            log::error!("{name}: cannot be detached: {why:?}");
+        }
+    }
+
+    /// Waits until `done`, or the time is over; answers whether it is done.
+    /// Broken off by a signal.
+    fn wait(
+        &self,
+        patience: Option<Duration>,
+        done: impl Fn() -> bool,
+    ) -> ControlFlow<Hurry, bool> {
+        let start = Instant::now();
+        while !done() {
+            if patience.is_some_and(|patience| start.elapsed() > patience) {
+                return ControlFlow::Continue(false);
+            }
+            match self.events.recv_timeout(TICK) {
+                Ok(Event::Signal(_)) => return ControlFlow::Break(Hurry),
+                Ok(Event::Ended(result)) => {
+                    self.ended.set(true);
+                    if let Err(e) = result {
+                        log::error!("the connection to the kernel: {e}");
+                    }
+                }
+                Ok(Event::Drained) => self.drained.set(true),
+                Ok(Event::Answered(_)) | Err(RecvTimeoutError::Timeout) => {}
+                // We have a sender ourselves.
+                Err(RecvTimeoutError::Disconnected) => return ControlFlow::Continue(false),
+            }
+        }
+        ControlFlow::Continue(true)
+    }
+}

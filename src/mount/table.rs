@@ -1,0 +1,187 @@
+//! The mounts that this process sees: `/proc/self/mountinfo` (proc(5)).
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+/// The filesystem type of our mounts.
+pub const TYPE: &str = "fuse.sessionfs";
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id, as in `/proc/PID/fdinfo`. Reused after the mount is gone.
+    pub id: u64,
+    /// Major and minor number of the filesystem's device. No other filesystem
+    /// has the same for as long as this one lives.
+    pub device: (u32, u32),
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// The type of the filesystem.
+    pub kind: OsString,
+    /// What is mounted: for ours, the repository.
+    pub source: OsString,
+}
+
+impl Entry {
+    /// Whether it is a mount of this program.
+    pub fn is_ours(&self) -> bool {
+        self.kind == TYPE
+    }
+}
+
+/// All mounts, in the kernel's order.
+pub fn read() -> io::Result<Vec<Entry>> {
+    Ok(parse(&fs::read("/proc/self/mountinfo")?))
+}
+
+/// A path, and the mount that it is on.
+#[derive(Debug)]
+pub struct Location {
+    /// The path without symlinks.
+    pub path: PathBuf,
+    /// The mount it is on, unless that is outside of this process's root.
+    pub mount: Option<Entry>,
+}
+
+impl Location {
+    /// Finds out where `path` leads, without a question to the filesystem
+    /// there: one whose daemon is dead or hangs is found as well.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let fd: OwnedFd = rustix::fs::open(path, flags, Mode::empty())?;
+        let path = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        let id = mount_id(&fd)?;
+        let mount = read()?.into_iter().find(|entry| entry.id == id);
+        Ok(Self { path, mount })
+    }
+
+    /// The mount whose topmost directory this is, if it is one.
+    pub fn mounted_here(&self) -> Option<&Entry> {
+        self.mount
+            .as_ref()
+            .filter(|entry| entry.mountpoint == self.path)
+    }
+}
+
+fn mount_id(fd: &OwnedFd) -> io::Result<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no mnt_id in fdinfo"))
+}
+
+/// A line that is not understood is left out.
+fn parse(text: &[u8]) -> Vec<Entry> {
+    text.split(|&byte| byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
+}
+
+/// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE SUPER`
+fn parse_line(line: &[u8]) -> Option<Entry> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let id = number(fields.next()?)?;
+    let device = fields.nth(1)?;
+    let colon = device.iter().position(|&byte| byte == b':')?;
+    let device = (number(&device[..colon])?, number(&device[colon + 1..])?);
+    let mountpoint = unescape(fields.nth(1)?);
+    fields.find(|field| *field == b"-")?;
+    let kind = unescape(fields.next()?);
+    let source = unescape(fields.next()?);
+    Some(Entry {
+        id,
+        device,
+        mountpoint: mountpoint.into(),
+        kind,
+        source,
+    })
+}
+
+fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// Undoes the octal escapes (`\040`) of space, tab, newline, backslash and
+/// `#`.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        if let [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] = *rest {
+            bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+            rest = &rest[4..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_taken_apart() {
+        let text = b"36 35 98:0 /mnt1 /mnt/a\\040b\\134c\\012d rw,noatime master:1 shared:2 - \
+            fuse.sessionfs /re\\040po rw,user_id=0\n\
+            37 35 0:5 / /dev rw - devtmpfs dev rw\n";
+        let entries = parse(text);
+        assert_eq!(
+            entries[0],
+            Entry {
+                id: 36,
+                device: (98, 0),
+                mountpoint: PathBuf::from("/mnt/a b\\c\nd"),
+                kind: TYPE.into(),
+                source: "/re po".into(),
+            }
+        );
+        assert!(entries[0].is_ours());
+        assert_eq!(entries[1].mountpoint, Path::new("/dev"));
+        assert!(!entries[1].is_ours());
+        assert_eq!(entries.len(), 2);
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_is_left_out() {
+        for line in [
+            "",
+            "36",
+            "x 35 98:0 / /a rw - t s",
+            "36 35 98 / /a rw - t s",
+            "36 35 98:0 / /a rw shared:1 t s",
+            "36 35 98:0 / /a rw - t",
+        ] {
+            assert_eq!(parse(line.as_bytes()), [], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_undone_and_the_rest_stays() {
+        assert_eq!(unescape(b"a\\011b\\043"), "a\tb#");
+        assert_eq!(unescape(b"a\\04"), "a\\04");
+        assert_eq!(unescape(b"\\"), "\\");
+        assert_eq!(unescape(b"\\08x"), "\\08x");
+        assert_eq!(unescape(b"\\377"), OsString::from_vec(vec![0xff]));
+    }
+
+    #[test]
+    fn the_root_is_a_mount() {
+        let root = Location::of(Path::new("/")).unwrap();
+        assert_eq!(root.path, Path::new("/"));
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        let location = Location::of(&link).unwrap();
+        assert_eq!(location.path, dir.path().canonicalize().unwrap());
+        assert_eq!(location.mounted_here(), None);
+    }
+}
