@@ -26,8 +26,10 @@ pub const CWD: BorrowedFd<'static> = rustix::fs::CWD;
 /// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
-    /// openat(2), with and without `O_TMPFILE`
+    /// openat(2)
     Open,
+    /// openat(2) with `O_TMPFILE`
+    OpenTmpfile,
     /// openat2(2)
     OpenBeneath,
     /// statx(2)
@@ -101,18 +103,23 @@ pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result
 ///
 /// `EOPNOTSUPP` where the filesystem has no such files.
 pub fn open_tmpfile(dir: impl AsFd) -> Result<OwnedFd> {
-    openat(
-        dir,
-        OsStr::new("."),
-        OFlags::TMPFILE | OFlags::RDWR,
-        Mode::RUSR | Mode::WUSR,
-    )
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    call(Call::OpenTmpfile, || {
+        rustix::fs::openat(dir.as_fd(), c".", flags, Mode::RUSR | Mode::WUSR)
+    })
 }
 
 /// Opens a directory for reading its entries, for fsync and as a base of
 /// other calls.
 pub fn open_dir(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
     openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Opens the directory at `path`, where alone a symlink is followed: it is
+/// the user who says where the repository is.
+pub fn open_root(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    call(Call::Open, || rustix::fs::open(path, flags, Mode::empty()))
 }
 
 /// A descriptor of whatever `name` is, without opening it (`O_PATH`).
@@ -287,6 +294,24 @@ pub fn read_at(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize> {
         }
     }
     Ok(done)
+}
+
+/// The whole content of a file; `expected` bytes are asked for at first.
+pub fn read_to_end(fd: impl AsFd, expected: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One byte more, so that a file of that size ends in the first round.
+    let mut want = usize::try_from(expected).map_err(|_| Errno::FBIG)? + 1;
+    loop {
+        let at = bytes.len();
+        bytes.try_reserve(want).map_err(|_| Errno::NOMEM)?;
+        bytes.resize(at + want, 0);
+        let n = read_at(&fd, &mut bytes[at..], at as u64)?;
+        bytes.truncate(at + n);
+        if n < want {
+            return Ok(bytes);
+        }
+        want = 1 << 16;
+    }
 }
 
 /// pwrite(2) of the whole buffer.

@@ -99,8 +99,7 @@ impl Repository {
             }
             *root = None;
         }
-        let flags = sys::OFlags::RDONLY | sys::OFlags::DIRECTORY | sys::OFlags::CLOEXEC;
-        match rustix::fs::open(&self.path, flags, Mode::empty()) {
+        match sys::open_root(&self.path) {
             Ok(fd) => {
                 let fd = Arc::new(fd);
                 *root = Some(fd.clone());

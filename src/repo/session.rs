@@ -1,7 +1,6 @@
 //! One session: its checkpoint, its lock, and saves.
 
 use std::ffi::OsStr;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -75,18 +74,12 @@ impl Session {
     /// # Errors
     /// As of [`checkpoint`](Self::checkpoint), and those of reading.
     pub fn load(&self) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        if let Some(checkpoint) = self.checkpoint()? {
-            checkpoint
-                .open()
-                .and_then(|mut file| {
-                    file.read_to_end(&mut bytes)
-                        .map_err(|e| sys::errno_of(&e))
-                        .during("read the checkpoint")
-                })
-                .map_err(|e| e.of(self.name()))?;
-        }
-        Ok(bytes)
+        let Some(checkpoint) = self.checkpoint()? else {
+            return Ok(Vec::new());
+        };
+        let read =
+            || sys::read_to_end(checkpoint.open()?, checkpoint.len()).during("read the checkpoint");
+        read().map_err(|e| e.of(self.name()))
     }
 
     /// Saves `bytes` as the new checkpoint, whatever the current one is.

@@ -1,0 +1,150 @@
+//! The storage without any mount. Each test names the rule of DESIGN that it
+//! holds.
+
+
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::{Repository, Session, SessionName};
+use crate::sys::fault::Plan;
+use crate::sys::{self, Call, Errno, XattrFlags};
+
+/// A repository of its own, with one empty session.
+struct Sandbox {
+    dir: tempfile::TempDir,
+    repository: Repository,
+    session: Session,
+}
+
+impl Sandbox {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = Repository::new(dir.path().join("repository"));
+        std::fs::create_dir_all(repository.path().join("s.session")).unwrap();
+        let session = repository.session(&name("s")).unwrap();
+        Self {
+            dir,
+            repository,
+            session,
+        }
+    }
+
+    /// With a checkpoint that was not made by the code under test.
+    fn with_checkpoint(content: &[u8]) -> Self {
+        let sandbox = Self::new();
+        std::fs::write(sandbox.path("session"), content).unwrap();
+        sandbox
+    }
+
+    /// A path in the session.
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.repository.path().join("s.session").join(name)
+    }
+
+    /// What is in the session.
+    fn entries(&self) -> BTreeSet<String> {
+        entries(&self.path(""))
+    }
+
+    fn content(&self) -> Vec<u8> {
+        std::fs::read(self.path("session")).unwrap()
+    }
+
+    /// How many descriptors this process holds of anything in the sandbox.
+    fn descriptors(&self) -> usize {
+        std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+            .filter(|target| target.starts_with(self.dir.path()))
+            .count()
+    }
+}
+
+fn entries(dir: &Path) -> BTreeSet<String> {
+    std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.into_iter().map(str::to_owned).collect()
+}
+
+fn name(id: impl AsRef<OsStr>) -> SessionName {
+    SessionName::from_id(id).unwrap()
+}
+
+/// An open file, for the wrappers that want a descriptor.
+fn open(path: impl AsRef<Path>) -> File {
+    File::open(path).unwrap()
+}
+
+fn set_xattr(path: &Path, name: &CStr, value: &[u8]) {
+    sys::set_xattr(open(path), name, value, XattrFlags::empty()).unwrap();
+}
+
+fn get_xattr(path: &Path, name: &CStr) -> Option<Vec<u8>> {
+    match sys::get_xattr(open(path), name) {
+        Err(Errno::NODATA) => None,
+        other => Some(other.unwrap()),
+    }
+}
+
+fn xattr_names(path: &Path) -> BTreeSet<CString> {
+    let list = sys::list_xattrs(open(path)).unwrap();
+    list.split_inclusive(|&b| b == 0)
+        .map(|n| CStr::from_bytes_with_nul(n).unwrap().to_owned())
+        .filter(|n| !n.as_bytes().starts_with(b"security."))
+        .collect()
+}
+
+/// How a save has to work: what the filesystem is made to lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ways {
+    tmpfile: bool,
+    xattr: bool,
+}
+
+const ALL_WAYS: [Ways; 4] = [
+    Ways {
+        tmpfile: true,
+        xattr: true,
+    },
+    Ways {
+        tmpfile: true,
+        xattr: false,
+    },
+    Ways {
+        tmpfile: false,
+        xattr: true,
+    },
+    Ways {
+        tmpfile: false,
+        xattr: false,
+    },
+];
+
+impl Ways {
+    /// Lets `plan` decide first, and then denies what these ways lack.
+    fn plan(self, mut plan: impl FnMut(usize, Call) -> Option<Errno> + 'static) -> Plan {
+        let mut marked = self.xattr;
+        Box::new(move |n, call| {
+            let planned = plan(n, call);
+            if planned.is_some() {
+                return planned;
+            }
+            match call {
+                Call::OpenTmpfile if !self.tmpfile => Some(Errno::OPNOTSUPP),
+                // The mark is the first attribute that a save sets.
+                Call::SetXattr if !marked => {
+                    marked = true;
+                    Some(Errno::OPNOTSUPP)
+                }
+                _ => None,
+            }
+        })
+    }
+}
