@@ -48,6 +48,19 @@ impl Checkpoint {
         Err(Error::new(Kind::NotAFile, "open the checkpoint", errno))
     }
 
+    /// Asks again after its publication, which has changed its mark and its
+    /// ctime. If that fails, the answer of before serves, with its final mode.
+    pub(super) fn refresh(&mut self, mode: u32) {
+        match sys::fstat(&self.path) {
+            Ok(stat) => self.stat = stat,
+            Err(errno) => {
+                log::debug!("stat the new checkpoint: {errno}");
+                let kind = u32::from(self.stat.stx_mode) & !0o7777;
+                self.stat.stx_mode = u16::try_from(kind | mode).unwrap_or(self.stat.stx_mode);
+            }
+        }
+    }
+
     /// Opens it for reading.
     ///
     /// # Errors

@@ -183,8 +183,10 @@ impl Staged {
         if current.as_ref().map(state) != replaced.as_ref().map(state) {
             mode = self.prepare(current.as_ref(), how, mark)?;
         }
+        // Before the rename: after it nothing but the sync may fail.
+        let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
+        let mut new = Checkpoint::from_path_fd(path)?;
         if !lock::is_named(&self.session, &self.file).during("look at session.next")? {
-            self.place = Place::Settled;
             return Err(Error::new(Kind::LockBroken, "publish", Errno::CANCELED));
         }
         sys::rename(
@@ -202,8 +204,8 @@ impl Staged {
         self.place = Place::Settled;
         self.unmark(mark, mode);
         self.session.sync_dir()?;
-        let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
-        Checkpoint::from_path_fd(path)
+        new.refresh(mode);
+        Ok(new)
     }
 
     /// The current checkpoint, if this save may replace it.
