@@ -94,14 +94,19 @@ fn inspect(session: &Session) -> sys::Result<State> {
     if !regular || !is_marked(path.as_fd(), &stat)? {
         return Ok(State::Held);
     }
-    // EACCES and ENOENT: not ours to judge, or gone by now.
-    let Ok(file) = sys::reopen(&path, OFlags::RDONLY) else {
-        return Ok(State::Held);
+    let file = match sys::reopen(&path, OFlags::RDONLY) {
+        // Not ours to judge, or gone by now.
+        Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(State::Held),
+        other => other?,
     };
     match sys::try_flock(&file) {
         Ok(()) if is_named(session, &file)? => Ok(State::Dead(file)),
         // It lost its name while we looked: whatever has it now is live.
-        Ok(()) | Err(_) => Ok(State::Held),
+        Ok(()) | Err(Errno::WOULDBLOCK) => Ok(State::Held),
+        // Without flock(2) the dead look like the living; EBADF: NFS wants
+        // a descriptor for writing.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => Ok(State::Held),
+        Err(errno) => Err(errno),
     }
 }
 
