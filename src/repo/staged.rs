@@ -327,11 +327,18 @@ fn create_next(session: &Session) -> Result<OwnedFd> {
         Err(Errno::EXIST) => return Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
         other => other.during("create session.next")?,
     };
-    let held = flock(file.as_fd());
-    if held.is_err() && lock::is_named(session, &file).unwrap_or(false) {
-        let _ = sys::unlink(session.dir(), OsStr::new(NEXT));
+    match flock(file.as_fd()) {
+        Ok(()) => Ok(file),
+        // It is theirs to remove now: by the time we did, the name could be
+        // a third one's (I3).
+        Err(error) if error.kind() == Kind::Locked => Err(error),
+        Err(error) => {
+            if lock::is_named(session, &file).unwrap_or(false) {
+                let _ = sys::unlink(session.dir(), OsStr::new(NEXT));
+            }
+            Err(error)
+        }
     }
-    held.map(|()| file)
 }
 
 /// Says that the owner lives. A filesystem without flock(2) cannot tell the
@@ -341,7 +348,7 @@ fn flock(file: BorrowedFd<'_>) -> Result<()> {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(()),
         // Somebody took it for dead in the moment between its creation and
         // this call, and is about to remove it.
-        Err(Errno::WOULDBLOCK) => Err(Error::new(Kind::LockBroken, "stage", Errno::CANCELED)),
+        Err(Errno::WOULDBLOCK) => Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
         Err(errno) => Err(errno).during("lock session.next"),
     }
 }

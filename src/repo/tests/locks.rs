@@ -1,7 +1,7 @@
 //! `session.next`: whose it is, and what becomes of it (I3, I4).
 
-use super::{Sandbox, set_xattr};
-use crate::repo::lock;
+use super::{Sandbox, Ways, set, set_xattr};
+use crate::repo::{Kind, lock};
 use crate::sys::{Call, Errno, fault};
 
 /// Leaves what a save leaves that was killed before its rename.
@@ -27,4 +27,34 @@ fn i5_a_lock_that_could_not_be_looked_at_is_not_called_locked() {
         assert_eq!(error.errno(), errno.raw_os_error(), "{denied:?}: {error}");
         assert!(!sandbox.session.is_locked().unwrap());
     }
+}
+
+/// I3: without `O_TMPFILE` there is a moment between the creation of
+/// session.next and its flock, in which another save takes it for dead. Then
+/// that one removes it, and only that one: the name may be a third's by the
+/// time the creator gets to it.
+#[test]
+fn i3_a_lock_taken_for_dead_is_left_to_the_one_who_took_it() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let next = sandbox.path("session.next");
+    let other = std::rc::Rc::new(std::cell::RefCell::new(None));
+    let held = other.clone();
+    let no_tmpfile = Ways {
+        tmpfile: false,
+        xattr: true,
+    };
+    let plan = no_tmpfile.plan(move |_, call| {
+        if call == Call::Flock {
+            let file = std::fs::File::open(&next).unwrap();
+            crate::sys::try_flock(&file).unwrap();
+            *held.borrow_mut() = Some(file);
+        }
+        None
+    });
+    let error = fault::with(plan, || sandbox.session.stage()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Locked);
+    assert_eq!(sandbox.entries(), set(["session", "session.next"]));
+    drop(other.take());
+    sandbox.session.save(b"new").unwrap();
+    assert_eq!(sandbox.entries(), set(["session"]));
 }
