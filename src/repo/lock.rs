@@ -120,6 +120,16 @@ pub(super) fn is_named(session: &Session, file: impl AsFd) -> sys::Result<bool> 
     }
 }
 
+/// Whether this very file is a `session.next` that a foreign program made,
+/// who may publish it by a rename of its own. One of ours may be half written.
+pub(super) fn is_foreign(session: &Session, file: impl AsFd) -> Result<bool> {
+    let look = || {
+        let file = file.as_fd();
+        Ok(is_named(session, file)? && !is_marked(file, &sys::fstat(file)?)?)
+    };
+    look().during("look at session.next")
+}
+
 /// Whether a save would be refused now. A dead lock is removed on the way.
 pub(super) fn is_held(session: &Session) -> Result<bool> {
     match inspect(session).during("look at session.next")? {

@@ -9,7 +9,7 @@ use super::error::{During, Error, Kind, Result};
 use super::lock;
 use super::staged::{Base, Commit, Staged};
 use super::{Attributes, SessionName};
-use crate::sys::{self, Errno, Mode, OFlags, RenameFlags};
+use crate::sys::{self, Errno, RenameFlags};
 
 /// The name of the checkpoint in a session's directory.
 pub const CHECKPOINT: &str = "session";
@@ -181,7 +181,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Kind::Locked`] unless the file is itself the `session.next` of this
-    /// session, [`Kind::NotAFile`], [`Kind::NotDurable`], and [`Kind::Os`].
+    /// session, made by a foreign program, [`Kind::NotAFile`], [`Kind::NotDurable`], and [`Kind::Os`].
     pub fn adopt(&self, from: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<()> {
         self.rename_to_checkpoint(from.as_fd(), name, flags)
             .map_err(|e| e.of(self.name()))
@@ -193,15 +193,11 @@ impl Session {
         name: &OsStr,
         flags: RenameFlags,
     ) -> Result<()> {
-        let source = sys::openat(from, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
-            .during("open the new checkpoint")?;
-        let stat = sys::fstat(&source).during("stat the new checkpoint")?;
-        if !rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file() {
-            return Err(Error::new(Kind::NotAFile, "rename", Errno::INVAL));
-        }
+        // Looked at before it is opened, which would wake who waits at a FIFO.
+        let source = sys::open_path(from, name).during("open the new checkpoint")?;
+        let source = Checkpoint::from_path_fd(source)?.open()?;
         sys::fsync(&source).during("sync the new checkpoint")?;
-        let is_next = lock::is_named(self, &source).during("look at session.next")?;
-        if !is_next && lock::is_held(self)? {
+        if !lock::is_foreign(self, &source)? && lock::is_held(self)? {
             return Err(Error::new(Kind::Locked, "rename", Errno::BUSY));
         }
         sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)

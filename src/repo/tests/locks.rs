@@ -1,8 +1,10 @@
 //! `session.next`: whose it is, and what becomes of it (I3, I4).
 
-use super::{Sandbox, Ways, set, set_xattr};
-use crate::repo::{Kind, lock};
-use crate::sys::{Call, Errno, fault};
+use std::ffi::OsStr;
+
+use super::{Sandbox, Ways, mkfifo, set, set_xattr};
+use crate::repo::{Commit, Kind, lock};
+use crate::sys::{Call, Errno, RenameFlags, fault};
 
 /// Leaves what a save leaves that was killed before its rename.
 fn leave_dead(sandbox: &Sandbox) {
@@ -57,4 +59,64 @@ fn i3_a_lock_taken_for_dead_is_left_to_the_one_who_took_it() {
     drop(other.take());
     sandbox.session.save(b"new").unwrap();
     assert_eq!(sandbox.entries(), set(["session"]));
+}
+
+/// I1: a session.next that a save of ours is still writing is no checkpoint,
+/// nor one whose writer died over it; a foreign one may be published.
+#[test]
+fn i1_adopt_never_publishes_a_save_in_progress() {
+    let no_tmpfile = Ways {
+        tmpfile: false,
+        xattr: true,
+    };
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let next = OsStr::new("session.next");
+    let adopt = || {
+        sandbox
+            .session
+            .adopt(sandbox.session.dir(), next, RenameFlags::empty())
+    };
+
+    let staged = fault::with(no_tmpfile.plan(|_, _| None), || sandbox.session.stage()).unwrap();
+    staged.write_at(b"ha", 0).unwrap();
+    assert_eq!(adopt().unwrap_err().kind(), Kind::Locked);
+    assert_eq!(sandbox.content(), b"old");
+    staged.commit(&Commit::default()).unwrap();
+    assert_eq!(sandbox.content(), b"ha");
+
+    leave_dead(&sandbox);
+    adopt().unwrap_err();
+    assert_eq!(sandbox.content(), b"ha");
+
+    std::fs::write(sandbox.path("session.next"), b"foreign").unwrap();
+    adopt().unwrap();
+    assert_eq!(sandbox.content(), b"foreign");
+    assert_eq!(sandbox.entries(), set(["session"]));
+}
+
+/// 2.11: what is no regular file is not renamed to `session`, nor followed;
+/// and who waits to write into a FIFO is not woken by a look at it.
+#[test]
+fn rule_2_11_only_a_regular_file_is_adopted() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    std::fs::create_dir(sandbox.path("directory")).unwrap();
+    std::os::unix::fs::symlink("session", sandbox.path("symlink")).unwrap();
+    mkfifo(&sandbox.path("fifo"));
+    for name in ["directory", "symlink", "fifo"] {
+        let opened = std::rc::Rc::new(std::cell::Cell::new(0));
+        let count = opened.clone();
+        let plan = Box::new(move |_, call| {
+            count.set(count.get() + usize::from(call == Call::Open));
+            None
+        });
+        let error = fault::with(plan, || {
+            let dir = sandbox.session.dir();
+            sandbox
+                .session
+                .adopt(dir, OsStr::new(name), RenameFlags::empty())
+        });
+        assert_eq!(error.unwrap_err().kind(), Kind::NotAFile, "{name}");
+        assert_eq!(opened.get(), 1, "{name}: opened after the look at it");
+        assert_eq!(sandbox.content(), b"old");
+    }
 }
