@@ -227,7 +227,11 @@ impl Staged {
     /// and says so only once.
     fn prepare(&self, replaced: Option<&Checkpoint>, how: &Commit<'_>, mark: Mark) -> Result<u32> {
         let file = self.file.as_fd();
-        let kept = replaced.map_or(how.first_mode, |old| old.stat().stx_mode.into());
+        let kept = replaced.map_or(how.first_mode, |old| {
+            // Where the sticky bit is the mark, it is on a checkpoint only
+            // because a save died before it took it off.
+            u32::from(old.stat().stx_mode) & !mark.bits()
+        });
         let mode = how.attributes.mode.unwrap_or(kept) & 0o7777;
         let marked = Attributes {
             mode: Some(mode | mark.bits()),

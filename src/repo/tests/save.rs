@@ -1,9 +1,9 @@
 //! What a save keeps, refuses and leaves behind.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use super::{ALL_WAYS, Sandbox};
-use crate::repo::{Commit, Kind};
+use super::{ALL_WAYS, Sandbox, get_xattr};
+use crate::repo::{Commit, Kind, lock};
 use crate::sys::{Call, Errno, fault};
 
 /// 2.3: when the rename is done, only the directory's sync can still fail the
@@ -47,4 +47,28 @@ fn rule_2_3_a_directory_that_cannot_be_synced_is_not_durable() {
     assert_eq!(error.kind(), Kind::NotDurable);
     assert_eq!(error.errno(), Errno::IO.raw_os_error());
     assert_eq!(sandbox.content(), b"new");
+}
+
+/// 2.7: a mark that a crash left on the checkpoint, between the rename and
+/// its removal, does not stay in the mode for ever.
+#[test]
+fn rule_2_7_a_mark_left_on_the_checkpoint_is_healed_by_the_next_save() {
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        let mode = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(sandbox.path("session"), mode(0o640)).unwrap();
+        for fail in [true, false] {
+            let mut renamed = false;
+            let plan = ways.plan(move |_, call| {
+                renamed |= call == Call::Rename;
+                let unmark = matches!(call, Call::Chmod | Call::SetXattr);
+                (fail && renamed && unmark).then_some(Errno::IO)
+            });
+            fault::with(plan, || sandbox.session.save(b"new")).unwrap();
+        }
+        let path = sandbox.path("session");
+        let mode = std::fs::metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o640, "{ways:?}");
+        assert_eq!(get_xattr(&path, lock::MARK), None, "{ways:?}");
+    }
 }
