@@ -20,6 +20,10 @@ impl FileId {
             ino: stat.stx_ino,
         }
     }
+
+    pub(super) fn device(self) -> (u32, u32) {
+        self.dev
+    }
 }
 
 /// One checkpoint, held: it can be read for as long as this value lives, even

@@ -4,7 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use super::checkpoint::FileId;
 use crate::sys::{self, Errno};
+
+/// How many directories, counted from the lowest, are held open on the way.
+const KEPT: usize = 32;
 
 /// Removes the directory `name` and all that is in it, without following a
 /// symlink or crossing into another filesystem. What cannot be removed is
@@ -16,25 +20,33 @@ pub(super) fn remove_tree(
     name: &OsStr,
     warn: &mut dyn FnMut(PathBuf, Errno),
 ) -> bool {
-    let opened = sys::open_dir(&parent, name)
-        .and_then(|dir| sys::fstat(&dir).map(|stat| (dir, stat)))
-        .and_then(|(dir, stat)| Level::new(name.to_owned(), dir).map(|level| (level, stat)));
-    let (top, stat) = match opened {
-        Ok(opened) => opened,
+    let top = match Level::open(&parent, name, None) {
+        Ok(top) => top,
         Err(Errno::NOENT) => return true,
         Err(errno) => {
             warn(PathBuf::new(), errno);
             return false;
         }
     };
-    let device = (stat.stx_dev_major, stat.stx_dev_minor);
+    let device = top.id.device();
     let mut complete = true;
     // A stack of our own: a session may be deeper than a thread's stack.
     let mut stack = vec![top];
     while let Some(level) = stack.last_mut() {
+        let Some(dir) = level.dir.as_ref() else {
+            // Only if the way back up failed, which has been told of.
+            return false;
+        };
         let Some(entry) = level.entries.pop() else {
-            let done = stack.pop().map(|level| level.name).unwrap_or_default();
-            let above = stack.last().map_or(parent.as_fd(), |l| l.dir.as_fd());
+            let done = std::mem::take(&mut level.name);
+            if let Err(errno) = ascend(&mut stack) {
+                warn(path_of(&stack, OsStr::new("..")), errno);
+                return false;
+            }
+            let above = stack
+                .last()
+                .and_then(|level| level.dir.as_ref())
+                .map_or(parent.as_fd(), |dir| dir.as_fd());
             match sys::rmdir(above, &done) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => {
@@ -47,12 +59,15 @@ pub(super) fn remove_tree(
             }
             continue;
         };
-        let result = match sys::unlink(&level.dir, &entry) {
+        let result = match sys::unlink(dir, &entry) {
             // EISDIR on Linux, EPERM by POSIX.
             Err(unlinked @ (Errno::ISDIR | Errno::PERM)) => {
-                match descend(&level.dir, &entry, device) {
+                match Level::open(dir, &entry, Some(device)) {
                     Ok(below) => {
                         stack.push(below);
+                        if let Some(far) = stack.len().checked_sub(KEPT + 1) {
+                            stack[far].dir = None;
+                        }
                         continue;
                     }
                     Err(Errno::NOTDIR) => Err(unlinked),
@@ -75,28 +90,45 @@ pub(super) fn remove_tree(
 /// One directory on the way down.
 struct Level {
     name: OsString,
-    dir: OwnedFd,
+    id: FileId,
+    /// `None` when it is far above: a session may be deeper than the limit
+    /// of open files.
+    dir: Option<OwnedFd>,
     entries: Vec<OsString>,
 }
 
 impl Level {
-    fn new(name: OsString, dir: OwnedFd) -> sys::Result<Self> {
+    fn open(parent: impl AsFd, name: &OsStr, device: Option<(u32, u32)>) -> sys::Result<Self> {
+        let dir = sys::open_dir(parent, name)?;
+        let id = FileId::of(&sys::fstat(&dir)?);
+        if device.is_some_and(|device| device != id.device()) {
+            return Err(Errno::XDEV);
+        }
         let entries = sys::read_dir(&dir)?;
         Ok(Self {
-            name,
-            dir,
+            name: name.to_owned(),
+            id,
+            dir: Some(dir),
             entries,
         })
     }
 }
 
-fn descend(dir: &OwnedFd, name: &OsStr, device: (u32, u32)) -> sys::Result<Level> {
-    let below = sys::open_dir(dir, name)?;
-    let stat = sys::fstat(&below)?;
-    if (stat.stx_dev_major, stat.stx_dev_minor) != device {
-        return Err(Errno::XDEV);
+/// Leaves the lowest directory, and opens the one above if it was closed.
+fn ascend(stack: &mut Vec<Level>) -> sys::Result<()> {
+    let below = stack.pop().and_then(|level| level.dir);
+    let (Some(below), Some(above)) = (below, stack.last_mut()) else {
+        return Ok(());
+    };
+    if above.dir.is_none() {
+        let dir = sys::open_dir(below, OsStr::new(".."))?;
+        // Somebody moved the one below: ".." is not where we came from.
+        if FileId::of(&sys::fstat(&dir)?) != above.id {
+            return Err(Errno::STALE);
+        }
+        above.dir = Some(dir);
     }
-    Level::new(name.to_owned(), below)
+    Ok(())
 }
 
 fn path_of(stack: &[Level], name: &OsStr) -> PathBuf {

@@ -2,6 +2,7 @@
 //! holds.
 
 mod locks;
+mod repository;
 mod save;
 
 use std::collections::BTreeSet;
