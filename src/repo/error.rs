@@ -29,8 +29,9 @@ pub enum Kind {
     LockBroken,
     /// `session` is no regular file.
     NotAFile,
-    /// The new checkpoint is in place, but the directory could not be synced:
-    /// it may not survive a power cut.
+    /// The change is made (a new checkpoint is in place, a session is created,
+    /// renamed or removed), but the directory could not be synced: it may not
+    /// survive a power cut.
     NotDurable,
     /// A system call failed; the errno says why.
     Os,
@@ -103,7 +104,7 @@ impl fmt::Display for Error {
             Kind::NotAFile => write!(f, "session is not a regular file"),
             Kind::NotDurable => write!(
                 f,
-                "the checkpoint is in place but may not survive a power cut: {}: {}",
+                "done, but it may not survive a power cut: {}: {}",
                 self.operation,
                 std::io::Error::from(self.errno)
             ),

@@ -130,7 +130,7 @@ impl Session {
     /// held it publishes nothing. Answers whether there was one.
     ///
     /// # Errors
-    /// [`Kind::Os`] with the errno.
+    /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
     pub fn break_lock(&self) -> Result<bool> {
         match sys::unlink(self.dir(), OsStr::new(lock::NEXT)) {
             Ok(()) => self.sync_dir().map(|()| true),
