@@ -80,7 +80,8 @@ fn usual_place(variable: &dyn Fn(&str) -> Option<OsString>) -> io::Result<PathBu
 /// A new directory that nobody else had, mode 0700.
 fn temporary_directory(variable: &dyn Fn(&str) -> Option<OsString>) -> io::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
-    let base = variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
+    let base = variable("TMPDIR").filter(|base| !base.is_empty());
+    let base = std::path::absolute(base.unwrap_or_else(|| OsString::from("/tmp")))?;
     let mut attempt = u64::from(std::process::id());
     loop {
         let path = base.join(format!("sessionfs-{attempt:x}"));
