@@ -116,14 +116,19 @@ impl Repository {
             if let Some(root) = self.root()? {
                 return Ok(root);
             }
+            // All that gets a new name, which has to survive as well (I2).
+            let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+            let made: Vec<_> = self.path.ancestors().take_while(missing).collect();
             std::fs::create_dir_all(&self.path)
                 .map_err(|e| sys::errno_of(&e))
                 .during("make the repository")?;
-            // The new name has to survive as well (I2).
-            if let Some(parent) = self.path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                let parent = sys::open_dir(sys::CWD, parent.as_os_str());
-                if let Ok(parent) = parent {
-                    session::sync_directory(parent.as_fd())?;
+            for parent in made.iter().filter_map(|path| path.parent()) {
+                let here = parent.as_os_str().is_empty();
+                match sys::open_root(if here { Path::new(".") } else { parent }) {
+                    Ok(parent) => session::sync_directory(parent.as_fd())?,
+                    // May be entered, not read: then nobody can sync it.
+                    Err(Errno::ACCESS) => {}
+                    Err(errno) => return Err(errno).during("open the repository's parent"),
                 }
             }
         }
@@ -203,7 +208,8 @@ impl Repository {
     /// the directory, less the umask.
     ///
     /// # Errors
-    /// [`Kind::Exists`], and [`Kind::Os`].
+    /// [`Kind::Exists`], [`Kind::NotDurable`] if it is there but may not
+    /// survive a power cut, and [`Kind::Os`].
     pub fn create_named(&self, name: &SessionName, mode: u32) -> Result<Session> {
         let root = self.root_or_new()?;
         let create = || {
@@ -211,8 +217,14 @@ impl Repository {
                 Err(Errno::EXIST) => return Err(Error::new(Kind::Exists, "create", Errno::EXIST)),
                 other => other.during("make the session's directory")?,
             }
+            let opened = Session::open(&*root, name);
+            if opened.is_err() {
+                // A caller that is told of a failure has no session.
+                let _ = sys::rmdir(&*root, name.as_os_str());
+            }
+            let session = opened?;
             session::sync_directory(root.as_fd())?;
-            Session::open(&*root, name)
+            Ok(session)
         };
         create().map_err(|e| e.of(name))
     }
