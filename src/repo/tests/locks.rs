@@ -1,10 +1,12 @@
 //! `session.next`: whose it is, and what becomes of it (I3, I4).
 
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use super::{Sandbox, Ways, mkfifo, set, set_xattr};
+use super::{ALL_WAYS, Sandbox, Ways, mkfifo, name, open, set, set_xattr};
 use crate::repo::{Commit, Kind, lock};
-use crate::sys::{Call, Errno, RenameFlags, fault};
+use crate::sys::{self, Call, Errno, RenameFlags, fault};
 
 /// Leaves what a save leaves that was killed before its rename.
 fn leave_dead(sandbox: &Sandbox) {
@@ -118,5 +120,161 @@ fn rule_2_11_only_a_regular_file_is_adopted() {
         assert_eq!(error.unwrap_err().kind(), Kind::NotAFile, "{name}");
         assert_eq!(opened.get(), 1, "{name}: opened after the look at it");
         assert_eq!(sandbox.content(), b"old");
+    }
+}
+
+/// I3: a lock broken at any moment between its link and the rename is
+/// noticed: nothing is published, and what has the name since then stays.
+#[test]
+fn i3_a_writer_whose_lock_was_broken_publishes_nothing() {
+    for ways in ALL_WAYS {
+        for replace in [false, true] {
+            let sandbox = Sandbox::with_checkpoint(b"old");
+            let staged = fault::with(ways.plan(|_, _| None), || sandbox.session.stage()).unwrap();
+            staged.write_at(b"new", 0).unwrap();
+            let next = sandbox.path("session.next");
+            let mut broken = false;
+            let plan = move |_: usize, call: Call| {
+                // The first open after the link is that of the base check.
+                if !broken && next.exists() && call == Call::Open {
+                    broken = true;
+                    std::fs::remove_file(&next).unwrap();
+                    if replace {
+                        std::fs::write(&next, b"foreign").unwrap();
+                    }
+                }
+                None
+            };
+            let result = fault::with(ways.plan(plan), || staged.commit(&Commit::default()));
+            assert_eq!(result.unwrap_err().kind(), Kind::LockBroken, "{ways:?}");
+            assert_eq!(sandbox.content(), b"old");
+            if replace {
+                let foreign = std::fs::read(sandbox.path("session.next")).unwrap();
+                assert_eq!(foreign, b"foreign");
+                assert_eq!(sandbox.session.save(b"x").unwrap_err().kind(), Kind::Locked);
+                assert!(sandbox.session.break_lock().unwrap());
+            }
+            assert_eq!(sandbox.entries(), set(["session"]));
+            sandbox.session.save(b"later").unwrap();
+        }
+    }
+}
+
+/// I3: also when it is broken between the last look and the rename.
+#[test]
+fn i3_a_lock_broken_right_before_the_rename_is_noticed() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let next = sandbox.path("session.next");
+    let plan = Box::new(move |_, call| {
+        if call == Call::Rename {
+            std::fs::remove_file(&next).unwrap();
+        }
+        None
+    });
+    let error = fault::with(plan, || sandbox.session.save(b"new")).unwrap_err();
+    assert_eq!(error.kind(), Kind::LockBroken);
+    assert_eq!(sandbox.content(), b"old");
+    assert_eq!(sandbox.entries(), set(["session"]));
+}
+
+/// I3: a save that is given up removes its own session.next, no other.
+#[test]
+fn i3_an_abandoned_save_removes_only_its_own_lock() {
+    let no_tmpfile = ALL_WAYS[2];
+    assert!(!no_tmpfile.tmpfile);
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let stage = || fault::with(no_tmpfile.plan(|_, _| None), || sandbox.session.stage());
+    drop(stage().unwrap());
+    assert_eq!(sandbox.entries(), set(["session"]));
+
+    let staged = stage().unwrap();
+    std::fs::remove_file(sandbox.path("session.next")).unwrap();
+    std::fs::write(sandbox.path("session.next"), b"foreign").unwrap();
+    drop(staged);
+    let foreign = std::fs::read(sandbox.path("session.next")).unwrap();
+    assert_eq!(foreign, b"foreign");
+}
+
+/// I4: marked and not flock'ed is dead, and the next save removes it.
+#[test]
+fn i4_a_dead_lock_is_removed_by_the_next_save() {
+    for ways in ALL_WAYS {
+        for by_xattr in [true, false] {
+            let sandbox = Sandbox::with_checkpoint(b"old");
+            leave_dead(&sandbox);
+            let next = sandbox.path("session.next");
+            if !by_xattr {
+                sys::remove_xattr(open(&next), lock::MARK).unwrap();
+                let sticky = std::fs::Permissions::from_mode(0o600 | lock::MARK_BIT);
+                std::fs::set_permissions(&next, sticky).unwrap();
+            }
+            fault::with(ways.plan(|_, _| None), || sandbox.session.save(b"new")).unwrap();
+            assert_eq!(sandbox.content(), b"new");
+            assert_eq!(sandbox.entries(), set(["session"]));
+        }
+    }
+}
+
+/// I4: while its owner lives a lock is held, and nobody else's save or look
+/// takes it away.
+#[test]
+fn i4_a_living_lock_refuses_every_save() {
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        let other = sandbox.repository.session(&name("s")).unwrap();
+        let next = sandbox.path("session.next");
+        let staged = fault::with(ways.plan(|_, _| None), || sandbox.session.stage()).unwrap();
+        let plan = move |_: usize, call: Call| {
+            if call == Call::Rename {
+                assert!(next.exists());
+                assert!(other.is_locked().unwrap());
+                for ways in ALL_WAYS {
+                    let save = fault::with(ways.plan(|_, _| None), || other.save(b"other"));
+                    assert_eq!(save.unwrap_err().kind(), Kind::Locked);
+                }
+                assert_eq!(other.remove_checkpoint().unwrap_err().kind(), Kind::Locked);
+                std::fs::write(next.with_file_name("upload"), b"upload").unwrap();
+                let adopt = other.adopt(other.dir(), "upload".as_ref(), RenameFlags::empty());
+                assert_eq!(adopt.unwrap_err().kind(), Kind::Locked);
+            }
+            None
+        };
+        fault::with(ways.plan(plan), || staged.commit(&Commit::default())).unwrap();
+        assert_eq!(sandbox.content(), b"");
+        assert_eq!(sandbox.entries(), set(["session", "upload"]));
+    }
+}
+
+/// I4 and section 1: unmarked is foreign, until somebody breaks the lock.
+#[test]
+fn i4_a_foreign_lock_refuses_until_it_is_broken() {
+    let kinds: [(&str, fn(&Path)); 4] = [
+        ("file", |path| std::fs::write(path, b"foreign").unwrap()),
+        ("fifo", mkfifo),
+        ("symlink", |path| {
+            std::os::unix::fs::symlink("session", path).unwrap()
+        }),
+        ("directory", |path| std::fs::create_dir(path).unwrap()),
+    ];
+    for ways in ALL_WAYS {
+        for (kind, make) in kinds {
+            let sandbox = Sandbox::with_checkpoint(b"old");
+            make(&sandbox.path("session.next"));
+            let save = || fault::with(ways.plan(|_, _| None), || sandbox.session.save(b"new"));
+            assert_eq!(save().unwrap_err().kind(), Kind::Locked, "{kind}");
+            assert!(sandbox.session.is_locked().unwrap(), "{kind}");
+            assert_eq!(sandbox.content(), b"old");
+            assert_eq!(sandbox.entries(), set(["session", "session.next"]));
+            if kind == "directory" {
+                // Section 1 says `rm`: that is no `rmdir`.
+                let error = sandbox.session.break_lock().unwrap_err();
+                assert_eq!(error.errno(), Errno::ISDIR.raw_os_error());
+                continue;
+            }
+            assert!(sandbox.session.break_lock().unwrap(), "{kind}");
+            assert!(!sandbox.session.break_lock().unwrap(), "{kind}");
+            save().unwrap();
+            assert_eq!(sandbox.content(), b"new");
+        }
     }
 }
