@@ -1,10 +1,13 @@
 //! What a save keeps, refuses and leaves behind.
 
+use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
-use super::{ALL_WAYS, Sandbox, get_xattr};
-use crate::repo::{Commit, Kind, lock};
-use crate::sys::{Call, Errno, fault};
+use super::{ALL_WAYS, Sandbox, Ways, get_xattr, mkfifo, set, set_xattr, xattr_names};
+use crate::repo::{Attributes, Base, Commit, Kind, Result, lock};
+use crate::sys::{Call, Errno, Timestamps, fault};
 
 /// 2.3: when the rename is done, only the directory's sync can still fail the
 /// save, and it says so; the checkpoint is not reported as unsaved because
@@ -71,4 +74,351 @@ fn rule_2_7_a_mark_left_on_the_checkpoint_is_healed_by_the_next_save() {
         assert_eq!(mode & 0o7777, 0o640, "{ways:?}");
         assert_eq!(get_xattr(&path, lock::MARK), None, "{ways:?}");
     }
+}
+
+/// A POSIX ACL as its extended attribute holds it: user 42 may read.
+fn acl(mask: u8) -> Vec<u8> {
+    let entry = |tag: u16, permissions: u8, id: u32| {
+        let permissions = u16::from(permissions);
+        [
+            &tag.to_le_bytes()[..],
+            &permissions.to_le_bytes(),
+            &id.to_le_bytes(),
+        ]
+        .concat()
+    };
+    let none = u32::MAX;
+    [
+        2_u32.to_le_bytes().to_vec(),
+        entry(0x01, 6, none),
+        entry(0x02, 4, 42),
+        entry(0x04, 4, none),
+        entry(0x10, mask, none),
+        entry(0x20, 0, none),
+    ]
+    .concat()
+}
+
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+
+fn save(sandbox: &Sandbox, ways: Ways, content: &[u8]) -> Result<()> {
+    fault::with(ways.plan(|_, _| None), || sandbox.session.save(content))
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+/// 2.7: a save replaces the content and nothing else.
+#[test]
+fn rule_2_7_mode_owner_xattrs_and_acl_survive_a_save() {
+    for ways in ALL_WAYS {
+        for (bits, uid, gid) in [(0o600, 0, 0), (0o444, 7, 8), (0o4751, 0, 8), (0, 7, 0)] {
+            let sandbox = Sandbox::with_checkpoint(b"old");
+            let path = sandbox.path("session");
+            set_xattr(&path, c"user.color", b"red");
+            set_xattr(&path, c"user.empty", b"");
+            set_xattr(&path, c"user.long", &[7; 1000]);
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(bits)).unwrap();
+            let names = xattr_names(&path);
+            for content in [&b"new"[..], b"newer"] {
+                save(&sandbox, ways, content).unwrap();
+                let stat = std::fs::metadata(&path).unwrap();
+                assert_eq!(
+                    (mode(&path), stat.uid(), stat.gid()),
+                    (bits, uid, gid),
+                    "{ways:?}"
+                );
+                assert_eq!(xattr_names(&path), names, "{ways:?}");
+                assert_eq!(get_xattr(&path, c"user.color").unwrap(), b"red");
+                assert_eq!(get_xattr(&path, c"user.empty").unwrap(), b"");
+                assert_eq!(get_xattr(&path, c"user.long").unwrap(), [7; 1000]);
+                assert_eq!(sandbox.content(), content);
+            }
+        }
+    }
+}
+
+#[test]
+fn rule_2_7_an_acl_survives_a_save() {
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        let path = sandbox.path("session");
+        set_xattr(&path, ACCESS_ACL, &acl(4));
+        let bits = mode(&path);
+        save(&sandbox, ways, b"new").unwrap();
+        assert_eq!(get_xattr(&path, ACCESS_ACL).unwrap(), acl(4), "{ways:?}");
+        assert_eq!(mode(&path), bits, "{ways:?}");
+    }
+}
+
+/// 2.7: the default ACL of the directory is for new files, not for saves.
+#[test]
+fn rule_2_7_a_default_acl_gives_a_saved_checkpoint_nothing() {
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        let path = sandbox.path("session");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o660)).unwrap();
+        set_xattr(&sandbox.path(""), DEFAULT_ACL, &acl(7));
+        save(&sandbox, ways, b"new").unwrap();
+        assert_eq!(get_xattr(&path, ACCESS_ACL), None, "{ways:?}");
+        assert_eq!(mode(&path), 0o660, "{ways:?}");
+    }
+}
+
+/// 2.7: the first checkpoint gets 0644 less the umask, or what is asked for.
+#[test]
+fn rule_2_7_the_mode_and_owner_of_a_first_checkpoint() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let umask = status.lines().find_map(|l| l.strip_prefix("Umask:\t"));
+    let umask = u32::from_str_radix(umask.unwrap(), 8).unwrap();
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::new();
+        save(&sandbox, ways, b"new").unwrap();
+        assert_eq!(mode(&sandbox.path("session")), 0o644 & !umask, "{ways:?}");
+
+        let sandbox = Sandbox::new();
+        let first = Commit {
+            first_mode: 0o640,
+            first_owner: Some((7, 8)),
+            ..Commit::default()
+        };
+        let commit = || sandbox.session.stage().unwrap().commit(&first).map(drop);
+        fault::with(ways.plan(|_, _| None), commit).unwrap();
+        let stat = std::fs::metadata(sandbox.path("session")).unwrap();
+        assert_eq!(stat.mode() & 0o7777, 0o640, "{ways:?}");
+        assert_eq!((stat.uid(), stat.gid()), (7, 8));
+    }
+}
+
+/// 2.7, section 4: what the writer has set goes with the save.
+#[test]
+fn rule_2_7_attributes_that_the_writer_set_are_published_with_its_save() {
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        let path = sandbox.path("session");
+        set_xattr(&path, c"user.gone", b"1");
+        set_xattr(&path, c"user.kept", b"1");
+        let time = rustix::fs::Timespec {
+            tv_sec: 1_000_000_000,
+            tv_nsec: 5,
+        };
+        let attributes = Attributes {
+            mode: Some(0o4711),
+            uid: Some(7),
+            gid: Some(8),
+            times: Some(Timestamps {
+                last_access: time,
+                last_modification: time,
+            }),
+            xattrs: vec![
+                (c"user.gone".into(), None),
+                (c"user.new".into(), Some(b"2".to_vec())),
+            ],
+        };
+        let commit = Commit {
+            attributes,
+            ..Commit::default()
+        };
+        let run = || sandbox.session.stage().unwrap().commit(&commit).map(drop);
+        fault::with(ways.plan(|_, _| None), run).unwrap();
+        let stat = std::fs::metadata(&path).unwrap();
+        assert_eq!(
+            (stat.mode() & 0o7777, stat.uid(), stat.gid()),
+            (0o4711, 7, 8)
+        );
+        assert_eq!((stat.mtime(), stat.mtime_nsec()), (1_000_000_000, 5));
+        assert_eq!(get_xattr(&path, c"user.gone"), None);
+        assert_eq!(get_xattr(&path, c"user.kept").unwrap(), b"1");
+        assert_eq!(get_xattr(&path, c"user.new").unwrap(), b"2");
+    }
+}
+
+/// 2.7: attributes set by somebody else while the save is under way stay too.
+#[test]
+fn rule_2_7_a_chmod_during_the_save_is_not_lost() {
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        let path = sandbox.path("session");
+        let target = path.clone();
+        let mut synced = false;
+        let plan = move |_: usize, call: Call| {
+            if call == Call::Fsync && !synced {
+                synced = true;
+                std::fs::set_permissions(&target, PermissionsExt::from_mode(0o604)).unwrap();
+            }
+            None
+        };
+        fault::with(ways.plan(plan), || sandbox.session.save(b"new")).unwrap();
+        assert_eq!(
+            (mode(&path), sandbox.content()),
+            (0o604, b"new".to_vec()),
+            "{ways:?}"
+        );
+    }
+}
+
+/// 2.9: no lost update, however the newer checkpoint came, and at whatever
+/// moment; a writer that truncated replaces it.
+#[test]
+fn rule_2_9_a_save_from_a_replaced_base_is_refused() {
+    type Replace = fn(&Sandbox);
+    let replacements: [(&str, Replace); 3] = [
+        ("saved", |s| s.session.save(b"newer").unwrap()),
+        ("renamed", |s| {
+            std::fs::write(s.path("x"), b"newer").unwrap();
+            std::fs::rename(s.path("x"), s.path("session")).unwrap();
+        }),
+        ("removed", |s| {
+            std::fs::remove_file(s.path("session")).unwrap()
+        }),
+    ];
+    for ways in ALL_WAYS {
+        for (how, replace) in replacements {
+            // Without O_TMPFILE the writer's own lock refuses the other save.
+            if how == "saved" && !ways.tmpfile {
+                continue;
+            }
+            let sandbox = Sandbox::with_checkpoint(b"old");
+            let base = sandbox.session.checkpoint().unwrap();
+            let stage = || sandbox.session.stage().unwrap();
+            let lost = fault::with(ways.plan(|_, _| None), stage);
+            let truncated = ways.tmpfile.then(stage);
+            replace(&sandbox);
+            let now = std::fs::read(sandbox.path("session")).ok();
+            let commit = Commit {
+                base: Base::Only(base.as_ref()),
+                ..Commit::default()
+            };
+            let error = fault::with(ways.plan(|_, _| None), || lost.commit(&commit));
+            assert_eq!(
+                error.unwrap_err().kind(),
+                Kind::Superseded,
+                "{ways:?} {how}"
+            );
+            assert_eq!(std::fs::read(sandbox.path("session")).ok(), now, "{how}");
+            assert!(!sandbox.path("session.next").exists());
+            if let Some(truncated) = truncated {
+                truncated.commit(&Commit::default()).unwrap();
+                assert_eq!(sandbox.content(), b"", "{how}");
+            }
+        }
+    }
+}
+
+/// 2.9: also when the base goes between the first look and the link.
+#[test]
+fn rule_2_9_a_base_replaced_during_the_commit_is_noticed() {
+    for base_is_there in [true, false] {
+        let sandbox = Sandbox::new();
+        if base_is_there {
+            std::fs::write(sandbox.path("session"), b"old").unwrap();
+        }
+        let base = sandbox.session.checkpoint().unwrap();
+        let staged = sandbox.session.stage().unwrap();
+        let newer = sandbox.path("newer");
+        let plan = Box::new(move |_, call| {
+            if call == Call::Link {
+                std::fs::write(&newer, b"newer").unwrap();
+                std::fs::rename(&newer, newer.with_file_name("session")).unwrap();
+            }
+            None
+        });
+        let commit = Commit {
+            base: Base::Only(base.as_ref()),
+            ..Commit::default()
+        };
+        let error = fault::with(plan, || staged.commit(&commit)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Superseded);
+        assert_eq!(sandbox.content(), b"newer");
+        assert_eq!(sandbox.entries(), set(["session"]));
+    }
+}
+
+/// 2.1 and section 4: every checkpoint is an inode of its own, and who holds
+/// an old one reads it to the end.
+#[test]
+fn rule_2_1_every_save_makes_a_new_inode() {
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::with_checkpoint(b"0");
+        let mut held = vec![sandbox.session.checkpoint().unwrap().unwrap()];
+        for n in 1..5 {
+            save(&sandbox, ways, n.to_string().as_bytes()).unwrap();
+            held.push(sandbox.session.checkpoint().unwrap().unwrap());
+        }
+        let inodes: BTreeSet<_> = held.iter().map(|c| c.stat().stx_ino).collect();
+        assert_eq!(inodes.len(), held.len());
+        for (n, checkpoint) in held.iter().enumerate() {
+            let text = std::io::read_to_string(checkpoint.open().unwrap()).unwrap();
+            assert_eq!(text, n.to_string());
+        }
+    }
+}
+
+/// I1: what is no regular file is neither followed nor replaced.
+#[test]
+fn i1_what_is_no_file_is_not_followed_and_not_replaced() {
+    let kinds: [(&str, fn(&Path)); 4] = [
+        ("directory", |path| std::fs::create_dir(path).unwrap()),
+        ("symlink", |path| {
+            std::os::unix::fs::symlink("target", path).unwrap()
+        }),
+        ("dangling", |path| {
+            std::os::unix::fs::symlink("nowhere", path).unwrap()
+        }),
+        ("fifo", mkfifo),
+    ];
+    for ways in ALL_WAYS {
+        for (kind, make) in kinds {
+            let sandbox = Sandbox::new();
+            std::fs::write(sandbox.path("target"), b"canary").unwrap();
+            make(&sandbox.path("session"));
+            let before = std::fs::symlink_metadata(sandbox.path("session")).unwrap();
+            let error = save(&sandbox, ways, b"new").unwrap_err();
+            assert_eq!(error.kind(), Kind::NotAFile, "{kind} {ways:?}");
+            assert_eq!(sandbox.session.load().unwrap_err().kind(), Kind::NotAFile);
+            let after = std::fs::symlink_metadata(sandbox.path("session")).unwrap();
+            assert_eq!((before.ino(), before.mode()), (after.ino(), after.mode()));
+            assert_eq!(std::fs::read(sandbox.path("target")).unwrap(), b"canary");
+            assert_eq!(sandbox.entries(), set(["session", "target"]), "{kind}");
+        }
+    }
+}
+
+/// Section 3: a filesystem that cannot sync directories is no I/O error.
+#[test]
+fn einval_from_the_sync_of_a_directory_is_no_error() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let mut renamed = false;
+    let plan = Box::new(move |_, call| {
+        renamed |= call == Call::Rename;
+        (renamed && call == Call::Fsync).then_some(Errno::INVAL)
+    });
+    fault::with(plan, || sandbox.session.save(b"new")).unwrap();
+    assert_eq!(sandbox.content(), b"new");
+}
+
+/// I2: data is synced before it gets a name, the directory after the rename.
+#[test]
+fn i2_the_order_of_a_save_is_sync_link_rename_sync() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let calls = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let log = calls.clone();
+    let plan = Box::new(move |_, call| {
+        if matches!(call, Call::Write | Call::Fsync | Call::Link | Call::Rename) {
+            log.borrow_mut().push(call);
+        }
+        None
+    });
+    fault::with(plan, || sandbox.session.save(b"new")).unwrap();
+    let order = [
+        Call::Write,
+        Call::Fsync,
+        Call::Link,
+        Call::Rename,
+        Call::Fsync,
+    ];
+    assert_eq!(calls.take(), order);
 }
