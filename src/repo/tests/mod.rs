@@ -1,6 +1,7 @@
 //! The storage without any mount. Each test names the rule of DESIGN that it
 //! holds.
 
+mod concurrency;
 mod faults;
 mod locks;
 mod repository;

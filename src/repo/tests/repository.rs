@@ -1,12 +1,16 @@
 //! The rules of DESIGN section 1.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::{Sandbox, entries, name, set};
-use crate::repo::Repository;
-use crate::sys::{self, Call, Errno, Mode, fault};
+use super::{Sandbox, entries, mkfifo, name, set};
+use crate::repo::{Kind, Repository};
+use crate::sys::{self, Call, Errno, Mode, RenameFlags, fault};
 
 /// A directory in a directory, and so on: too deep for any path.
 fn deep(top: &Path, levels: usize) {
@@ -75,4 +79,313 @@ fn i5_a_create_that_failed_leaves_no_session() {
     let error = fault::with(plan, || sandbox.repository.create("pbox-")).unwrap_err();
     assert_eq!(error.errno(), Errno::MFILE.raw_os_error());
     assert_eq!(entries(sandbox.repository.path()), set(["s.session"]));
+}
+
+fn ids(repository: &Repository) -> Vec<OsString> {
+    let list = repository.list().unwrap();
+    list.iter().map(|e| e.name.id().to_owned()).collect()
+}
+
+/// Sets a time of the last change that no clock has to be waited for.
+fn age(path: &Path, seconds: u32) {
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(10_000, seconds);
+    File::open(path).unwrap().set_modified(time).unwrap();
+}
+
+/// Section 1, enumerate: what is a session and what is none.
+#[test]
+fn list_finds_real_directories_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = Repository::new(dir.path());
+    let long = OsString::from("x".repeat(247));
+    let wanted = [
+        OsString::from("plain"),
+        OsString::from("two\nlines"),
+        OsString::from_vec(b"\xff\xfe".to_vec()),
+        long,
+    ];
+    for id in &wanted {
+        std::fs::create_dir(dir.path().join(name(id).as_os_str())).unwrap();
+    }
+    for other in [".hidden.session", "directory", ".session", "a.session.bak"] {
+        std::fs::create_dir(dir.path().join(other)).unwrap();
+    }
+    std::fs::write(dir.path().join("file.session"), "").unwrap();
+    std::os::unix::fs::symlink("plain.session", dir.path().join("link.session")).unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.path().join("dangling.session")).unwrap();
+    mkfifo(&dir.path().join("fifo.session"));
+    let found: BTreeSet<_> = ids(&repository).into_iter().collect();
+    assert_eq!(found, wanted.into_iter().collect());
+    for none in ["link", "dangling", "file", "fifo", "absent"] {
+        let error = repository.session(&name(none)).unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound, "{none}");
+        assert!(repository.remove(&name(none), |_, _| {}).is_err(), "{none}");
+    }
+    assert!(dir.path().join("plain.session").is_dir());
+    assert!(dir.path().join("file.session").exists());
+}
+
+/// Section 1, enumerate: youngest first, among 10,000, to the nanosecond.
+#[test]
+fn list_orders_10000_sessions_by_their_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = Repository::new(dir.path());
+    // Neither the order of making nor that of the names: 7919 is a prime.
+    let time = |n: u32| n * 7919 % 10_000;
+    for n in 0..10_000 {
+        let path = dir.path().join(format!("{n}.session"));
+        std::fs::create_dir(&path).unwrap();
+        age(&path, time(n));
+    }
+    let mut wanted: Vec<u32> = (0..10_000).collect();
+    wanted.sort_by_key(|&n| std::cmp::Reverse(time(n)));
+    let wanted: Vec<_> = wanted
+        .iter()
+        .map(|n| OsString::from(n.to_string()))
+        .collect();
+    assert_eq!(ids(&repository), wanted);
+}
+
+/// Section 1, enumerate: what vanishes meanwhile is left out, not an error.
+#[test]
+fn list_leaves_out_what_vanishes_meanwhile() {
+    let sandbox = Sandbox::new();
+    sandbox
+        .repository
+        .create_named(&name("gone"), 0o755)
+        .unwrap();
+    let gone = sandbox.repository.path().join("gone.session");
+    let mut read = false;
+    let plan = Box::new(move |_, call| {
+        read |= call == Call::ReadDir;
+        if read && call == Call::Stat {
+            let _ = std::fs::remove_dir(&gone);
+        }
+        None
+    });
+    let list = fault::with(plan, || ids(&sandbox.repository));
+    assert_eq!(list, ["s"]);
+}
+
+/// Section 1: a missing repository is an empty list, and one that is removed
+/// and made anew while it is held is the new one.
+#[test]
+fn a_repository_may_go_and_come_back() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let path = sandbox.repository.path().to_owned();
+    assert_eq!(ids(&sandbox.repository), ["s"]);
+    std::fs::remove_dir_all(&path).unwrap();
+    assert!(ids(&sandbox.repository).is_empty());
+    let error = sandbox.repository.session(&name("s")).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    sandbox.session.save(b"nowhere").unwrap_err();
+
+    std::fs::create_dir_all(path.join("t.session")).unwrap();
+    assert_eq!(ids(&sandbox.repository), ["t"]);
+    std::fs::remove_dir_all(&path).unwrap();
+    sandbox.repository.create_named(&name("u"), 0o755).unwrap();
+    assert_eq!(ids(&sandbox.repository), ["u"]);
+
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    let error = sandbox.repository.list().unwrap_err();
+    assert_eq!(error.errno(), Errno::NOTDIR.raw_os_error());
+}
+
+/// Section 1, create: the slug, the time, and a number if that is taken.
+#[test]
+fn create_numbers_the_sessions_of_one_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let repository = Repository::new(dir.path());
+    let mut made = BTreeSet::new();
+    for _ in 0..300 {
+        let session = repository.create("my run-").unwrap();
+        assert!(made.insert(session.name().clone()), "made twice");
+    }
+    for name in &made {
+        let id = name.id().to_str().unwrap();
+        let (first, number) = id.split_once("_(").unwrap_or((id, ""));
+        assert!(first.starts_with("my_run-2"), "{id}");
+        // Each number has its predecessor.
+        if let Some(number) = number.strip_suffix(')') {
+            let before = match number.parse::<u32>().unwrap() {
+                1 => first.to_owned(),
+                n => format!("{first}_({})", n - 1),
+            };
+            assert!(made.contains(&self::name(before)), "{id}");
+        }
+    }
+    assert!(
+        made.len() > 250
+            && made
+                .iter()
+                .any(|n| n.id().to_str().unwrap().ends_with("_(2)"))
+    );
+    assert_eq!(
+        repository.create(".x").unwrap_err().kind(),
+        Kind::InvalidName
+    );
+    let error = repository.create_named(made.first().unwrap(), 0o755);
+    assert_eq!(error.unwrap_err().kind(), Kind::Exists);
+}
+
+/// Section 1, create: two creators never share a session.
+#[test]
+fn eight_creators_at_once_never_share_a_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("not/there/yet");
+    let start = std::sync::Barrier::new(8);
+    let create = || {
+        let repository = Repository::new(&path);
+        start.wait();
+        let names = (0..25).map(|_| repository.create("pbox-").unwrap().name().clone());
+        names.collect::<Vec<_>>()
+    };
+    let names: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap())
+            .collect()
+    });
+    let distinct: BTreeSet<_> = names.iter().collect();
+    assert_eq!((names.len(), distinct.len()), (200, 200));
+    assert_eq!(Repository::new(&path).list().unwrap().len(), 200);
+}
+
+/// Section 1, remove: symlinks are removed, never followed.
+#[test]
+fn remove_does_not_touch_what_symlinks_point_to() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let outside = sandbox.dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("canary"), "alive").unwrap();
+    let inside = sandbox.path("a/b");
+    std::fs::create_dir_all(&inside).unwrap();
+    for (target, link) in [
+        ("", "directory"),
+        ("canary", "file"),
+        ("nowhere", "dangling"),
+    ] {
+        std::os::unix::fs::symlink(outside.join(target), inside.join(link)).unwrap();
+    }
+    std::fs::hard_link(outside.join("canary"), inside.join("hard")).unwrap();
+    mkfifo(&inside.join("fifo"));
+    let unexpected = |path, error| panic!("{path:?}: {error}");
+    sandbox.repository.remove(&name("s"), unexpected).unwrap();
+    assert_eq!(std::fs::read(outside.join("canary")).unwrap(), b"alive");
+    assert_eq!(entries(&outside), set(["canary"]));
+    assert!(entries(sandbox.repository.path()).is_empty());
+}
+
+/// Section 1, remove: what cannot be removed is warned about once, by its
+/// path, and the rest still goes.
+#[test]
+fn remove_warns_of_what_stays_and_removes_the_rest() {
+    for refused in [Errno::PERM, Errno::ACCESS, Errno::BUSY, Errno::IO] {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        std::fs::create_dir_all(sandbox.path("a/b")).unwrap();
+        for file in ["a/b/stays", "goes", "goes too"] {
+            std::fs::write(sandbox.path(file), "").unwrap();
+        }
+        // The first removal after the listing of s, of a and then of b.
+        let (mut listed, mut listing) = (0, false);
+        let plan = Box::new(move |_, call| {
+            let first = call == Call::Unlink && std::mem::take(&mut listing);
+            listing |= call == Call::ReadDir;
+            listed += usize::from(first);
+            (first && listed == 3).then_some(refused)
+        });
+        let mut warned = Vec::new();
+        let error = fault::with(plan, || {
+            let warn = |path, error: std::io::Error| warned.push((path, error.raw_os_error()));
+            sandbox.repository.remove(&name("s"), warn).unwrap_err()
+        });
+        assert_eq!(error.errno(), Errno::NOTEMPTY.raw_os_error(), "{refused:?}");
+        let stays = ("a/b/stays".into(), Some(refused.raw_os_error()));
+        assert_eq!(warned, [stays]);
+        assert_eq!(entries(&sandbox.path("")), set(["a"]));
+        assert_eq!(entries(&sandbox.path("a/b")), set(["stays"]));
+    }
+}
+
+/// The same with a directory that the kernel itself keeps as it is.
+#[test]
+fn remove_warns_of_all_that_an_immutable_directory_keeps() {
+    use rustix::fs::IFlags;
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let kept = sandbox.path("kept");
+    std::fs::create_dir_all(kept.join("directory")).unwrap();
+    std::fs::write(kept.join("file"), "").unwrap();
+    std::fs::write(sandbox.path("goes"), "").unwrap();
+    std::os::unix::fs::symlink("file", kept.join("symlink")).unwrap();
+    let dir = File::open(&kept).unwrap();
+    let flags = rustix::fs::ioctl_getflags(&dir).unwrap();
+    rustix::fs::ioctl_setflags(&dir, flags | IFlags::IMMUTABLE)
+        .expect("this test wants CAP_LINUX_IMMUTABLE and a filesystem with chattr");
+    let mut warned = BTreeSet::new();
+    let warn = |path: PathBuf, error: std::io::Error| {
+        warned.insert((path, error.raw_os_error()));
+    };
+    let result = sandbox.repository.remove(&name("s"), warn);
+    rustix::fs::ioctl_setflags(&dir, flags).unwrap();
+    assert!(result.is_err());
+    let all = ["kept", "kept/directory", "kept/file", "kept/symlink"];
+    let refused = Some(Errno::PERM.raw_os_error());
+    assert_eq!(warned, all.map(|path| (path.into(), refused)).into());
+    assert_eq!(sandbox.entries(), set(["kept"]));
+    sandbox
+        .repository
+        .remove(&name("s"), |path, error| panic!("{path:?}: {error}"))
+        .unwrap();
+}
+
+/// 2.13 and section 1: a rename moves the session, and replaces only an empty
+/// one; who holds it open holds the same one.
+#[test]
+fn rename_moves_a_session_and_replaces_only_an_empty_one() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let rename = |from, to| {
+        let flags = RenameFlags::empty();
+        sandbox.repository.rename(&name(from), &name(to), flags)
+    };
+    rename("s", "t").unwrap();
+    assert_eq!(ids(&sandbox.repository), ["t"]);
+    sandbox.session.save(b"new").unwrap();
+    let moved = sandbox.repository.session(&name("t")).unwrap();
+    assert_eq!(moved.load().unwrap(), b"new");
+    assert_eq!(rename("s", "u").unwrap_err().kind(), Kind::NotFound);
+
+    let full = sandbox
+        .repository
+        .create_named(&name("full"), 0o755)
+        .unwrap();
+    full.save(b"full").unwrap();
+    assert_eq!(rename("t", "full").unwrap_err().kind(), Kind::Exists);
+    sandbox
+        .repository
+        .create_named(&name("empty"), 0o755)
+        .unwrap();
+    rename("t", "empty").unwrap();
+    let flags = RenameFlags::NOREPLACE;
+    let taken = sandbox
+        .repository
+        .rename(&name("empty"), &name("full"), flags);
+    assert_eq!(taken.unwrap_err().kind(), Kind::Exists);
+    assert_eq!(full.load().unwrap(), b"full");
+}
+
+#[test]
+fn remove_empty_refuses_a_session_with_anything_in_it() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let remove = || sandbox.repository.remove_empty(&name("s"));
+    assert_eq!(
+        remove().unwrap_err().errno(),
+        Errno::NOTEMPTY.raw_os_error()
+    );
+    assert!(sandbox.session.remove_checkpoint().unwrap());
+    assert!(!sandbox.session.remove_checkpoint().unwrap());
+    assert!(sandbox.session.load().unwrap().is_empty());
+    remove().unwrap();
+    assert_eq!(remove().unwrap_err().kind(), Kind::NotFound);
 }
