@@ -331,18 +331,23 @@ fn create_next(session: &Session) -> Result<OwnedFd> {
         Err(Errno::EXIST) => return Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
         other => other.during("create session.next")?,
     };
-    match flock(file.as_fd()) {
-        Ok(()) => Ok(file),
+    let held = flock(file.as_fd());
+    if held.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
         // It is theirs to remove now: by the time we did, the name could be
         // a third one's (I3).
-        Err(error) if error.kind() == Kind::Locked => Err(error),
-        Err(error) => {
-            if lock::is_named(session, &file).unwrap_or(false) {
-                let _ = sys::unlink(session.dir(), OsStr::new(NEXT));
-            }
-            Err(error)
-        }
+        return held.map(|()| file);
     }
+    let named = || lock::is_named(session, &file).during("look at session.next");
+    let error = match held.and_then(|()| named()) {
+        Ok(true) => return Ok(file),
+        // Taken for dead before it was flock'ed, and removed by now.
+        Ok(false) => Error::new(Kind::Locked, "stage", Errno::BUSY),
+        Err(error) => error,
+    };
+    if named().unwrap_or(false) {
+        let _ = sys::unlink(session.dir(), OsStr::new(NEXT));
+    }
+    Err(error)
 }
 
 /// Says that the owner lives. A filesystem without flock(2) cannot tell the

@@ -31,9 +31,7 @@ fn save(session: &Session, ways: Ways, bytes: &[u8]) {
     loop {
         match fault::with(ways.plan(|_, _| None), || session.save(bytes)) {
             Ok(()) => return,
-            // Without O_TMPFILE a lock looks dead before it is flock'ed.
             Err(e) if e.kind() == Kind::Locked => {}
-            Err(e) if e.kind() == Kind::LockBroken && !ways.tmpfile => {}
             Err(e) => panic!("{ways:?}: {e:?}"),
         }
         std::thread::yield_now();

@@ -278,3 +278,24 @@ fn i4_a_foreign_lock_refuses_until_it_is_broken() {
         }
     }
 }
+
+/// I3: the same when it is gone before its creator's flock. Nobody broke the
+/// lock: nothing is written yet, and trying again helps.
+#[test]
+fn i3_a_lock_removed_before_its_flock_is_locked_not_broken() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let other = sandbox.repository.session(&name("s")).unwrap();
+    let plan = move |_: usize, call: Call| {
+        if call == Call::Flock {
+            assert!(!other.is_locked().unwrap(), "it looks dead");
+        }
+        None
+    };
+    let no_tmpfile = Ways {
+        tmpfile: false,
+        xattr: true,
+    };
+    let error = fault::with(no_tmpfile.plan(plan), || sandbox.session.stage()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Locked);
+    assert_eq!(sandbox.entries(), set(["session"]));
+}
