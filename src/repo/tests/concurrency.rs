@@ -38,6 +38,15 @@ fn save(session: &Session, ways: Ways, bytes: &[u8]) {
     }
 }
 
+/// Lets the readers end when a writer does, also by a panic.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn race(ways: Ways) {
     let sandbox = Sandbox::with_checkpoint(&content(0));
     let path = sandbox.repository.path();
@@ -47,10 +56,10 @@ fn race(ways: Ways) {
         for writer in 0..WRITERS {
             let (session, writing) = (session(), &writing);
             scope.spawn(move || {
+                let _done = Done(writing);
                 for n in 0..SAVES {
                     save(&session, ways, &content(1 + writer + n * WRITERS));
                 }
-                writing.fetch_sub(1, Ordering::Relaxed);
             });
         }
         let readers: Vec<_> = (0..READERS)

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{ALL_WAYS, Sandbox, Ways, mkfifo, name, open, set, set_xattr};
+use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, name, open, set, set_xattr};
 use crate::repo::{Commit, Kind, lock};
 use crate::sys::{self, Call, Errno, RenameFlags, fault};
 
@@ -248,7 +248,7 @@ fn i4_a_living_lock_refuses_every_save() {
 /// I4 and section 1: unmarked is foreign, until somebody breaks the lock.
 #[test]
 fn i4_a_foreign_lock_refuses_until_it_is_broken() {
-    let kinds: [(&str, fn(&Path)); 4] = [
+    let kinds: [Made; 4] = [
         ("file", |path| std::fs::write(path, b"foreign").unwrap()),
         ("fifo", mkfifo),
         ("symlink", |path| {
@@ -298,4 +298,28 @@ fn i3_a_lock_removed_before_its_flock_is_locked_not_broken() {
     let error = fault::with(no_tmpfile.plan(plan), || sandbox.session.stage()).unwrap_err();
     assert_eq!(error.kind(), Kind::Locked);
     assert_eq!(sandbox.entries(), set(["session"]));
+}
+
+/// I4: ours has its mark from the first moment that it has its name, to the
+/// last: a crash at any call leaves what the next save can tell.
+#[test]
+fn i4_our_lock_is_marked_for_as_long_as_it_has_its_name() {
+    for ways in ALL_WAYS {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        set_xattr(&sandbox.path("session"), c"user.color", b"red");
+        let next = sandbox.path("session.next");
+        let seen = std::rc::Rc::new(std::cell::Cell::new(0));
+        let count = seen.clone();
+        let plan = move |_: usize, call: Call| {
+            if let Ok(stat) = next.symlink_metadata() {
+                let by_bit = stat.permissions().mode() & lock::MARK_BIT != 0;
+                let marked = by_bit || get_xattr(&next, lock::MARK).is_some();
+                assert!(marked, "{ways:?}: not at the call {call:?}");
+                count.set(count.get() + 1);
+            }
+            None
+        };
+        fault::with(ways.plan(plan), || sandbox.session.save(b"new")).unwrap();
+        assert!(seen.get() > 0);
+    }
 }

@@ -159,3 +159,6 @@ fn mkfifo(path: &Path) {
     let mode = sys::Mode::from_raw_mode(0o600);
     rustix::fs::mknodat(sys::CWD, path, kind, mode, 0).unwrap();
 }
+
+/// Something that is no regular file, and how it is made.
+type Made = (&'static str, fn(&Path));

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use super::{ALL_WAYS, Sandbox, Ways, get_xattr, mkfifo, set, set_xattr, xattr_names};
+use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, set, set_xattr, xattr_names};
 use crate::repo::{Attributes, Base, Commit, Kind, Result, lock};
 use crate::sys::{Call, Errno, Timestamps, fault};
 
@@ -360,7 +360,7 @@ fn rule_2_1_every_save_makes_a_new_inode() {
 /// I1: what is no regular file is neither followed nor replaced.
 #[test]
 fn i1_what_is_no_file_is_not_followed_and_not_replaced() {
-    let kinds: [(&str, fn(&Path)); 4] = [
+    let kinds: [Made; 4] = [
         ("directory", |path| std::fs::create_dir(path).unwrap()),
         ("symlink", |path| {
             std::os::unix::fs::symlink("target", path).unwrap()
