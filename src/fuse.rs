@@ -69,6 +69,7 @@ impl Adapter {
         }
         let fs = self.fs.clone();
         self.workers.run(move || {
+            let _busy = fs.busy();
             let result = guarded(|| operation(&fs, Patience::Wait, &reply));
             answer(reply, result.map_err(Fail::errno));
         });

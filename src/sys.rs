@@ -361,8 +361,10 @@ pub fn copy(from: impl AsFd, to: impl AsFd, len: u64) -> Result<()> {
             )
         });
         match copied {
-            // The source is shorter than it was: so is the copy.
-            Ok(0) => return Ok(()),
+            // The source is shorter than it was: so is the copy. Some
+            // filesystems say so of every file; reading tells.
+            Ok(0) if at > 0 => return Ok(()),
+            Ok(0) => return copy_by_hand(from, to, len),
             Ok(n) => at += n as u64,
             Err(Errno::NOSYS | Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP) if at == 0 => {
                 return copy_by_hand(from, to, len);

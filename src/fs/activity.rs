@@ -13,12 +13,12 @@ pub(super) struct Activity {
 #[derive(Debug, Default, Clone, Copy)]
 struct Counts {
     staged: usize,
-    committing: usize,
+    busy: usize,
 }
 
 /// One of the counted, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Counted<'a> {
+pub struct Counted<'a> {
     activity: &'a Activity,
     what: fn(&mut Counts) -> &mut usize,
 }
@@ -34,20 +34,20 @@ impl Activity {
         self.subtract(|counts| &mut counts.staged);
     }
 
-    /// A commit begins, and ends when the value is dropped.
-    pub(super) fn committing(&self) -> Counted<'_> {
-        self.add(|counts| &mut counts.committing);
+    /// Something begins that must not be cut off, a commit for the most part;
+    /// it ends when the value is dropped.
+    pub(super) fn busy(&self) -> Counted<'_> {
+        self.add(|counts| &mut counts.busy);
         Counted {
             activity: self,
-            what: |counts| &mut counts.committing,
+            what: |counts| &mut counts.busy,
         }
     }
 
-    /// The writers that have changed something, and the commits of them that
-    /// are under way.
+    /// The writers that have changed something, and what must not be cut off.
     pub(super) fn now(&self) -> (usize, usize) {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        (counts.staged, counts.committing)
+        (counts.staged, counts.busy)
     }
 
     /// Waits for the end of all commits, and until `timeout` has passed for
@@ -56,11 +56,11 @@ impl Activity {
         let deadline = Instant::now() + timeout;
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if counts.staged == 0 && counts.committing == 0 {
+            if counts.staged == 0 && counts.busy == 0 {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() && counts.committing == 0 {
+            if left.is_zero() && counts.busy == 0 {
                 return false;
             }
             // A commit is waited for however long the disk takes.

@@ -8,7 +8,7 @@ use super::lookup::{is_dir, is_file};
 use super::node::{ROOT, Role};
 use super::open::own;
 use super::{Caller, Entry, Fs};
-use crate::repo::{CHECKPOINT, LOCK, SessionName};
+use crate::repo::{LOCK, SessionName};
 use crate::sys::{self, Errno, Mode, RenameFlags};
 
 impl Fs {
@@ -98,7 +98,7 @@ impl Fs {
     }
 
     fn is_special(&self, parent: u64, name: &OsStr) -> Result<bool> {
-        Ok((name == CHECKPOINT || name == LOCK) && matches!(self.role(parent)?, Role::Session))
+        Ok(self.is_checkpoint(parent, name)? || self.is_lock(parent, name)?)
     }
 
     /// Removes a file: of a session's `session` the checkpoint, of its
@@ -181,7 +181,15 @@ impl Fs {
             if !slot.take(ROOT, None) {
                 return Err(Errno::BUSY.into());
             }
-            let adopted = session.adopt(&*source.fd, from.1, flags);
+            // Whoever made `session.next` through this mount has it open still,
+            // or is the original's kind of program, which does not mark it.
+            let owns_lock =
+                from == (to.0, OsStr::new(LOCK)) && self.nodes.open_file(stat.stx_ino).is_some();
+            let adopted = if owns_lock {
+                session.adopt_lock()
+            } else {
+                session.adopt(&*source.fd, from.1, flags)
+            };
             slot.free(ROOT);
             adopted?;
         } else {

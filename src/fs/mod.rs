@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use fuser::FileAttr;
 
-use self::activity::Activity;
+use self::activity::{Activity, Counted};
 pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
 use self::handle::Handles;
@@ -38,7 +38,7 @@ use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::Opened;
 use self::retry::Retries;
 use self::slot::Slots;
-use crate::repo::{Repository, Session, SessionName};
+use crate::repo::{CHECKPOINT, LOCK, Repository, Session, SessionName};
 use crate::sys::{self, Errno, OFlags, Statx};
 
 /// How a mount behaves.
@@ -142,7 +142,13 @@ impl Fs {
         }
     }
 
-    /// The saves that are being committed now.
+    /// To be held by a request that waits, until it is answered: an end of
+    /// the daemon in between would be told to the caller as a failure.
+    pub fn busy(&self) -> Counted<'_> {
+        self.activity.busy()
+    }
+
+    /// The saves that are being committed now, or not answered yet.
     pub fn saves_in_progress(&self) -> usize {
         self.activity.now().1
     }
@@ -232,7 +238,12 @@ impl Fs {
 
     /// Whether this name in this directory is a session's checkpoint.
     fn is_checkpoint(&self, parent: u64, name: &OsStr) -> Result<bool> {
-        Ok(name == crate::repo::CHECKPOINT && matches!(self.role(parent)?, Role::Session))
+        Ok(name == CHECKPOINT && matches!(self.role(parent)?, Role::Session))
+    }
+
+    /// Whether this name in this directory is a session's lock.
+    fn is_lock(&self, parent: u64, name: &OsStr) -> Result<bool> {
+        Ok(name == LOCK && matches!(self.role(parent)?, Role::Session))
     }
 }
 

@@ -287,6 +287,14 @@ impl Fs {
             Mode::from_raw_mode(mode & 0o7777),
         )?;
         own(&file, &dir.stat, caller)?;
+        if self.is_lock(parent, name)? {
+            // The flock that its maker takes stays in the kernel; this one
+            // tells us, and others beside the mount, that he lives. Without
+            // flock(2) nobody can tell (I4).
+            if let Err(errno) = sys::try_flock(&file) {
+                log::debug!("session.next made through the mount: flock: {errno}");
+            }
+        }
         let stat = sys::fstat(&file)?;
         let entry = self.entry(parent, name, other_role(&stat), &stat, birth(&stat));
         Ok(Created {

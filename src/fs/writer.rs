@@ -419,13 +419,20 @@ impl Writer {
             None if state.staged.is_some() => self.commit(state),
             None => Ok(()),
         };
-        self.drop_staged(state);
+        let abandoned = state.staged.take();
         state.attributes = Attributes::default();
         state.wrote.clear();
         state.has_data = false;
         state.published = false;
         state.doomed = false;
         state.failed = None;
+        if let Some(mut staged) = abandoned {
+            staged.withdraw();
+            self.activity.settled();
+            // The next writer need not wait until all its blocks are freed.
+            self.slot.free(self.ino);
+            drop(staged);
+        }
         self.slot.free(self.ino);
         result
     }
@@ -435,7 +442,7 @@ impl Writer {
         let Some(staged) = state.staged.take() else {
             return Ok(());
         };
-        let committing = self.activity.committing();
+        let committing = self.activity.busy();
         self.activity.settled();
         let how = Commit {
             base: if self.replaces {
@@ -544,12 +551,6 @@ impl Writer {
                     return Err(locked.map_or_else(Fail::from, |_| refused));
                 }
             }
-        }
-    }
-
-    fn drop_staged(&self, state: &mut State) {
-        if state.staged.take().is_some() {
-            self.activity.settled();
         }
     }
 }

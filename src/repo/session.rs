@@ -174,16 +174,33 @@ impl Session {
     }
 
     /// Makes the regular file `name` of the directory `from` (which may be an
-    /// `O_PATH` descriptor) the checkpoint,
-    /// as rename(2) does, but durable: its data is synced before, both
-    /// directories after (DESIGN 2.11). Mode, owner and attributes are those
-    /// of the file.
+    /// `O_PATH` descriptor) the checkpoint, as rename(2) does, but durable:
+    /// its data is synced before, both directories after (DESIGN 2.11). Mode,
+    /// owner and attributes are those of the file.
     ///
     /// # Errors
     /// [`Kind::Locked`] unless the file is itself the `session.next` of this
-    /// session, made by a foreign program, [`Kind::NotAFile`], [`Kind::NotDurable`], and [`Kind::Os`].
+    /// session, made by a foreign program; [`Kind::NotAFile`],
+    /// [`Kind::NotDurable`], and [`Kind::Os`].
     pub fn adopt(&self, from: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<()> {
-        self.rename_to_checkpoint(from.as_fd(), name, flags)
+        let lock = |source: BorrowedFd<'_>| {
+            if !lock::is_foreign(self, source)? && lock::is_held(self)? {
+                return Err(Error::new(Kind::Locked, "rename", Errno::BUSY));
+            }
+            Ok(())
+        };
+        self.rename_to_checkpoint(from.as_fd(), name, flags, &lock)
+            .map_err(|e| e.of(self.name()))
+    }
+
+    /// Makes `session.next` the checkpoint, for the one who made it: the last
+    /// step of the original's own way of saving. The caller vouches for him.
+    ///
+    /// # Errors
+    /// As of [`adopt`](Self::adopt), but for [`Kind::Locked`].
+    pub fn adopt_lock(&self) -> Result<()> {
+        let next = OsStr::new(lock::NEXT);
+        self.rename_to_checkpoint(self.dir(), next, RenameFlags::empty(), &|_| Ok(()))
             .map_err(|e| e.of(self.name()))
     }
 
@@ -192,26 +209,31 @@ impl Session {
         from: BorrowedFd<'_>,
         name: &OsStr,
         flags: RenameFlags,
+        check_lock: &dyn Fn(BorrowedFd<'_>) -> Result<()>,
     ) -> Result<()> {
         // Looked at before it is opened, which would wake who waits at a FIFO.
         let source = sys::open_path(from, name).during("open the new checkpoint")?;
         let source = Checkpoint::from_path_fd(source)?.open()?;
         sys::fsync(&source).during("sync the new checkpoint")?;
-        if !lock::is_foreign(self, &source)? && lock::is_held(self)? {
-            return Err(Error::new(Kind::Locked, "rename", Errno::BUSY));
-        }
+        check_lock(source.as_fd())?;
+        let left = self.directory_left(from)?;
         sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)
             .during("rename to session")?;
         self.sync_dir()?;
-        let source_dir = sys::open_dir(from, OsStr::new(".")).during("open the directory")?;
-        let id = |stat| FileId::of(&stat);
-        let (ours, other) = (sys::fstat(self.dir()), sys::fstat(&source_dir));
-        if ours.map(id).during("stat the directory")?
-            != other.map(id).during("stat the directory")?
-        {
-            sync_directory(source_dir.as_fd())?;
+        left.map_or(Ok(()), |left| sync_directory(left.as_fd()))
+    }
+
+    /// The directory that a rename leaves, opened so that it can be synced;
+    /// `None` if it is this session's own.
+    fn directory_left(&self, from: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+        let id = |stat: sys::Statx| FileId::of(&stat);
+        let ours = sys::fstat(self.dir()).during("stat the directory")?;
+        let left = sys::fstat(from).during("stat the directory")?;
+        if id(ours) == id(left) {
+            return Ok(None);
         }
-        Ok(())
+        let left = sys::open_dir(from, OsStr::new(".")).during("open the directory")?;
+        Ok(Some(left))
     }
 
     /// Syncs the directory after a change of its entries.

@@ -285,13 +285,10 @@ impl Staged {
         }
     }
 
-    fn tell(&self, error: Error) -> Error {
-        error.of(self.session.name())
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
+    /// Abandons the save as far as anybody else can see: the lock is free.
+    /// What has been written goes when this value is dropped, which may take
+    /// a while.
+    pub fn withdraw(&mut self) {
         if self.place != Place::Next {
             return;
         }
@@ -301,12 +298,23 @@ impl Drop for Staged {
             Ok(false) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno),
         };
+        self.place = Place::Settled;
         if let Err(errno) = removed {
             log::error!(
                 "{}: session.next could not be removed after a save that failed: {errno}",
                 self.session.name()
             );
         }
+    }
+
+    fn tell(&self, error: Error) -> Error {
+        error.of(self.session.name())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        self.withdraw();
     }
 }
 
