@@ -587,6 +587,28 @@ pub fn wait_for_stop_signal() -> io::Result<i32> {
     }
 }
 
+/// Has a program that this process starts get none of the descriptors that
+/// this process was given itself, but for the standard streams
+/// (close_range(2) with `CLOSE_RANGE_CLOEXEC`, Linux 5.11).
+#[allow(unsafe_code)]
+pub fn keep_descriptors() -> Result<()> {
+    let (first, last) = (libc::STDERR_FILENO as libc::c_uint + 1, libc::c_uint::MAX);
+    // SAFETY: nothing is closed; a flag of descriptors changes, which matters
+    // to execve(2) alone.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            last,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(errno_of(&io::Error::last_os_error())),
+    }
+}
+
 #[cfg(test)]
 pub mod fault {
     //! Makes chosen system calls of this thread fail.

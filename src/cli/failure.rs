@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+
 use crate::{mount, repo};
 
 /// What a command answers.
@@ -79,13 +81,18 @@ impl Failure {
 
     /// What clap has to say, in one line.
     pub(super) fn usage(error: &clap::Error) -> Self {
-        let text = error.render().to_string();
+        let text = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            "no command is given".to_owned()
+        } else {
+            error.render().to_string()
+        };
         let text = text.strip_prefix("error: ").unwrap_or(&text);
         let end = text.find("\n\nUsage:").or(text.find("\n\nFor more"));
-        let words: Vec<&str> = text[..end.unwrap_or(text.len())]
-            .split_whitespace()
+        let paragraphs: Vec<String> = text[..end.unwrap_or(text.len())]
+            .split("\n\n")
+            .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
             .collect();
-        let message = format!("{} (see sessionfs --help)", words.join(" "));
+        let message = format!("{} (see sessionfs --help)", paragraphs.join("; "));
         Self::new(Status::Usage, message)
     }
 

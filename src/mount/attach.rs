@@ -1,5 +1,6 @@
 //! Mounting and unmounting: by root directly, by others through the helper.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,15 @@ pub(super) enum Unmount {
     Busy,
     /// For another reason.
     Failed(String),
+}
+
+impl fmt::Display for Unmount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy => f.write_str("it is in use"),
+            Self::Failed(reason) => f.write_str(reason),
+        }
+    }
 }
 
 fn is_root() -> bool {
@@ -112,7 +122,7 @@ impl Mounted {
         });
         if dead && let Err(why) = unmount(&self.mountpoint, true) {
             log::error!(
-                "{}: the dead mount cannot be removed: {why:?}",
+                "{}: the dead mount cannot be removed: {why}",
                 self.mountpoint.display()
             );
         }

@@ -8,6 +8,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
 use super::error::{Error, Result};
+use crate::sys::{self, Errno};
 
 /// What the background process writes when it is ready.
 const READY: u8 = b'+';
@@ -28,6 +29,12 @@ pub enum Started {
 /// If it cannot be started, or has been killed.
 pub fn start(arguments: impl IntoIterator<Item = OsString>) -> Result<Started> {
     let cannot = |e: io::Error| Error::failed(format!("cannot start the background process: {e}"));
+    match sys::keep_descriptors() {
+        // An older kernel: then the background process keeps what its
+        // starter has left open.
+        Ok(()) | Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => {}
+        Err(errno) => return Err(cannot(errno.into())),
+    }
     let mut child = Command::new("/proc/self/exe")
         .arg0("sessionfs")
         .args(arguments)

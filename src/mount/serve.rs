@@ -66,7 +66,7 @@ pub fn serve(
         Ok(channel) => channel,
         Err(e) => {
             if let Err(why) = mounted.unmount(true) {
-                log::error!("{}: cannot be unmounted: {why:?}", mountpoint.display());
+                log::error!("{}: cannot be unmounted: {why}", mountpoint.display());
             }
             return Err(Error::failed(format!(
                 "cannot serve the mount on {}: {e}",
@@ -214,12 +214,13 @@ impl Server {
                 self.wait(Some(PATIENCE), || self.ended.get())?;
             }
             Err(why) => {
-                match why {
-                    Unmount::Busy => log::info!("{name}: in use, detaching it"),
-                    Unmount::Failed(why) => log::warn!("{name}: {why}; detaching it"),
-                }
+                let level = match why {
+                    Unmount::Busy => log::Level::Info,
+                    Unmount::Failed(_) => log::Level::Warn,
+                };
+                log::log!(level, "{name}: {why}; detaching it");
                 if let Err(why) = self.mounted.unmount(true) {
-                    log::error!("{name}: cannot be detached: {why:?}");
+                    log::error!("{name}: cannot be detached: {why}");
                 }
             }
         }
@@ -262,7 +263,7 @@ impl Server {
         if !self.ended.get()
             && let Err(why) = self.mounted.unmount(true)
         {
-            log::error!("{name}: cannot be detached: {why:?}");
+            log::error!("{name}: cannot be detached: {why}");
         }
     }
 
