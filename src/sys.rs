@@ -575,6 +575,25 @@ pub fn block_stop_signals() -> io::Result<()> {
     }
 }
 
+/// Blocks `SIGXFSZ` in this thread and in the threads it starts: a write
+/// beyond the limit of file sizes (`ulimit -f`) fails with `EFBIG`, and does
+/// not end the process.
+#[allow(unsafe_code)]
+pub fn block_file_size_signal() -> io::Result<()> {
+    // SAFETY: sigset_t is plain integers; sigemptyset initialises it anyway,
+    // and no call keeps a pointer.
+    let result = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGXFSZ);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
+    };
+    match result {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// Waits for one of the blocked signals and answers its number.
 #[allow(unsafe_code)]
 pub fn wait_for_stop_signal() -> io::Result<i32> {

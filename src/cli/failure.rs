@@ -34,7 +34,7 @@ pub enum Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     status: u8,
-    /// `None` if another process has told already.
+    /// `None` if it has been told already.
     message: Option<String>,
 }
 
@@ -56,6 +56,15 @@ impl Failure {
         Self {
             status,
             message: None,
+        }
+    }
+
+    /// The same failure, told now, before others are.
+    pub(super) fn told(self) -> Self {
+        self.tell();
+        Self {
+            message: None,
+            ..self
         }
     }
 

@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 
 pub use failure::{Failure, Status};
 
+use crate::sys;
 use failure::Result;
 
 const AFTER_HELP: &str = "\
@@ -65,6 +66,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         }
         Err(e) => return Err(Failure::usage(&e)),
     };
+    sys::block_file_size_signal()
+        .map_err(|e| Failure::other(format!("cannot block SIGXFSZ: {e}")))?;
     if let Command::Mount(arguments) = &cli.command {
         // It decides itself where its log goes.
         return mount::run(arguments);

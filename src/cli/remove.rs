@@ -25,17 +25,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let mut first: Option<Failure> = None;
+    let mut first = Ok(());
     for session in &arguments.sessions {
-        if let Err(next) = remove(&arguments.storage, session) {
-            // One line for each; the exit status is that of the first.
-            match &first {
-                None => first = Some(next),
-                Some(_) => next.tell(),
-            }
-        }
+        // One line for each; the exit status is that of the first.
+        first = first.and(remove(&arguments.storage, session).map_err(Failure::told));
     }
-    first.map_or(Ok(()), Err)
+    first
 }
 
 fn remove(storage: &Storage, session: &OsStr) -> Result<()> {

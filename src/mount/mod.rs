@@ -9,6 +9,7 @@ mod error;
 mod fusermount;
 mod kernel;
 mod preflight;
+mod presence;
 mod serve;
 mod signals;
 mod table;
@@ -40,8 +41,9 @@ pub struct Request {
     pub lock_wait: Duration,
 }
 
-/// Unmounts a mount of this program. `lazily` takes it out of sight at once,
-/// and what is open in it stays usable.
+/// Unmounts a mount of this program, and waits a few seconds at the most for
+/// the process that served it to end. `lazily` takes it out of sight at once,
+/// without waiting, and what is open in it stays usable.
 ///
 /// # Errors
 /// [`Kind::NotFound`], [`Kind::Refused`] for anything that is no mount of
@@ -58,8 +60,8 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
         }
         Err(e) => return cannot(Kind::Failed, &e.to_string()),
     };
-    match (&location.mount, location.mounted_here()) {
-        (_, Some(entry)) if entry.is_ours() => {}
+    let device = match (&location.mount, location.mounted_here()) {
+        (_, Some(entry)) if entry.is_ours() => entry.device,
         (Some(entry), None) if entry.is_ours() => {
             let reason = format!(
                 "it is inside of the mount on {}",
@@ -68,9 +70,18 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
             return cannot(Kind::Refused, &reason);
         }
         _ => return cannot(Kind::Refused, "it is not a mount of sessionfs"),
-    }
+    };
+    let watch = (!lazily).then(|| presence::Watch::of(device)).flatten();
     match attach::unmount(&location.path, lazily) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            if watch.is_some_and(|watch| !watch.wait()) {
+                log::info!(
+                    "{}: unmounted, but its background process has not ended yet",
+                    mountpoint.display()
+                );
+            }
+            Ok(())
+        }
         Err(Unmount::Busy) => cannot(
             Kind::Busy,
             "it is in use (close what is open in it, or detach it with --lazy)",

@@ -13,7 +13,7 @@ use fuser::{Session, SessionACL};
 
 use super::attach::{self, Mounted, Unmount};
 use super::error::{Error, Result};
-use super::{Request, preflight, signals};
+use super::{Request, preflight, presence, signals};
 use crate::fs::{Fs, Options};
 use crate::fuse::Adapter;
 use crate::repo::Repository;
@@ -61,6 +61,7 @@ pub fn serve(
     let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
     let connection = attach::mount(&place.repository, &place.mountpoint)?;
     let mounted = Mounted::new(&place.mountpoint);
+    let _shown = mounted.device().and_then(presence::show);
     let started = start(request, fs.clone(), connection, &mounted);
     let (sender, events) = match started {
         Ok(channel) => channel,
