@@ -1,8 +1,12 @@
 //! Mounting and unmounting: by root directly, by others through the helper.
 
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::error::Result;
 use super::table::{self, Location};
@@ -55,29 +59,20 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<()
 pub(super) struct Mounted {
     mountpoint: PathBuf,
     /// No other filesystem has it before our connection has ended.
-    device: Option<(u32, u32)>,
+    device: (u32, u32),
 }
 
 impl Mounted {
-    /// What has just been mounted there.
-    pub(super) fn new(mountpoint: &Path) -> Self {
-        let device = match Location::of(mountpoint) {
-            Ok(location) => location.mounted_here().map(|entry| entry.device),
-            Err(e) => {
-                log::error!("{}: {e}", mountpoint.display());
-                None
-            }
+    /// What has just been mounted there, served by this connection.
+    pub(super) fn new(mountpoint: &Path, connection: &OwnedFd) -> io::Result<Self> {
+        let device = match table::device_of_connection(connection)? {
+            Some(device) => Some(device),
+            None => Location::of(mountpoint)?.mounted_here().map(|e| e.device),
         };
-        if device.is_none() {
-            log::error!(
-                "{}: the mount is not in /proc/self/mountinfo; it will not be unmounted",
-                mountpoint.display()
-            );
-        }
-        Self {
+        Ok(Self {
             mountpoint: mountpoint.to_owned(),
-            device,
-        }
+            device: device.ok_or(Errno::NOENT)?,
+        })
     }
 
     /// Where it was mounted.
@@ -86,14 +81,47 @@ impl Mounted {
     }
 
     /// The number of its device.
-    pub(super) fn device(&self) -> Option<(u32, u32)> {
+    pub(super) fn device(&self) -> (u32, u32) {
         self.device
+    }
+
+    /// Looks at the mount, as any program would. To be called from a thread
+    /// that does not serve it.
+    pub(super) fn answer(&self) -> io::Result<()> {
+        const ATTEMPTS: u32 = 100;
+        for _ in 0..ATTEMPTS {
+            let looked = rustix::fs::stat(&self.mountpoint).map(drop);
+            let dead = matches!(looked, Err(Errno::NOTCONN | Errno::CONNABORTED));
+            let ours = Location::of(&self.mountpoint)
+                .is_ok_and(|l| l.mounted_here().is_some_and(|e| e.device == self.device));
+            if ours && !dead {
+                return Ok(looked?);
+            }
+            // A second mount, which lay on top for a moment, or its remains.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err(Errno::NOTCONN.into())
+    }
+
+    /// Whether it lies on top of another mount of this program: two were made
+    /// at the same time. Only the upper one of two is told so.
+    pub(super) fn is_stacked(&self) -> bool {
+        let below = || {
+            let entries = table::read().ok()?;
+            let ours = |entry: &&table::Entry| entry.is_ours();
+            let at_mountpoint = |entry: &&table::Entry| entry.mountpoint == self.mountpoint;
+            let device = |entry: &&table::Entry| entry.device == self.device;
+            let own = entries.iter().filter(at_mountpoint).find(device)?;
+            let mut others = entries.iter().filter(ours).filter(at_mountpoint);
+            others.find(|entry| entry.id == own.parent).map(|_| ())
+        };
+        below().is_some()
     }
 
     /// Unmounts it everywhere. To be called while the connection lives.
     pub(super) fn unmount(&self, lazily: bool) -> std::result::Result<(), Unmount> {
         let entries = table::read().map_err(|e| Unmount::Failed(e.to_string()))?;
-        let ours = |entry: &table::Entry| entry.is_ours() && Some(entry.device) == self.device;
+        let ours = |entry: &table::Entry| entry.is_ours() && entry.device == self.device;
         let mut result = Ok(());
         for entry in entries.into_iter().filter(ours) {
             // The name may lead to another mount, which hides ours.
@@ -117,7 +145,7 @@ impl Mounted {
     /// to another filesystem by now.
     pub(super) fn remove_if_dead(&self) {
         let dead = Location::of(&self.mountpoint).is_ok_and(|location| {
-            let ours = |entry: &table::Entry| entry.is_ours() && Some(entry.device) == self.device;
+            let ours = |entry: &table::Entry| entry.is_ours() && entry.device == self.device;
             location.mounted_here().is_some_and(ours) && is_dead(&self.mountpoint)
         });
         if dead && let Err(why) = unmount(&self.mountpoint, true) {
@@ -131,7 +159,6 @@ impl Mounted {
 
 /// Whether the daemon of the FUSE filesystem there is gone.
 pub(super) fn is_dead(mountpoint: &Path) -> bool {
-    use rustix::io::Errno;
     matches!(
         rustix::fs::stat(mountpoint),
         Err(Errno::NOTCONN | Errno::CONNABORTED)

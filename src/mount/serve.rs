@@ -1,7 +1,6 @@
 //! Serving a mount, from the making of it to its end.
 
 use std::cell::Cell;
-use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -60,19 +59,34 @@ pub fn serve(
     };
     let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
     let connection = attach::mount(&place.repository, &place.mountpoint)?;
-    let mounted = Mounted::new(&place.mountpoint);
-    let _shown = mounted.device().and_then(presence::show);
-    let started = start(request, fs.clone(), connection, &mounted);
+    let name = place.mountpoint.display();
+    let mounted = match Mounted::new(&place.mountpoint, &connection) {
+        Ok(mounted) => mounted,
+        Err(e) => {
+            if let Err(why) = attach::unmount(&place.mountpoint, true) {
+                log::error!("{name}: cannot be unmounted: {why}");
+            }
+            return Err(Error::failed(format!(
+                "cannot mount on {name}: the mount is not found in /proc: {e}"
+            )));
+        }
+    };
+    let _shown = presence::show(mounted.device());
+    let started = if mounted.is_stacked() {
+        Err(Error::refused(format!(
+            "cannot mount on {name}: another sessionfs has mounted there at the same time"
+        )))
+    } else {
+        start(request, fs.clone(), connection, &mounted)
+            .map_err(|e| Error::failed(format!("cannot serve the mount on {name}: {e}")))
+    };
     let (sender, events) = match started {
         Ok(channel) => channel,
         Err(e) => {
             if let Err(why) = mounted.unmount(true) {
-                log::error!("{}: cannot be unmounted: {why}", mountpoint.display());
+                log::error!("{name}: cannot be unmounted: {why}");
             }
-            return Err(Error::failed(format!(
-                "cannot serve the mount on {}: {e}",
-                place.mountpoint.display()
-            )));
+            return Err(e);
         }
     };
     let server = Server {
@@ -116,10 +130,9 @@ fn start(
     let tell = sender.clone();
     signals::listen(move |name| drop(tell.send(Event::Signal(name))))?;
     let tell = sender.clone();
-    let mountpoint = mounted.mountpoint().to_owned();
+    let mounted = mounted.clone();
     thread::Builder::new().name("ready".into()).spawn(move || {
-        let answered = fs::metadata(mountpoint).map(drop);
-        drop(tell.send(Event::Answered(answered)));
+        drop(tell.send(Event::Answered(mounted.answer())));
     })?;
     Ok((sender, events))
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -17,6 +18,8 @@ pub const TYPE: &str = "fuse.sessionfs";
 pub struct Entry {
     /// Its id, as in `/proc/PID/fdinfo`. Reused after the mount is gone.
     pub id: u64,
+    /// The id of the mount that it is mounted on.
+    pub parent: u64,
     /// Major and minor number of the filesystem's device. No other filesystem
     /// has the same for as long as this one lives.
     pub device: (u32, u32),
@@ -70,10 +73,22 @@ impl Location {
 }
 
 fn mount_id(fd: &OwnedFd) -> io::Result<u64> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    info.lines()
-        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+    descriptor_info(fd, "mnt_id:")?
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no mnt_id in fdinfo"))
+}
+
+/// The device number of the filesystem that a connection to the kernel
+/// serves, where the kernel tells.
+pub fn device_of_connection(connection: &OwnedFd) -> io::Result<Option<(u32, u32)>> {
+    let device: Option<u32> = descriptor_info(connection, "fuse_connection:")?;
+    // The kernel's own encoding, not that of stat(2).
+    Ok(device.map(|device| (device >> 20, device & 0xf_ffff)))
+}
+
+fn descriptor_info<T: FromStr>(fd: &OwnedFd, key: &str) -> io::Result<Option<T>> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let value = |line: &str| line.strip_prefix(key)?.trim().parse().ok();
+    Ok(info.lines().find_map(value))
 }
 
 /// A line that is not understood is left out.
@@ -87,7 +102,8 @@ fn parse(text: &[u8]) -> Vec<Entry> {
 fn parse_line(line: &[u8]) -> Option<Entry> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = number(fields.next()?)?;
-    let device = fields.nth(1)?;
+    let parent = number(fields.next()?)?;
+    let device = fields.next()?;
     let colon = device.iter().position(|&byte| byte == b':')?;
     let device = (number(&device[..colon])?, number(&device[colon + 1..])?);
     let mountpoint = unescape(fields.nth(1)?);
@@ -96,6 +112,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let source = unescape(fields.next()?);
     Some(Entry {
         id,
+        parent,
         device,
         mountpoint: mountpoint.into(),
         kind,
@@ -103,7 +120,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     })
 }
 
-fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+fn number<T: FromStr>(field: &[u8]) -> Option<T> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
@@ -138,6 +155,7 @@ mod tests {
             entries[0],
             Entry {
                 id: 36,
+                parent: 35,
                 device: (98, 0),
                 mountpoint: PathBuf::from("/mnt/a b\\c\nd"),
                 kind: TYPE.into(),
