@@ -57,6 +57,8 @@ pub fn serve(
         passthrough: request.passthrough,
         lock_wait: request.lock_wait,
     };
+    // The kernel has applied the caller's umask to every mode it sends.
+    rustix::process::umask(rustix::fs::Mode::empty());
     let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
     let connection = attach::mount(&place.repository, &place.mountpoint)?;
     let name = place.mountpoint.display();

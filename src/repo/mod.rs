@@ -35,6 +35,7 @@ mod tests;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -119,7 +120,10 @@ impl Repository {
             // All that gets a new name, which has to survive as well (I2).
             let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
             let made: Vec<_> = self.path.ancestors().take_while(missing).collect();
-            std::fs::create_dir_all(&self.path)
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&self.path)
                 .map_err(|e| sys::errno_of(&e))
                 .during("make the repository")?;
             for parent in made.iter().filter_map(|path| path.parent()) {

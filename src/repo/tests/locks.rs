@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, name, open, set, set_xattr};
 use crate::repo::{Commit, Kind, lock};
