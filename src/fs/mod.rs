@@ -22,6 +22,7 @@ mod xattr;
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -138,7 +139,7 @@ impl Fs {
             retries: Retries::default(),
             slots: Slots::default(),
             activity: Arc::default(),
-            next_writer: AtomicU64::new(FIRST_WRITER),
+            next_writer: AtomicU64::new(first_writer()),
         }
     }
 
@@ -245,6 +246,14 @@ impl Fs {
     fn is_lock(&self, parent: u64, name: &OsStr) -> Result<bool> {
         Ok(name == LOCK && matches!(self.role(parent)?, Role::Session))
     }
+}
+
+/// Somewhere in the range of writers: a process may hold writers of several
+/// mounts, and `/proc` tells them apart by this number.
+fn first_writer() -> u64 {
+    let random = RandomState::new().hash_one(std::process::id());
+    // Half of the range is left to count on.
+    FIRST_WRITER + (random & ((1 << 47) - 1))
 }
 
 fn open_dir(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {

@@ -67,7 +67,7 @@ pub(super) fn closer(tid: u32, ino: u64) -> Closer {
         return Closer::Unknown;
     }
     match table(tid, ino) {
-        Ok(Table::Holds) => Closer::Holds,
+        Ok(Table::Holds | Table::HoldsUntilExec) => Closer::Holds,
         Ok(Table::Other) => Closer::Closed,
         // An empty table: it closes all, or had just this one.
         Ok(Table::Empty) => ending(tid),
@@ -76,10 +76,25 @@ pub(super) fn closer(tid: u32, ino: u64) -> Closer {
     }
 }
 
+/// Which copies of a descriptor count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copies {
+    /// All that there are.
+    All,
+    /// Those that were meant to be inherited: not close-on-exec. The others
+    /// are those of a process that is about to start a program, or of one
+    /// that never looks at what it got by fork(2).
+    Meant,
+}
+
 /// Whether any process but `closer` holds the file `ino` that `opener`
 /// opened: itself, or one that was born since and may have inherited it.
-pub(super) fn held_by_others(opener: &Opener, closer: u32, ino: u64) -> bool {
-    let holds = |pid| matches!(table(pid, ino), Ok(Table::Holds));
+pub(super) fn held_by_others(opener: &Opener, closer: u32, ino: u64, copies: Copies) -> bool {
+    let holds = |pid| match table(pid, ino) {
+        Ok(Table::Holds) => true,
+        Ok(Table::HoldsUntilExec) => copies == Copies::All,
+        _ => false,
+    };
     if opener.tgid != 0 && opener.tgid != closer && holds(opener.tgid) {
         return true;
     }
@@ -130,16 +145,23 @@ fn status_field(tid: u32, name: &str, radix: u32) -> Option<u32> {
 }
 
 fn parse_status(status: &[u8], name: &str, radix: u32) -> Option<u32> {
-    let value = status
+    u32::from_str_radix(field(status, name)?, radix).ok()
+}
+
+/// The value in the line that begins with `name`.
+fn field<'a>(lines: &'a [u8], name: &str) -> Option<&'a str> {
+    let value = lines
         .split(|&byte| byte == b'\n')
         .find_map(|line| line.strip_prefix(name.as_bytes()))?;
-    u32::from_str_radix(str::from_utf8(value).ok()?.trim(), radix).ok()
+    Some(str::from_utf8(value).ok()?.trim())
 }
 
 /// A table of descriptors.
 #[derive(Debug, PartialEq, Eq)]
 enum Table {
     Holds,
+    /// By close-on-exec descriptors only.
+    HoldsUntilExec,
     Other,
     Empty,
 }
@@ -152,20 +174,23 @@ fn table(pid: u32, ino: u64) -> io::Result<Table> {
         let Ok(mut file) = entry.and_then(|entry| fs::File::open(entry.path())) else {
             continue;
         };
-        found = Table::Other;
+        if found == Table::Empty {
+            found = Table::Other;
+        }
         let n = file.read(&mut buffer).unwrap_or(0);
-        if parse_ino(&buffer[..n]) == Some(ino) {
-            return Ok(Table::Holds);
+        let fdinfo = &buffer[..n];
+        if field(fdinfo, "ino:").and_then(|value| value.parse().ok()) != Some(ino) {
+            continue;
+        }
+        let flags = field(fdinfo, "flags:").and_then(|value| i64::from_str_radix(value, 8).ok());
+        match flags {
+            Some(flags) if flags & i64::from(libc::O_CLOEXEC) != 0 => {
+                found = Table::HoldsUntilExec;
+            }
+            _ => return Ok(Table::Holds),
         }
     }
     Ok(found)
-}
-
-fn parse_ino(fdinfo: &[u8]) -> Option<u64> {
-    let value = fdinfo
-        .split(|&byte| byte == b'\n')
-        .find_map(|line| line.strip_prefix(b"ino:"))?;
-    str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
 /// How a thread with an empty table ends, if it does.
@@ -274,8 +299,9 @@ mod tests {
     #[test]
     fn fields_of_fdinfo_and_status_are_found() {
         let fdinfo = b"pos:\t0\nflags:\t0100000\nmnt_id:\t24\nino:\t18446462598732840961\n";
-        assert_eq!(parse_ino(fdinfo), Some(18_446_462_598_732_840_961));
-        assert_eq!(parse_ino(b"ino:\tx\n"), None);
+        assert_eq!(field(fdinfo, "ino:"), Some("18446462598732840961"));
+        assert_eq!(field(fdinfo, "flags:"), Some("0100000"));
+        assert_eq!(field(b"ino", "ino:"), None);
         assert_eq!(
             parse_status(b"Name:\tx\nUmask:\t0027\n", "Umask:", 8),
             Some(0o27)

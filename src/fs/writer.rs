@@ -17,7 +17,7 @@ use fuser::FileAttr;
 use super::activity::Activity;
 use super::attr::{SetAttr, attr_of, merge, overlay};
 use super::errno::{Fail, Patience, Result};
-use super::process::{self, Closer, Opener};
+use super::process::{self, Closer, Copies, Opener};
 use super::slot::Slot;
 use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Kind, Session, Staged};
 use crate::sys;
@@ -341,7 +341,19 @@ impl Writer {
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
         }
         let killed = closer == Closer::Killed;
-        if !process::held_by_others(&self.opener, tgid, self.ino) {
+        // Who opened it, wrote and closes it, and goes on, wants to know how
+        // it ended; copies that children got by the way do not matter then
+        // (DESIGN 2.3). Before any data, those meant for a child do: it was
+        // opened for the child's sake.
+        let by_opener = closer == Closer::Closed && tgid == self.opener.tgid;
+        let copies = if by_opener {
+            Copies::Meant
+        } else {
+            Copies::All
+        };
+        if by_opener && self.has_data()
+            || !process::held_by_others(&self.opener, tgid, self.ino, copies)
+        {
             return Verdict::Last { killed };
         }
         if killed && self.vouched_for(tgid) {

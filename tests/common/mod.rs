@@ -1,0 +1,345 @@
+//! What the tests of the built program share: a private repository on a
+//! filesystem of its own, mounted by the real binary, and gone with the test.
+
+#![allow(dead_code, reason = "no test file uses all of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first surprise"
+)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub const SESSIONFS: &str = env!("CARGO_BIN_EXE_sessionfs");
+
+/// How long a condition may take to come true on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a repository lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// ext4 on a loop device.
+    Ext4,
+    /// xfs on a loop device.
+    Xfs,
+    /// tmpfs.
+    Tmpfs,
+    /// Wherever temporary files are: for what does not depend on it.
+    Here,
+    /// ext4 of this many KiB on a loop device, to be filled up.
+    Small(u32),
+}
+
+/// Defines a test for each of the filesystems that a rule has to hold on.
+#[macro_export]
+macro_rules! on_each_filesystem {
+    ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
+        mod ext4 { $($(#[$attribute])* #[test] fn $test() { super::$test($crate::common::Backing::Ext4); })* }
+        mod xfs { $($(#[$attribute])* #[test] fn $test() { super::$test($crate::common::Backing::Xfs); })* }
+        mod tmpfs { $($(#[$attribute])* #[test] fn $test() { super::$test($crate::common::Backing::Tmpfs); })* }
+    };
+}
+
+/// How often a test repeats itself: in full with `SESSIONFS_TESTS=full`, a
+/// tenth of it otherwise.
+pub fn times(full: usize) -> usize {
+    if std::env::var_os("SESSIONFS_TESTS").is_some_and(|v| v == "full") {
+        full
+    } else {
+        full.div_ceil(10)
+    }
+}
+
+/// Waits until `done`; a test that waits for what never comes fails.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs a program to its end, which has to be a good one.
+pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> Output {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e} (scripts/packages lists what is needed)"));
+    assert!(
+        output.status.success(),
+        "{program}: {}{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// A shell command in a directory; its exit status and what it printed.
+pub fn shell(shell: &str, directory: &Path, command: &str) -> Output {
+    Command::new(shell)
+        .arg("-c")
+        .arg(command)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{shell}: {e} (scripts/packages lists what is needed)"))
+}
+
+/// A directory on a filesystem of its own.
+pub struct Disk {
+    directory: tempfile::TempDir,
+    path: PathBuf,
+    mounted: bool,
+}
+
+impl Disk {
+    pub fn new(backing: Backing) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("sessionfs-test-")
+            .tempdir()
+            .unwrap();
+        let path = directory.path().join("disk");
+        fs::create_dir(&path).unwrap();
+        let image = directory.path().join("image");
+        let mut disk = Self {
+            directory,
+            path,
+            mounted: false,
+        };
+        let format = |bytes: u64, program: &str, options: &[&str]| {
+            fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+            run(
+                program,
+                options.iter().map(OsStr::new).chain([image.as_os_str()]),
+            );
+        };
+        let options: &[&str] = match backing {
+            Backing::Here => return disk,
+            Backing::Tmpfs => &["-t", "tmpfs", "-o", "size=2g", "tmpfs"],
+            Backing::Ext4 => {
+                format(
+                    2 << 30,
+                    "mkfs.ext4",
+                    &["-q", "-F", "-E", "lazy_itable_init=1,nodiscard"],
+                );
+                &["-o", "loop"]
+            }
+            Backing::Xfs => {
+                format(2 << 30, "mkfs.xfs", &["-q", "-K"]);
+                &["-o", "loop"]
+            }
+            Backing::Small(kib) => {
+                format(u64::from(kib) << 10, "mkfs.ext4", &["-q", "-F", "-m", "0"]);
+                &["-o", "loop"]
+            }
+        };
+        let mut arguments: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        if backing != Backing::Tmpfs {
+            arguments.push(image.as_os_str());
+        }
+        arguments.push(disk.path.as_os_str());
+        run("mount", arguments);
+        disk.mounted = true;
+        disk
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A place beside it, for what has to be elsewhere.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+        }
+    }
+}
+
+/// A repository, mounted.
+pub struct Mount {
+    daemon: Child,
+    /// The repository's directory.
+    pub repository: PathBuf,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    log: PathBuf,
+    /// Whether complaints in the log are what the test is about.
+    pub may_complain: bool,
+    pub disk: Disk,
+}
+
+impl Mount {
+    /// Mounts a new repository on a filesystem of its own.
+    pub fn new(backing: Backing) -> Self {
+        Self::with(backing, &[])
+    }
+
+    /// The same with more options of `sessionfs mount`.
+    pub fn with(backing: Backing, options: &[&str]) -> Self {
+        let disk = Disk::new(backing);
+        let repository = disk.path().join("repository");
+        fs::create_dir(&repository).unwrap();
+        Self::of(disk, repository, options)
+    }
+
+    /// Mounts a repository, which need not exist.
+    pub fn of(disk: Disk, repository: PathBuf, options: &[&str]) -> Self {
+        if let Err(e) = fs::File::options().read(true).write(true).open("/dev/fuse") {
+            panic!("the tests of the mount need /dev/fuse, as root (modprobe fuse): {e}");
+        }
+        let mountpoint = disk.beside("mnt");
+        let log = disk.beside("log");
+        let daemon = Command::new(SESSIONFS)
+            .args(["mount", "--foreground"])
+            .args(options)
+            .arg(&repository)
+            .arg(&mountpoint)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut mount = Self {
+            daemon,
+            repository,
+            mountpoint,
+            log,
+            may_complain: false,
+            disk,
+        };
+        wait_until("the mount answers", || {
+            let ended = mount.daemon.try_wait().unwrap();
+            assert!(
+                ended.is_none(),
+                "the daemon ended: {ended:?}: {}",
+                mount.log()
+            );
+            is_mounted(&mount.mountpoint)
+        });
+        mount
+    }
+
+    /// A session of this id, made if there is none.
+    pub fn session(&self, id: impl AsRef<OsStr>) -> Session {
+        let mut name = id.as_ref().to_owned();
+        name.push(".session");
+        let session = Session {
+            on_mount: self.mountpoint.join(&name),
+            in_repository: self.repository.join(&name),
+        };
+        match fs::create_dir(&session.on_mount) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.unwrap(),
+        }
+        session
+    }
+
+    /// The process that serves it.
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// What the daemon has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends the daemon a signal, by name.
+    pub fn signal(&self, name: &str) {
+        run("kill", [&format!("-{name}"), &self.pid().to_string()]);
+    }
+
+    /// Waits for the daemon's end; its exit status.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let mut status = None;
+        wait_until("the daemon ends", || {
+            status = self.daemon.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let alive = matches!(self.daemon.try_wait(), Ok(None));
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(&self.mountpoint)
+            .stderr(Stdio::null())
+            .status();
+        if alive {
+            let _ = Command::new("kill")
+                .arg(self.daemon.id().to_string())
+                .status();
+        }
+        let _ = self.daemon.wait();
+        let log = self.log();
+        if std::thread::panicking() {
+            eprintln!("the daemon said:\n{log}");
+        } else if !self.may_complain {
+            let complaint = log
+                .lines()
+                .find(|l| l.contains("ERROR") || l.contains("panicked"));
+            assert_eq!(complaint, None, "the daemon complained");
+        }
+    }
+}
+
+/// Whether something is mounted on a directory.
+pub fn is_mounted(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|m| m.dev());
+    matches!((device(path), path.parent().map(device)), (Ok(a), Some(Ok(b))) if a != b)
+}
+
+/// A session, seen from both sides.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Its directory on the mount.
+    pub on_mount: PathBuf,
+    /// Its directory in the repository.
+    pub in_repository: PathBuf,
+}
+
+impl Session {
+    /// `session` on the mount.
+    pub fn file(&self) -> PathBuf {
+        self.on_mount.join("session")
+    }
+
+    /// `session` in the repository.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.in_repository.join("session")
+    }
+
+    /// The names in the session's directory of the repository, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&self.in_repository)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The inode behind `session` in the repository.
+    pub fn inode(&self) -> u64 {
+        fs::metadata(self.checkpoint()).unwrap().ino()
+    }
+}
