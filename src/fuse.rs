@@ -4,6 +4,8 @@
 //! then it runs again on a worker, and the thread takes the next one. A panic
 //! answers `EIO` and ends nothing.
 
+mod workers;
+
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -19,8 +21,8 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use self::workers::Workers;
 use crate::fs::{Caller, Entry, Fail, Fs, Opened, Patience, Result, SetAttr};
-use crate::workers::Workers;
 
 /// The largest piece that is read or written in one request, in bytes.
 const MAX_PIECE: u32 = 1 << 20;

@@ -10,4 +10,3 @@ mod fuse;
 mod mount;
 pub mod repo;
 mod sys;
-mod workers;
