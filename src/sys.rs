@@ -490,6 +490,21 @@ pub fn into_file(fd: OwnedFd) -> File {
     File::from(fd)
 }
 
+/// close(2) with its error, for the filesystems that tell of a failed write
+/// only then. The descriptor is gone in any case, also after `EINTR`.
+#[allow(unsafe_code)]
+pub fn close(fd: OwnedFd) -> Result<()> {
+    let raw = std::os::fd::IntoRawFd::into_raw_fd(fd);
+    // SAFETY: the descriptor was owned, and nobody else has it now.
+    match unsafe { libc::close(raw) } {
+        0 => Ok(()),
+        _ => match errno_of(&io::Error::last_os_error()) {
+            Errno::INTR => Ok(()),
+            errno => Err(errno),
+        },
+    }
+}
+
 /// A number that tells the inode behind a descriptor from every other that
 /// had or will have the same inode number: a digest of its file handle, in
 /// which filesystems keep the inode's generation (name_to_handle_at(2)).

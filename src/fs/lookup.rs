@@ -10,7 +10,7 @@ use fuser::{FileAttr, FileType, INodeNo};
 use super::attr::attr_of;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
-use super::node::{ROOT, Role, empty_id};
+use super::node::{Identity, ROOT, Role, empty_id};
 use super::writer::{Writer, empty_attr};
 use super::{Caller, DIRECTORY_TTL, Dir, Entry, Fs};
 use crate::repo::{CHECKPOINT, SessionName};
@@ -67,9 +67,12 @@ impl Fs {
         if !is_file(&stat) {
             return Ok(self.entry(parent, name, other_role(&stat), &stat, birth(&stat)));
         }
-        // Saves use inode numbers again within moments, the time of birth is
+        // Saves use inode numbers again within moments: the time of birth is
         // too coarse for that.
-        let identity = sys::handle_digest(&fd).unwrap_or_else(|_| birth(&stat));
+        let identity = Identity {
+            handle: sys::handle_digest(&fd).ok(),
+            ..birth(&stat)
+        };
         let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
         self.nodes.hold(stat.stx_ino, fd);
         Ok(entry)
@@ -81,7 +84,9 @@ impl Fs {
         let attr = empty_attr(&session, id, 0o644, None)?;
         let name = OsStr::new(CHECKPOINT);
         Ok(Entry {
-            generation: self.nodes.remember(id, parent, name, Role::Empty, 0),
+            generation: self
+                .nodes
+                .remember(id, parent, name, Role::Empty, Identity::default()),
             attr,
             entry_ttl: Duration::ZERO,
             attr_ttl: Duration::ZERO,
@@ -98,7 +103,9 @@ impl Fs {
         let role = Role::Writer(writer.clone());
         let name = OsStr::new(CHECKPOINT);
         Ok(Entry {
-            generation: self.nodes.remember(writer.ino, parent, name, role, 0),
+            generation: self
+                .nodes
+                .remember(writer.ino, parent, name, role, Identity::default()),
             attr,
             entry_ttl: Duration::ZERO,
             attr_ttl: Duration::ZERO,
@@ -121,7 +128,7 @@ impl Fs {
         name: &OsStr,
         role: Role,
         stat: &Statx,
-        identity: u64,
+        identity: Identity,
     ) -> Entry {
         let entry_ttl = match role {
             Role::Session | Role::Directory => DIRECTORY_TTL,
@@ -215,8 +222,13 @@ pub(super) fn other_role(stat: &Statx) -> Role {
     }
 }
 
-/// The time of birth as one number; 0 where the filesystem does not keep it.
-pub(super) fn birth(stat: &Statx) -> u64 {
+/// What tells inodes apart at no cost; nothing where the filesystem does not
+/// keep the time of birth.
+pub(super) fn birth(stat: &Statx) -> Identity {
     let seconds = stat.stx_btime.tv_sec.cast_unsigned();
-    seconds.wrapping_mul(1_000_000_000) + u64::from(stat.stx_btime.tv_nsec)
+    let birth = seconds.wrapping_mul(1_000_000_000);
+    Identity {
+        birth: birth.wrapping_add(stat.stx_btime.tv_nsec.into()),
+        handle: None,
+    }
 }

@@ -68,14 +68,29 @@ impl Version {
     }
 }
 
+/// Tells an inode from an earlier one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Identity {
+    /// The time of birth, as coarse as the kernel's clock ticks.
+    pub(super) birth: u64,
+    /// A digest of the file handle, where it was asked for: exact.
+    pub(super) handle: Option<u64>,
+}
+
+impl Identity {
+    fn is_other_than(self, other: Self) -> bool {
+        let handles = self.handle.zip(other.handle);
+        self.birth != other.birth || handles.is_some_and(|(a, b)| a != b)
+    }
+}
+
 /// One node.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) parent: u64,
     pub(super) name: OsString,
     pub(super) role: Role,
-    /// Tells this inode from an earlier one of the same number.
-    identity: u64,
+    identity: Identity,
     /// Raised when the number comes back as another inode; the kernel drops
     /// what it has cached then.
     generation: u32,
@@ -129,14 +144,14 @@ impl Nodes {
     }
 
     /// The kernel is about to be told of a node: counts the lookup, and
-    /// answers the generation. `identity` tells inodes of one number apart.
+    /// answers the generation.
     pub(super) fn remember(
         &self,
         id: u64,
         parent: u64,
         name: &OsStr,
         role: Role,
-        identity: u64,
+        identity: Identity,
     ) -> u64 {
         let mut inner = self.lock();
         let node = inner.by_id.entry(id).or_insert_with(|| Node {
@@ -152,7 +167,8 @@ impl Nodes {
             cached: None,
         });
         node.lookups += 1;
-        if node.identity != identity {
+        node.identity.handle = node.identity.handle.or(identity.handle);
+        if node.identity.is_other_than(identity) {
             node.identity = identity;
             node.generation = node.generation.wrapping_add(1);
             node.cached = None;

@@ -61,9 +61,16 @@ impl Fs {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         match self.role(id)? {
             Role::Writer(writer) => {
-                let truncates = writes && flags & libc::O_TRUNC != 0;
-                writer.open(truncates, patience)?;
-                self.retries.done(caller.tid);
+                if !writes && !writer.is_open() {
+                    // A thread that was about to write, and reads after all.
+                    self.retries.done(caller.tid);
+                    return Err(Errno::STALE.into());
+                }
+                let opened = writer.open(writes && flags & libc::O_TRUNC != 0, patience);
+                if opened != Err(Fail::WouldBlock) {
+                    self.retries.done(caller.tid);
+                }
+                opened?;
                 Ok(self.opened_writer(writer, FopenFlags::empty()))
             }
             Role::Checkpoint | Role::Empty if writes => {
@@ -356,8 +363,8 @@ impl Fs {
             // Some filesystems tell of a failed write at close(2) only. The
             // descriptor is closed by way of a duplicate.
             Handle::File { file, .. } => {
-                file.try_clone().map_err(|e| sys::errno_of(&e))?;
-                Ok(())
+                let copy = file.try_clone().map_err(|e| sys::errno_of(&e))?;
+                Ok(sys::close(copy)?)
             }
             Handle::Directory(_) => Ok(()),
         }

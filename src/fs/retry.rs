@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::writer::Writer;
 
@@ -17,6 +18,11 @@ const CAPACITY: usize = 4096;
 /// How often a thread is shown its writer before it opens it. The kernel asks
 /// twice; a lookup that races with others may ask again.
 const LOOKUPS: u8 = 8;
+
+/// How long a thread may take for the second walk. One that takes longer (it
+/// was stopped, say) gets `ESTALE`; one that never makes the walk is not shown
+/// an outdated file for ever.
+const WALK_TIME: Duration = Duration::from_secs(60);
 
 /// The threads, and what each is about to open.
 #[derive(Debug, Default)]
@@ -37,6 +43,7 @@ struct Intent {
     parent: u64,
     writer: Arc<Writer>,
     lookups: u8,
+    since: Instant,
 }
 
 impl Retries {
@@ -47,6 +54,7 @@ impl Retries {
             parent,
             writer,
             lookups: 0,
+            since: Instant::now(),
         };
         if inner.by_thread.insert(tid, intent).is_none() {
             inner.order.push_back(tid);
@@ -63,7 +71,8 @@ impl Retries {
     pub(super) fn lookup(&self, tid: u32, parent: u64) -> Option<Arc<Writer>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let intent = inner.by_thread.get_mut(&tid)?;
-        if intent.parent == parent && intent.lookups < LOOKUPS {
+        let expected = intent.parent == parent && intent.lookups < LOOKUPS;
+        if expected && intent.since.elapsed() < WALK_TIME {
             intent.lookups += 1;
             return Some(intent.writer.clone());
         }

@@ -149,6 +149,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether it has been opened, and not been released.
+    pub(super) fn is_open(&self) -> bool {
+        // Busy is open.
+        !matches!(self.lock(Patience::None), Ok(state) if state.handles == 0)
+    }
+
     /// Reads from what this writer has written so far; the bytes read.
     pub(super) fn read(&self, buffer: &mut [u8], at: u64, patience: Patience) -> Result<usize> {
         let mut state = self.lock(patience)?;
