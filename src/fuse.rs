@@ -301,11 +301,11 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.to_owned();
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.unlink(parent.0, &name, patience),
+            move |fs, patience, _| fs.unlink(parent.0, &name, caller, patience),
             answer_empty,
         );
     }

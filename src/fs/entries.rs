@@ -106,7 +106,13 @@ impl Fs {
     ///
     /// # Errors
     /// `EPERM` in the root, and those of unlink(2).
-    pub fn unlink(&self, parent: u64, name: &OsStr, patience: Patience) -> Result<()> {
+    pub fn unlink(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
         if parent == ROOT {
             return Err(Errno::PERM.into());
         }
@@ -127,6 +133,7 @@ impl Fs {
         // An empty `session` is shown where there is none: that one can be
         // removed as often as anybody likes.
         session.remove_checkpoint()?;
+        self.removers.remember(caller.tid, parent);
         Ok(())
     }
 

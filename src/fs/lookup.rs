@@ -35,7 +35,14 @@ impl Fs {
                 if let Some(writer) = self.retries.lookup(caller.tid, parent) {
                     return self.writer_entry(parent, &writer, patience);
                 }
-                self.lookup_checkpoint(parent)
+                let entry = self.lookup_checkpoint(parent)?;
+                if entry.attr.ino.0 == empty_id(parent)
+                    && self.removers.sees_absence(caller.tid, parent)
+                {
+                    self.nodes.forget(entry.attr.ino.0, 1);
+                    return Err(Errno::NOENT.into());
+                }
+                Ok(entry)
             }
             _ => {
                 let dir = self.dir(parent)?;

@@ -4,6 +4,7 @@
 //! Every operation takes plain values and answers plain values, so that all
 //! of it can be called without a mount; `fuse.rs` is the only user.
 
+mod absence;
 mod activity;
 mod attr;
 mod entries;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use fuser::FileAttr;
 
+use self::absence::Removers;
 use self::activity::{Activity, Counted};
 pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
@@ -103,6 +105,7 @@ pub struct Fs {
     handles: Handles,
     retries: Retries,
     slots: Slots,
+    removers: Removers,
     activity: Arc<Activity>,
     next_writer: AtomicU64,
     /// Whether passthrough still seems possible.
@@ -138,6 +141,7 @@ impl Fs {
             handles: Handles::default(),
             retries: Retries::default(),
             slots: Slots::default(),
+            removers: Removers::default(),
             activity: Arc::default(),
             next_writer: AtomicU64::new(first_writer()),
         }

@@ -86,7 +86,7 @@ impl Fs {
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
                 let session = self.session(parent)?;
-                let writer = self.writer_of(session, parent, None, false, caller);
+                let writer = self.writer(self.origin(session, parent, None, caller));
                 writer.open(false, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
             }
@@ -141,28 +141,33 @@ impl Fs {
     ) -> Result<Arc<Writer>> {
         let session = self.session(parent)?;
         let base = session.checkpoint()?;
-        Ok(self.writer_of(session, parent, base, replaces, caller))
+        let mut origin = self.origin(session, parent, base, caller);
+        origin.replaces = replaces;
+        Ok(self.writer(origin))
     }
 
-    fn writer_of(
+    fn origin(
         &self,
         session: Session,
         parent: u64,
         base: Option<Checkpoint>,
-        replaces: bool,
         caller: Caller,
-    ) -> Arc<Writer> {
-        let ino = self.next_writer.fetch_add(1, Ordering::Relaxed);
-        let origin = Origin {
+    ) -> Origin {
+        Origin {
             base,
             slot: self.slots.of(parent),
             activity: self.activity.clone(),
             lock_wait: self.options.lock_wait,
-            replaces,
+            replaces: false,
             tid: caller.tid,
+            first_mode: None,
             first_owner: first_owner(&session, caller),
             session,
-        };
+        }
+    }
+
+    fn writer(&self, origin: Origin) -> Arc<Writer> {
+        let ino = self.next_writer.fetch_add(1, Ordering::Relaxed);
         Arc::new(Writer::new(ino, origin))
     }
 
@@ -278,8 +283,18 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         if self.is_checkpoint(parent, name)? {
-            let writer = self.new_writer(parent, flags & libc::O_TRUNC != 0, caller)?;
-            writer.open(flags & libc::O_TRUNC != 0, patience)?;
+            let session = self.session(parent)?;
+            let base = session.checkpoint()?;
+            if base.is_some() && flags & libc::O_EXCL != 0 {
+                return Err(Errno::EXIST.into());
+            }
+            let mut origin = self.origin(session, parent, base, caller);
+            origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
+            origin.first_mode = Some(mode & 0o644);
+            let writer = self.writer(origin);
+            // An empty file is a file: it is saved even if nothing is written.
+            writer.open(true, patience)?;
+            self.removers.forget(parent);
             return Ok(Created {
                 entry: self.writer_entry(parent, &writer, patience)?,
                 opened: self.opened_writer(writer, FopenFlags::empty()),

@@ -61,6 +61,8 @@ pub(super) struct Origin {
     pub(super) replaces: bool,
     /// The thread that opens it.
     pub(super) tid: u32,
+    /// Mode of a first checkpoint; 0644 less the opener's umask if nobody says.
+    pub(super) first_mode: Option<u32>,
     /// Owner of a first checkpoint, if it is not to be the daemon's own.
     pub(super) first_owner: Option<(u32, u32)>,
 }
@@ -104,10 +106,11 @@ pub(super) enum Verdict {
 
 impl Writer {
     pub(super) fn new(ino: u64, origin: Origin) -> Self {
-        // Only a first checkpoint needs the umask: FUSE_OPEN does not tell it.
-        let first_mode = match origin.base {
-            Some(_) => 0o644,
-            None => 0o644 & !process::umask(origin.tid),
+        let first_mode = match (origin.first_mode, &origin.base) {
+            (Some(mode), _) => mode,
+            (None, Some(_)) => 0o644,
+            // FUSE_OPEN does not tell the umask.
+            (None, None) => 0o644 & !process::umask(origin.tid),
         };
         Self {
             ino,
