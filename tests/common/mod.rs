@@ -9,6 +9,8 @@
     reason = "a test ends with the first surprise"
 )]
 
+pub mod saves;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,0 +1,295 @@
+//! Commands that save, and what others see of it: every save is counted, and
+//! every content that was ever there is read.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+
+use super::{Session, wait_until};
+
+/// Shell: tells the test that this point is reached, and waits for its answer.
+pub const PAUSE: &str = r#"{ echo >"$TOLD"; read go <"$GO"; }"#;
+
+/// Python: `tell(text)` and `pause()`, for the same.
+pub const PYTHON_PAUSE: &str = "
+import os
+def tell(text=''):
+    with open(os.environ['TOLD'], 'w') as f: f.write(str(text) + '\\n')
+def pause():
+    tell()
+    with open(os.environ['GO']) as f: f.readline()
+";
+
+/// Counts the saves of a session, in its directory of the repository. The
+/// kernel queues every rename, so none is missed.
+pub struct Saves {
+    inotify: OwnedFd,
+    count: usize,
+    /// The names that have appeared in the directory, each once.
+    pub names: Vec<String>,
+}
+
+impl Saves {
+    pub fn of(session: &Session) -> Self {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+        let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        inotify::add_watch(&inotify, &session.in_repository, flags).unwrap();
+        Self {
+            inotify,
+            count: 0,
+            names: Vec::new(),
+        }
+    }
+
+    /// The saves so far: how often something else was named `session`.
+    pub fn count(&mut self) -> usize {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = Reader::new(&self.inotify, &mut buffer);
+        loop {
+            let event = match events.next() {
+                Err(rustix::io::Errno::AGAIN) => return self.count,
+                event => event.unwrap(),
+            };
+            assert!(!event.events().contains(ReadFlags::QUEUE_OVERFLOW));
+            let name = event.file_name().map(CString::from).unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
+            self.count += usize::from(name == "session");
+            if !self.names.contains(&name) {
+                self.names.push(name);
+            }
+        }
+    }
+}
+
+/// Reads `session` on the mount and in the repository, over and over.
+pub struct Watcher {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    looks: AtomicUsize,
+    /// Every content that was seen, each once.
+    seen: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Watcher {
+    /// Begins to watch; it has looked at least once when this returns.
+    pub fn of(session: &Session) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (files, watching) = ([session.file(), session.checkpoint()], shared.clone());
+        let thread = std::thread::spawn(move || {
+            let mut last = [None, None];
+            while !watching.stop.load(Ordering::Relaxed) {
+                for (file, last) in files.iter().zip(&mut last) {
+                    let content = match fs::read(file) {
+                        // A session without a checkpoint reads as empty.
+                        Err(e) if e.kind() == ErrorKind::NotFound && *file == files[1] => vec![],
+                        content => content.unwrap(),
+                    };
+                    if last.as_ref() != Some(&content) {
+                        watching.saw(&content);
+                        *last = Some(content);
+                    }
+                }
+                watching.looks.fetch_add(1, Ordering::Relaxed);
+                std::thread::yield_now();
+            }
+        });
+        let watcher = Self {
+            shared,
+            thread: Some(thread),
+        };
+        watcher.look();
+        watcher
+    }
+
+    /// Waits until it has looked again, wholly after this call.
+    pub fn look(&self) {
+        let before = self.shared.looks.load(Ordering::Relaxed);
+        // Often called: the steps of `wait_until` are too long.
+        while self.shared.looks.load(Ordering::Relaxed) <= before + 1 {
+            let over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+            assert!(!over, "reading failed");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    /// What has been seen so far.
+    pub fn seen(&self) -> Vec<Vec<u8>> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+
+    /// Ends it; all that it saw.
+    pub fn finish(mut self) -> Vec<Vec<u8>> {
+        self.look();
+        self.stop();
+        self.seen()
+    }
+
+    fn stop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn saw(&self, content: &[u8]) {
+        let mut seen = self.seen.lock().unwrap();
+        if !seen.iter().any(|known| known == content) {
+            seen.push(content.to_vec());
+        }
+    }
+}
+
+/// A command that runs in a process group of its own, and can be talked to.
+pub struct Running {
+    /// Its first process, and the number of its group.
+    pub pid: u32,
+    output: Option<JoinHandle<Output>>,
+    told: fs::File,
+    go: fs::File,
+    _pipes: tempfile::TempDir,
+}
+
+impl Running {
+    /// Starts `program -c command` in a directory.
+    pub fn start(
+        program: &str,
+        directory: &Path,
+        command: &str,
+        environment: &[(&str, PathBuf)],
+    ) -> Self {
+        let pipes = tempfile::tempdir().unwrap();
+        let (told, go) = (pipes.path().join("told"), pipes.path().join("go"));
+        let mut child = Command::new(program);
+        child
+            .arg("-c")
+            .arg(command)
+            .current_dir(directory)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C")
+            .env("TOLD", pipe(&told))
+            .env("GO", pipe(&go))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        // Open at both ends: neither side ever waits for the other to come.
+        let open = |path| {
+            let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+            let mut options = fs::File::options();
+            (options.read(true).write(true).custom_flags(nonblock))
+                .open(path)
+                .unwrap()
+        };
+        let (told, go) = (open(&told), open(&go));
+        let child = child
+            .spawn()
+            .unwrap_or_else(|e| panic!("{program}: {e} (scripts/packages lists what is needed)"));
+        Self {
+            pid: child.id(),
+            output: Some(std::thread::spawn(|| child.wait_with_output().unwrap())),
+            told,
+            go,
+            _pipes: pipes,
+        }
+    }
+
+    /// Waits until the command tells something: a line.
+    pub fn told(&mut self) -> String {
+        let mut line = String::new();
+        wait_until("the command tells something", || {
+            let over = self.output.as_ref().is_none_or(JoinHandle::is_finished);
+            assert!(
+                !over,
+                "it ended: {:?}",
+                self.output.take().map(JoinHandle::join)
+            );
+            let mut byte = [0];
+            loop {
+                match self.told.read(&mut byte) {
+                    Ok(1) if byte == *b"\n" => return true,
+                    Ok(1) => line.push(byte[0].into()),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        line
+    }
+
+    /// Lets a command go on that has paused.
+    pub fn go_on(&mut self) {
+        self.go.write_all(b"\n").unwrap();
+    }
+
+    /// Waits until it and all that it started has ended: nobody has its
+    /// standard error, or its standard output, any more.
+    pub fn finish(mut self) -> Output {
+        let output = self.output.take().unwrap();
+        let (pid, start) = (self.pid, Instant::now());
+        while !output.is_finished() {
+            if start.elapsed() > super::PATIENCE {
+                kill("KILL", &format!("-{pid}"));
+                panic!("the command did not end: {:?}", output.join().unwrap());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        output.join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.output.take().is_some() {
+            kill("KILL", &format!("-{}", self.pid));
+        }
+    }
+}
+
+fn pipe(path: &Path) -> &Path {
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    path
+}
+
+/// Sends a signal by name to a process, or to a group (`-PID`).
+pub fn kill(signal: &str, target: &str) {
+    let _ = Command::new("kill")
+        .args(["-s", signal, "--", target])
+        .stderr(Stdio::null())
+        .status();
+}
