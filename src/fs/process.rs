@@ -209,6 +209,18 @@ fn ending(tid: u32) -> Closer {
     }
 }
 
+/// Whether a process that need not have noticed yet is to end by a signal:
+/// the kernel sets its exit code at once. Of a stopped process it is the
+/// signal that stopped it.
+pub(super) fn is_being_killed(pid: u32) -> bool {
+    let Some(stat) = fs::read(format!("/proc/{pid}/stat")).ok() else {
+        return false;
+    };
+    let signal = parse_stat(&stat).map_or(0, |stat| (stat.exit_code & 0x7f) as i32);
+    let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+    signal != 0 && !stops.contains(&signal)
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     flags: u64,

@@ -363,6 +363,7 @@ impl Writer {
         if by_opener && self.has_data()
             || !process::held_by_others(&self.opener, tgid, self.ino, copies)
         {
+            let killed = killed || self.others_are_being_killed(tgid);
             return Verdict::Last { killed };
         }
         if killed && self.vouched_for(tgid) {
@@ -381,6 +382,14 @@ impl Writer {
     fn vouched_for(&self, tgid: u32) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         tgid == self.opener.tgid || state.wrote.contains(&tgid)
+    }
+
+    /// Whether a process that wrote, and not the one that closes now, is
+    /// about to die by a signal: it may be in the middle of a write still,
+    /// and its own close is yet to come.
+    fn others_are_being_killed(&self, closer: u32) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.wrote.iter()).any(|&pid| pid != closer && process::is_being_killed(pid))
     }
 
     /// Does what a verdict asks for. Waits for the disk.

@@ -224,25 +224,35 @@ impl Running {
 
     /// Waits until the command tells something: a line.
     pub fn told(&mut self) -> String {
-        let mut line = String::new();
+        self.told_before_its_end().unwrap_or_else(|| {
+            let output = self.output.take().unwrap().join();
+            panic!("it ended and told nothing: {output:?}")
+        })
+    }
+
+    /// The same, if it does.
+    pub fn told_before_its_end(&mut self) -> Option<String> {
+        let mut line = None;
         wait_until("the command tells something", || {
-            let over = self.output.as_ref().is_none_or(JoinHandle::is_finished);
-            assert!(
-                !over,
-                "it ended: {:?}",
-                self.output.take().map(JoinHandle::join)
-            );
-            let mut byte = [0];
-            loop {
-                match self.told.read(&mut byte) {
-                    Ok(1) if byte == *b"\n" => return true,
-                    Ok(1) => line.push(byte[0].into()),
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
-                    other => panic!("{other:?}"),
-                }
-            }
+            let is_over = self.output.as_ref().is_none_or(JoinHandle::is_finished);
+            line = self.line();
+            is_over || line.is_some()
         });
         line
+    }
+
+    /// A line that it has told. Lines are written as a whole.
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let mut byte = [0];
+        loop {
+            match self.told.read(&mut byte) {
+                Ok(1) if byte == *b"\n" => return Some(line),
+                Ok(1) => line.push(byte[0].into()),
+                Err(e) if e.kind() == ErrorKind::WouldBlock && line.is_empty() => return None,
+                other => panic!("{other:?} after {line:?}"),
+            }
+        }
     }
 
     /// Lets a command go on that has paused.
