@@ -349,7 +349,7 @@ impl Writer {
             Closer::Unknown => return Verdict::Nothing,
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
         }
-        let killed = closer == Closer::Killed;
+        let killed = closer == Closer::Killed && self.vouched_for(tgid);
         // Who opened it, wrote and closes it, and goes on, wants to know how
         // it ended; copies that children got by the way do not matter then
         // (DESIGN 2.3). Before any data, those meant for a child do: it was
@@ -366,7 +366,7 @@ impl Writer {
             let killed = killed || self.others_are_being_killed(tgid);
             return Verdict::Last { killed };
         }
-        if killed && self.vouched_for(tgid) {
+        if killed {
             return Verdict::Doom;
         }
         Verdict::Nothing
