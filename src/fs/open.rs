@@ -61,16 +61,14 @@ impl Fs {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         match self.role(id)? {
             Role::Writer(writer) => {
+                // Whatever comes of it: a thread that is refused, or reads after
+                // all, is shown the checkpoint when it looks again.
+                self.retries.done(caller.tid);
                 if !writes && !writer.is_open() {
-                    // A thread that was about to write, and reads after all.
-                    self.retries.done(caller.tid);
                     return Err(Errno::STALE.into());
                 }
-                let opened = writer.open(writes && flags & libc::O_TRUNC != 0, patience);
-                if opened != Err(Fail::WouldBlock) {
-                    self.retries.done(caller.tid);
-                }
-                opened?;
+                let truncates = writes && flags & libc::O_TRUNC != 0;
+                writer.open(truncates, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::empty()))
             }
             Role::Checkpoint | Role::Empty if writes => {

@@ -31,9 +31,8 @@ impl Fs {
         }
         match self.role(id)? {
             Role::Writer(writer) => {
-                let attr = writer.set_attr(set, caller.tid, patience)?;
                 self.retries.done(caller.tid);
-                Ok(attr)
+                writer.set_attr(set, caller.tid, patience)
             }
             Role::Checkpoint | Role::Empty if set.size.is_some() => {
                 self.truncate_checkpoint(id, set, caller, patience)

@@ -10,6 +10,7 @@
 )]
 
 pub mod saves;
+pub mod tools;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -298,7 +299,7 @@ impl Drop for Mount {
         } else if !self.may_complain {
             let complaint = log
                 .lines()
-                .find(|l| l.contains("ERROR") || l.contains("panicked"));
+                .find(|l| l.starts_with("sessionfs: error: ") || l.contains("panicked"));
             assert_eq!(complaint, None, "the daemon complained");
         }
     }

@@ -1,0 +1,117 @@
+//! Small tools of the tests: calls whose error is the point.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::IntoRawFd;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use super::{SESSIONFS, wait_until};
+
+/// Closes a file and tells what close(2) says, which dropping it does not.
+#[allow(unsafe_code, reason = "the standard library ignores the error")]
+pub fn close(file: fs::File) -> io::Result<()> {
+    // SAFETY: the descriptor is not owned by anything else any more.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The errno that something failed with; that it worked is a failure.
+#[track_caller]
+pub fn errno<T>(result: io::Result<T>) -> i32 {
+    match result {
+        Ok(_) => panic!("it worked, and should have failed"),
+        Err(e) => e.raw_os_error().unwrap_or_else(|| panic!("{e}")),
+    }
+}
+
+/// Opens for reading and writing, without truncating.
+pub fn open_rw(path: impl AsRef<Path>) -> io::Result<fs::File> {
+    fs::File::options().read(true).write(true).open(path)
+}
+
+/// Runs a program in a directory and answers its trimmed output; it has to
+/// end well.
+#[track_caller]
+pub fn output_of(directory: &Path, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e} (scripts/packages lists what is needed)"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}: {}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// What a python program prints.
+#[track_caller]
+pub fn python(directory: &Path, program: &str) -> String {
+    output_of(directory, "python3", &["-c", program])
+}
+
+/// A command of the program under test, on a repository.
+pub fn sessionfs<A: AsRef<OsStr>>(
+    repository: &Path,
+    command: &str,
+    arguments: impl IntoIterator<Item = A>,
+) -> Output {
+    Command::new(SESSIONFS)
+        .arg(command)
+        .arg("-r")
+        .arg(repository)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// A process that ends with the test, asked by `SIGTERM`.
+#[derive(Debug)]
+pub struct Helper(Child);
+
+impl Helper {
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|e| panic!("{command:?}: {e} (scripts/packages)")))
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let pid = self.0.id().to_string();
+        let _ = Command::new("kill").arg(pid).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// Stops every linkat(2) of a process, before it returns, until this value is
+/// dropped.
+pub fn hold_at_linkat(pid: u32) -> Helper {
+    let delay = "inject=linkat:delay_exit=100000000";
+    let helper = Helper::start(
+        Command::new("strace")
+            .args(["-f", "-q", "-o", "/dev/null", "-e", "trace=linkat"])
+            .args(["-e", delay, "-p", &pid.to_string()]),
+    );
+    let traced = |status: String| status.contains("TracerPid:") && !status.contains("TracerPid:\t0");
+    wait_until("strace follows all threads", || {
+        fs::read_dir(format!("/proc/{pid}/task"))
+            .unwrap()
+            .all(|thread| {
+                let status = thread.unwrap().path().join("status");
+                fs::read_to_string(status).is_ok_and(traced)
+            })
+    });
+    helper
+}
