@@ -180,7 +180,7 @@ impl Writer {
         let mut state = self.lock(patience)?;
         let written = self
             .change(&mut state, true, patience)
-            .and_then(|()| Ok(staged(&state)?.write_at(bytes, at)?));
+            .and_then(|()| self.log_if_failed(staged(&state)?.write_at(bytes, at)));
         state.has_data = true;
         state.note_writer(tid);
         state.keep_failure(written)
@@ -509,13 +509,17 @@ impl Writer {
         }
     }
 
+    fn log_if_failed(&self, result: repo::Result<()>) -> Result<()> {
+        Ok(result.inspect_err(|error| self.log_failure(error))?)
+    }
+
     fn truncate(&self, state: &mut State, size: u64, patience: Patience) -> Result<()> {
         if size == 0 {
             // A fresh start: nothing of what was lost is in it.
             state.failed = None;
         }
         self.change(state, size > 0, patience)?;
-        Ok(staged(state)?.set_len(size)?)
+        self.log_if_failed(staged(state)?.set_len(size))
     }
 
     /// Makes sure that there is a staged file, with the content of the base
