@@ -107,7 +107,10 @@ fn rule_2_7_every_kind_of_save_keeps_the_attributes(backing: Backing) {
         ("echo a > session", "a\n"),
         ("echo b >> session", "a\nb\n"),
         ("truncate -s 1 session", "a"),
-        ("printf c | dd of=session conv=notrunc,fsync status=none", "c"),
+        (
+            "printf c | dd of=session conv=notrunc,fsync status=none",
+            "c",
+        ),
         ("printf '3\\n2\\n' | sort -o session", "2\n3\n"),
         ("python3 -c 'import os; os.truncate(\"session\", 1)'", "2"),
     ] {
@@ -134,13 +137,21 @@ fn rule_2_7_a_first_checkpoint_gets_0644_less_the_umask(backing: Backing) {
         ] {
             number += 1;
             let session = mount.session(format!("{number}"));
-            output_of(&session.on_mount, "bash", &["-c", &format!("umask {umask}; {save}")]);
+            output_of(
+                &session.on_mount,
+                "bash",
+                &["-c", &format!("umask {umask}; {save}")],
+            );
             let attributes = fs::metadata(session.checkpoint()).unwrap();
             assert_eq!(attributes.mode() & 0o7777, mode, "umask {umask}; {save}");
             assert_eq!((attributes.uid(), attributes.gid()), (0, 0));
             assert_eq!(session.names(), ["session"]);
             // The umask is for the first one only.
-            output_of(&session.on_mount, "bash", &["-c", "umask 777; echo y > session"]);
+            output_of(
+                &session.on_mount,
+                "bash",
+                &["-c", "umask 777; echo y > session"],
+            );
             let attributes = fs::metadata(session.checkpoint()).unwrap();
             assert_eq!(attributes.mode() & 0o7777, mode, "umask {umask}; {save}");
         }
@@ -157,9 +168,16 @@ fn rule_2_7_touch_is_no_save(backing: Backing) {
         assert_eq!(attributes.mtime(), 981_173_106);
         assert_eq!(attributes.atime(), 981_173_106);
     }
-    output_of(&session.on_mount, "touch", &["-m", "-d", "@5.25", "session"]);
+    output_of(
+        &session.on_mount,
+        "touch",
+        &["-m", "-d", "@5.25", "session"],
+    );
     let attributes = fs::metadata(session.checkpoint()).unwrap();
-    assert_eq!((attributes.mtime(), attributes.mtime_nsec()), (5, 250_000_000));
+    assert_eq!(
+        (attributes.mtime(), attributes.mtime_nsec()),
+        (5, 250_000_000)
+    );
     assert_eq!(attributes.atime(), 981_173_106);
     let before = SystemTime::now() - Duration::from_secs(1);
     output_of(&session.on_mount, "touch", &["session"]);

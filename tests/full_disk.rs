@@ -79,12 +79,19 @@ fn rule_2_3_what_fits_only_beside_nothing_is_refused_by_any_tool() {
     let inode = session.inode();
     let source = mount.disk.beside("source");
     fs::write(&source, pattern(2, BIG)).unwrap();
-    for command in ["cat \"$S\" > session", "cp \"$S\" session", "dd if=\"$S\" of=session bs=100k"] {
+    for command in [
+        "cat \"$S\" > session",
+        "cp \"$S\" session",
+        "dd if=\"$S\" of=session bs=100k",
+    ] {
         let command = format!("S={}; LC_ALL=C {command}", source.display());
         let output = common::shell("bash", &session.on_mount, &command);
         assert!(!output.status.success(), "{command}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains("No space left on device"), "{command}: {said}");
+        assert!(
+            said.contains("No space left on device"),
+            "{command}: {said}"
+        );
         assert_stands(&session, &old, inode);
     }
     assert_small_save_works(&session);
@@ -136,7 +143,10 @@ fn rule_2_1_a_reader_keeps_its_checkpoint_on_a_disk_that_fills_up() {
     fs::write(session.file(), pattern(2, 700 << 10)).unwrap();
     // Both are there, so the third finds no place.
     let mut writer = fs::File::create(session.file()).unwrap();
-    assert_eq!(errno(writer.write_all(&pattern(3, 700 << 10))), libc::ENOSPC);
+    assert_eq!(
+        errno(writer.write_all(&pattern(3, 700 << 10))),
+        libc::ENOSPC
+    );
     assert_eq!(errno(close(writer)), libc::ENOSPC);
     let mut read = Vec::new();
     reader.read_to_end(&mut read).unwrap();
@@ -237,7 +247,10 @@ fn rule_2_3_an_append_whose_copy_does_not_fit_fails() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("No space left on device"), "{said}");
     assert_stands(&session, &old, inode);
-    let mut writer = fs::File::options().append(true).open(session.file()).unwrap();
+    let mut writer = fs::File::options()
+        .append(true)
+        .open(session.file())
+        .unwrap();
     assert_eq!(errno(writer.write_all(b"more")), libc::ENOSPC);
     // Neither by a second try, nor by its end.
     assert_eq!(errno(writer.write_all(b"more")), libc::ENOSPC);

@@ -1,5 +1,4 @@
-//! Two writers of one checkpoint: the slot, the lock, and the lost race
-//! (DESIGN 2.8 and 2.9, I3).
+//! Two writers of one checkpoint: the slot and the lock (DESIGN 2.8, I3, I4).
 
 #![allow(
     clippy::unwrap_used,
@@ -33,10 +32,6 @@ on_each_filesystem!(
     invariant_4_a_lock_whose_owner_lives_is_not_taken_for_dead,
     invariant_3_a_writer_whose_lock_was_broken_publishes_nothing,
     invariant_3_a_writer_whose_lock_was_replaced_publishes_nothing,
-    rule_2_9_a_lost_race_is_estale_at_close,
-    rule_2_9_a_lost_race_is_estale_at_fsync,
-    rule_2_9_a_race_lost_to_a_direct_save_is_estale,
-    rule_2_9_a_truncating_writer_replaces_what_is_there,
 );
 
 /// A mount with one session whose checkpoint says "old".
@@ -437,76 +432,4 @@ fn invariant_3_without_o_tmpfile_the_lock_stands_for_the_whole_write() {
     let broken = sessionfs(&mount.repository, "break-lock", ["a"]);
     assert!(broken.status.success(), "{broken:?}");
     assert_next_save_works(&session);
-}
-
-fn rule_2_9_a_lost_race_is_estale_at_close(backing: Backing) {
-    let (_mount, session) = mounted(backing, &[]);
-    let slow = open_rw(session.file()).unwrap();
-    let append = fs::File::options().append(true).open(session.file());
-    let mut append = append.unwrap();
-    fs::write(session.file(), "newer").unwrap();
-    let inode = session.inode();
-    slow.write_all_at(b"slow", 0).unwrap();
-    assert_eq!(errno(close(slow)), libc::ESTALE);
-    assert_saved(&session, "newer");
-    append.write_all(b"appended").unwrap();
-    assert_eq!(errno(close(append)), libc::ESTALE);
-    assert_saved(&session, "newer");
-    assert_eq!(session.inode(), inode);
-    assert_next_save_works(&session);
-}
-
-fn rule_2_9_a_lost_race_is_estale_at_fsync(backing: Backing) {
-    let (_mount, session) = mounted(backing, &[]);
-    let slow = open_rw(session.file()).unwrap();
-    fs::write(session.file(), "newer").unwrap();
-    let inode = session.inode();
-    slow.write_all_at(b"slow", 0).unwrap();
-    assert_eq!(errno(slow.sync_all()), libc::ESTALE);
-    assert_saved(&session, "newer");
-    // What was lost is not made up for by more.
-    let more = slow.write_all_at(b"more", 0);
-    let _ = more.and_then(|()| slow.sync_all());
-    assert_eq!(errno(close(slow)), libc::ESTALE);
-    assert_saved(&session, "newer");
-    assert_eq!(session.inode(), inode);
-    assert_next_save_works(&session);
-}
-
-/// A save made directly in the repository.
-fn save_directly(session: &Session, content: &str) -> u64 {
-    let other = session.in_repository.join("other");
-    fs::write(&other, content).unwrap();
-    fs::rename(&other, session.checkpoint()).unwrap();
-    session.inode()
-}
-
-fn rule_2_9_a_race_lost_to_a_direct_save_is_estale(backing: Backing) {
-    let (_mount, session) = mounted(backing, &[]);
-    let slow = open_rw(session.file()).unwrap();
-    slow.write_all_at(b"slow", 0).unwrap();
-    let inode = save_directly(&session, "direct");
-    assert_eq!(errno(close(slow)), libc::ESTALE);
-    assert_saved(&session, "direct");
-    assert_eq!(session.inode(), inode);
-
-    let slow = open_rw(session.file()).unwrap();
-    slow.write_all_at(b"slow", 0).unwrap();
-    slow.sync_all().unwrap();
-    slow.write_all_at(b"more", 0).unwrap();
-    let inode = save_directly(&session, "direct again");
-    assert_eq!(errno(slow.sync_all()), libc::ESTALE);
-    assert_eq!(errno(close(slow)), libc::ESTALE);
-    assert_saved(&session, "direct again");
-    assert_eq!(session.inode(), inode);
-    assert_next_save_works(&session);
-}
-
-fn rule_2_9_a_truncating_writer_replaces_what_is_there(backing: Backing) {
-    let (_mount, session) = mounted(backing, &[]);
-    let mut writer = fs::File::create(session.file()).unwrap();
-    writer.write_all(b"replaces").unwrap();
-    save_directly(&session, "direct");
-    close(writer).unwrap();
-    assert_saved(&session, "replaces");
 }

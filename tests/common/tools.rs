@@ -104,7 +104,8 @@ pub fn hold_at_linkat(pid: u32) -> Helper {
             .args(["-f", "-q", "-o", "/dev/null", "-e", "trace=linkat"])
             .args(["-e", delay, "-p", &pid.to_string()]),
     );
-    let traced = |status: String| status.contains("TracerPid:") && !status.contains("TracerPid:\t0");
+    let traced =
+        |status: String| status.contains("TracerPid:") && !status.contains("TracerPid:\t0");
     wait_until("strace follows all threads", || {
         fs::read_dir(format!("/proc/{pid}/task"))
             .unwrap()
@@ -114,4 +115,14 @@ pub fn hold_at_linkat(pid: u32) -> Helper {
             })
     });
     helper
+}
+
+/// The names in a directory, sorted.
+pub fn names_in(directory: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    names
 }
