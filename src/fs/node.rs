@@ -97,8 +97,9 @@ pub(super) struct Node {
     lookups: u64,
     /// A checkpoint between its lookup and its open (`O_PATH`).
     held: Option<Arc<OwnedFd>>,
-    /// An open file, for attributes after the name is gone.
-    open: Weak<OwnedFd>,
+    /// The open files, for attributes after the name is gone: whichever of
+    /// them is closed last.
+    open: Vec<Weak<OwnedFd>>,
     /// The kernel takes one passthrough file for each inode at a time.
     pub(super) backing: Weak<BackingId>,
     /// What the page cache has, if anything.
@@ -162,7 +163,7 @@ impl Nodes {
             generation: 0,
             lookups: 0,
             held: None,
-            open: Weak::new(),
+            open: Vec::new(),
             backing: Weak::new(),
             cached: None,
         });
@@ -173,7 +174,7 @@ impl Nodes {
             node.generation = node.generation.wrapping_add(1);
             node.cached = None;
             node.backing = Weak::new();
-            node.open = Weak::new();
+            node.open = Vec::new();
         }
         if node.parent != parent || node.name != name {
             node.parent = parent;
@@ -280,12 +281,15 @@ impl Nodes {
 
     /// Remembers an open file of a node, for as long as it is open.
     pub(super) fn opened(&self, id: u64, file: &Arc<OwnedFd>) {
-        self.with(id, |node| node.open = Arc::downgrade(file));
+        self.with(id, |node| {
+            node.open.retain(|file| file.strong_count() > 0);
+            node.open.push(Arc::downgrade(file));
+        });
     }
 
     /// An open file of a node.
     pub(super) fn open_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
-        self.with(id, |node| node.open.upgrade())?
+        self.with(id, |node| node.open.iter().find_map(Weak::upgrade))?
     }
 }
 

@@ -9,6 +9,7 @@
     reason = "a test ends with the first surprise"
 )]
 
+pub mod observe;
 pub mod saves;
 pub mod tools;
 
@@ -174,6 +175,28 @@ impl Drop for Disk {
     }
 }
 
+/// Starts a daemon that stays in the foreground.
+fn start(
+    starter: &[&str],
+    repository: &Path,
+    mountpoint: &Path,
+    log: &Path,
+    options: &[&str],
+) -> Child {
+    let mut words = starter.iter().copied().chain([SESSIONFS]);
+    Command::new(words.next().unwrap())
+        .args(words)
+        .args(["mount", "--foreground"])
+        .args(options)
+        .arg(repository)
+        .arg(mountpoint)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(log).unwrap())
+        .spawn()
+        .unwrap()
+}
+
 /// A repository, mounted.
 pub struct Mount {
     daemon: Child,
@@ -203,21 +226,18 @@ impl Mount {
 
     /// Mounts a repository, which need not exist.
     pub fn of(disk: Disk, repository: PathBuf, options: &[&str]) -> Self {
+        Self::started_by(&[], disk, repository, options)
+    }
+
+    /// The same with a program, and its arguments, that starts the daemon.
+    /// [`pid`](Self::pid) is that of this program then.
+    pub fn started_by(starter: &[&str], disk: Disk, repository: PathBuf, options: &[&str]) -> Self {
         if let Err(e) = fs::File::options().read(true).write(true).open("/dev/fuse") {
             panic!("the tests of the mount need /dev/fuse, as root (modprobe fuse): {e}");
         }
         let mountpoint = disk.beside("mnt");
         let log = disk.beside("log");
-        let daemon = Command::new(SESSIONFS)
-            .args(["mount", "--foreground"])
-            .args(options)
-            .arg(&repository)
-            .arg(&mountpoint)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
+        let daemon = start(starter, &repository, &mountpoint, &log, options);
         let mut mount = Self {
             daemon,
             repository,
@@ -226,16 +246,29 @@ impl Mount {
             may_complain: false,
             disk,
         };
+        mount.wait_until_ready();
+        mount
+    }
+
+    /// Mounts again, in the same place, after the end of the daemon. The log
+    /// begins anew.
+    pub fn restart(&mut self, options: &[&str]) {
+        let ended = self.daemon.try_wait().unwrap();
+        assert!(ended.is_some(), "the daemon still runs");
+        self.daemon = start(&[], &self.repository, &self.mountpoint, &self.log, options);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
         wait_until("the mount answers", || {
-            let ended = mount.daemon.try_wait().unwrap();
+            let ended = self.daemon.try_wait().unwrap();
             assert!(
                 ended.is_none(),
                 "the daemon ended: {ended:?}: {}",
-                mount.log()
+                self.log()
             );
-            is_mounted(&mount.mountpoint)
+            is_mounted(&self.mountpoint)
         });
-        mount
     }
 
     /// A session of this id, made if there is none.

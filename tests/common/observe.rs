@@ -1,0 +1,115 @@
+//! What the tests see of the daemon from outside: its descriptors, threads
+//! and memory, and its system calls, held up or cut short with strace(1).
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use super::{Mount, wait_until};
+
+/// What the daemon may need of memory at the most, in KiB.
+pub const MOST_MEMORY: u64 = 32 << 10;
+
+/// The descriptors that a process has open, and what they are.
+pub fn descriptors(pid: u32) -> Vec<PathBuf> {
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        // One that is closed meanwhile is none.
+        .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .collect()
+}
+
+/// The ids of the threads of a process with this name, or of all.
+pub fn threads(pid: u32, name: Option<&str>) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .filter_map(|task| {
+            let task = task.unwrap();
+            let comm = fs::read_to_string(task.path().join("comm")).ok()?;
+            let tid = task.file_name().to_str()?.parse().ok()?;
+            name.is_none_or(|name| comm.trim_end() == name)
+                .then_some(tid)
+        })
+        .collect()
+}
+
+/// A number in `/proc/PID/status`: `VmRSS`, `VmHWM`, `Threads`, `TracerPid`.
+pub fn status(pid: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|value| value.split_whitespace().next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{field} is not in {status}"))
+}
+
+/// Whether a thread is in this system call; also when it is held up there.
+pub fn is_in_call(tid: u32, number: i64) -> bool {
+    fs::read_to_string(format!("/proc/{tid}/syscall"))
+        .is_ok_and(|call| call.split(' ').next() == Some(&number.to_string()))
+}
+
+impl Mount {
+    /// Fails unless the daemon has, after a while, no more descriptors than
+    /// `before`, and has never needed more memory than it may.
+    pub fn assert_nothing_leaked(&self, before: usize) {
+        let start = std::time::Instant::now();
+        loop {
+            let now = descriptors(self.pid());
+            if now.len() <= before {
+                break;
+            }
+            let waited = start.elapsed();
+            assert!(waited.as_secs() < 30, "{before} descriptors became {now:?}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let memory = status(self.pid(), "VmHWM");
+        assert!(memory < MOST_MEMORY, "the daemon needed {memory} KiB");
+    }
+}
+
+/// A running strace(1), attached.
+pub struct Strace(Child);
+
+impl Strace {
+    /// Attaches to a thread, or with `-f` among the options to all threads of
+    /// its process.
+    pub fn attach<S: AsRef<OsStr>>(tid: u32, options: impl IntoIterator<Item = S>) -> Self {
+        let child = Command::new("strace")
+            .args(["-q", "-o", "/dev/null", "-p", &tid.to_string()])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("strace: {e} (scripts/packages lists what is needed)"));
+        let mut strace = Self(child);
+        wait_until("strace is attached", || {
+            let ended = strace.0.try_wait().unwrap();
+            assert!(ended.is_none(), "strace ended: {ended:?}");
+            status(tid, "TracerPid") == u64::from(strace.0.id())
+        });
+        strace
+    }
+
+    /// Attaches to all threads of a process.
+    pub fn attach_to_all<S: AsRef<OsStr>>(pid: u32, options: impl IntoIterator<Item = S>) -> Self {
+        let options: Vec<_> = options.into_iter().collect();
+        let options = options.iter().map(AsRef::as_ref);
+        let strace = Self::attach(pid, [OsStr::new("-f")].into_iter().chain(options));
+        wait_until("strace has all threads", || {
+            let traced = |&tid: &u32| status(tid, "TracerPid") == u64::from(strace.0.id());
+            threads(pid, None).iter().all(traced)
+        });
+        strace
+    }
+}
+
+impl Drop for Strace {
+    /// Ended by a signal, it lets go of what it has attached to.
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
