@@ -11,8 +11,9 @@ use log::{Level, Record};
 use super::failure::{Failure, Result, one_line};
 
 /// fuser logs at levels that are not ours: a request that is answered with an
-/// error is no warning.
-const DEFAULT_FILTER: &str = "warn,fuser=error";
+/// error is no warning, and an answer that nobody waits for any more (the mount
+/// has gone) is no error.
+const DEFAULT_FILTER: &str = "warn,fuser=error,fuser::reply=off";
 
 /// Where log lines go.
 #[derive(Clone, Debug)]

@@ -31,7 +31,7 @@ ${XDG_CACHE_HOME:-$HOME/.cache}/plainbox/sessions.
 
 Exit status: 0 done, 1 I/O or other error, 2 usage, 3 not found, 4 locked,
 5 refused (mount refused, invalid name, name taken), 6 busy.
-RUST_LOG sets what is logged (default: warn,fuser=error).";
+RUST_LOG sets what is logged (default: warn).";
 
 /// Atomic, durable saves of program sessions, for every ordinary tool
 #[derive(Debug, Parser)]

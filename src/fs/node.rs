@@ -282,7 +282,9 @@ impl Nodes {
     /// Remembers an open file of a node, for as long as it is open.
     pub(super) fn opened(&self, id: u64, file: &Arc<OwnedFd>) {
         self.with(id, |node| {
-            node.open.retain(|file| file.strong_count() > 0);
+            if node.open.len() == node.open.capacity() {
+                node.open.retain(|file| file.strong_count() > 0);
+            }
             node.open.push(Arc::downgrade(file));
         });
     }

@@ -368,7 +368,7 @@ impl Fs {
     /// The reason why the save was not made.
     pub fn flush(&self, handle: u64, caller: Caller, patience: Patience) -> Result<()> {
         match &*self.handles.get(handle)? {
-            Handle::Writer(writer) => match writer.judge_close(caller.tid) {
+            Handle::Writer(writer) => match writer.judge_close(caller.tid, patience)? {
                 Verdict::Nothing => Ok(()),
                 _ if patience == Patience::None => Err(Fail::WouldBlock),
                 verdict => writer.settle(verdict),

@@ -30,6 +30,11 @@ const QUICK_COPY: u64 = 64 << 10;
 /// tells nobody when it goes.
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
+/// How long a program may take to close what it was not meant to inherit, and
+/// how often it is looked at meanwhile.
+const EXEC_TIME: Duration = Duration::from_millis(100);
+const EXEC_POLL: Duration = Duration::from_millis(1);
+
 /// An open for writing, with all descriptors that go back to it.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -332,49 +337,68 @@ impl Writer {
         }
     }
 
-    /// What the close by thread `tid` means. Asks `/proc`, waits for nothing.
-    pub(super) fn judge_close(&self, tid: u32) -> Verdict {
+    /// What the close by thread `tid` means, as `/proc` tells it.
+    pub(super) fn judge_close(&self, tid: u32, patience: Patience) -> Result<Verdict> {
         if matches!(self.lock(Patience::None), Ok(state) if state.is_untouched()) {
-            return Verdict::Nothing;
+            return Ok(Verdict::Nothing);
         }
         let closer = process::closer(tid, self.ino);
         let tgid = process::thread_group(tid);
         match closer {
-            Closer::Holds => return Verdict::Nothing,
+            Closer::Holds => return Ok(Verdict::Nothing),
             // A guess, where an early close of a duplicate comes before the
             // first write; without data it is left to RELEASE.
             Closer::Unknown if tgid == self.opener.tgid && self.has_data() => {
-                return Verdict::Last { killed: false };
+                return Ok(Verdict::Last { killed: false });
             }
-            Closer::Unknown => return Verdict::Nothing,
+            Closer::Unknown => return Ok(Verdict::Nothing),
+            Closer::Closed if tgid == self.opener.tgid => {
+                return self.judge_close_by_opener(tgid, patience);
+            }
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
         }
         let killed = closer == Closer::Killed && self.vouched_for(tgid);
-        // Who opened it, wrote and closes it, and goes on, wants to know how
-        // it ended; copies that children got by the way do not matter then
-        // (DESIGN 2.3). Before any data, those meant for a child do: it was
-        // opened for the child's sake.
-        let by_opener = closer == Closer::Closed && tgid == self.opener.tgid;
-        let copies = if by_opener {
-            Copies::Meant
-        } else {
-            Copies::All
-        };
-        if by_opener && self.has_data()
-            || !process::held_by_others(&self.opener, tgid, self.ino, copies)
-        {
-            let killed = killed || self.others_are_being_killed(tgid);
-            return Verdict::Last { killed };
-        }
-        if killed {
-            return Verdict::Doom;
-        }
-        Verdict::Nothing
+        let held = process::held_by_others(&self.opener, tgid, self.ino, Copies::All);
+        Ok(match (held, killed) {
+            (false, _) => Verdict::Last {
+                killed: killed || self.others_are_being_killed(tgid),
+            },
+            (true, true) => Verdict::Doom,
+            (true, false) => Verdict::Nothing,
+        })
     }
 
+    /// Who opened it, wrote and closes it, and goes on, wants to know how it
+    /// ended: copies that children got by the way do not matter then (DESIGN
+    /// 2.3). Before any data, those meant for a child do: it was opened for
+    /// the child's sake.
+    ///
+    /// While a program is being started, the kernel takes the close-on-exec
+    /// marks off before it closes what they were on (do_close_on_exec,
+    /// fs/file.c, Linux 6.18): a copy has to stay for a moment to be meant.
+    fn judge_close_by_opener(&self, tgid: u32, patience: Patience) -> Result<Verdict> {
+        let deadline = Instant::now() + EXEC_TIME;
+        loop {
+            let held = !self.has_data()
+                && process::held_by_others(&self.opener, tgid, self.ino, Copies::Meant);
+            if !held {
+                let killed = self.others_are_being_killed(tgid);
+                return Ok(Verdict::Last { killed });
+            }
+            if patience == Patience::None {
+                return Err(Fail::WouldBlock);
+            }
+            if Instant::now() > deadline {
+                return Ok(Verdict::Nothing);
+            }
+            std::thread::sleep(EXEC_POLL);
+        }
+    }
+
+    /// Whether there is something to tell of: data, or the loss of it.
     fn has_data(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.has_data
+        state.has_data || state.failed.is_some()
     }
 
     /// Whether the content depends on this process: it wrote, or it opened
