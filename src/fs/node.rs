@@ -234,6 +234,17 @@ impl Nodes {
         }
     }
 
+    /// A writer is closed. The kernel may know its node until somebody looks
+    /// the name up again, which must not keep descriptors open; for whoever
+    /// uses it still, it is a checkpoint that has been replaced.
+    pub(super) fn retire(&self, writer: u64) {
+        let ended = self.with(writer, |node| {
+            std::mem::replace(&mut node.role, Role::Checkpoint)
+        });
+        // Not under the lock of all nodes.
+        drop(ended);
+    }
+
     /// Looks at or changes a node, under the lock of all nodes.
     pub(super) fn with<T>(&self, id: u64, f: impl FnOnce(&mut Node) -> T) -> Option<T> {
         self.lock().by_id.get_mut(&id).map(f)

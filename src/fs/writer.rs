@@ -434,11 +434,12 @@ impl Writer {
 
     /// A handle is gone. Whatever its closes left undecided is decided now;
     /// nobody hears of an error any more, so it goes to the log.
-    pub(super) fn release(&self) {
+    /// Answers whether it was the last handle.
+    pub(super) fn release(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.handles = state.handles.saturating_sub(1);
         if state.handles > 0 {
-            return;
+            return false;
         }
         if !state.is_untouched()
             && let Err(fail) = self.finish(&mut state)
@@ -451,6 +452,7 @@ impl Writer {
         }
         state.base = None;
         state.base_file = None;
+        true
     }
 
     /// Whether a release would have to wait for a commit.

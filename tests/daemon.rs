@@ -1,0 +1,409 @@
+//! The daemon as a process: what it keeps of what it has served, how it ends
+//! and what it leaves, however it ends (DESIGN 3 I4, 5, 7).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first surprise"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+use common::observe::{Strace, descriptors, is_in_call, status, threads};
+use common::tools::{close, errno, open_rw};
+use common::{Backing, Mount, SESSIONFS, Session, is_mounted, times, wait_until};
+
+on_each_filesystem!(
+    i4_kill_9_in_the_middle_of_writes_leaves_nothing,
+    i4_kill_9_before_the_rename_leaves_a_lock_that_the_next_save_removes,
+    i4_kill_9_before_the_rename_leaves_a_lock_that_the_save_command_removes,
+);
+
+/// A mount with a session whose checkpoint says "old".
+fn mounted(backing: Backing) -> (Mount, Session) {
+    let mount = Mount::new(backing);
+    let session = mount.session("a");
+    fs::write(session.file(), "old").unwrap();
+    (mount, session)
+}
+
+#[track_caller]
+fn assert_checkpoint(session: &Session, content: &str) {
+    let found = fs::read_to_string(session.checkpoint()).unwrap();
+    assert_eq!(found, content);
+    assert_eq!(session.names(), ["session"]);
+}
+
+/// Saves on a thread of its own.
+fn save(session: &Session, content: &'static str) -> JoinHandle<std::io::Result<()>> {
+    let file = session.file();
+    thread::spawn(move || {
+        let mut writer = File::create(file)?;
+        writer.write_all(content.as_bytes())?;
+        close(writer)
+    })
+}
+
+/// Waits until a thread of the daemon is in fsync(2), held up there.
+fn wait_for_fsync(pid: u32) {
+    wait_until("a save is in fsync", || {
+        let threads = threads(pid, None);
+        threads.iter().any(|&tid| is_in_call(tid, libc::SYS_fsync))
+    });
+}
+
+#[test]
+fn thousands_of_saves_leave_no_descriptor_no_thread_and_no_memory() {
+    let (mount, session) = mounted(Backing::Here);
+    let round = |number: usize| {
+        let content = format!("{number}\n");
+        fs::write(session.file(), &content).unwrap();
+        let mut appending = File::options().append(true).open(session.file()).unwrap();
+        appending.write_all(b"more").unwrap();
+        if number.is_multiple_of(10) {
+            appending.sync_all().unwrap();
+        }
+        // One that is refused, and one that changes nothing.
+        let refused = File::create(session.file());
+        assert_eq!(errno(refused), libc::EBUSY);
+        drop(open_rw(session.file()).unwrap());
+        close(appending).unwrap();
+        assert_eq!(
+            fs::read_to_string(session.file()).unwrap(),
+            content + "more"
+        );
+    };
+    let counts = || {
+        (
+            descriptors(mount.pid()).len(),
+            threads(mount.pid(), None).len(),
+        )
+    };
+    wait_until("nothing is held of the first save", || {
+        threads(mount.pid(), Some("worker")).is_empty()
+            && !descriptors(mount.pid())
+                .iter()
+                .any(|path| path.starts_with(&session.in_repository))
+    });
+    let before = counts();
+    // The memory of the first thousand is what later ones use again.
+    (0..times(1000)).for_each(round);
+    let memory = status(mount.pid(), "VmRSS");
+    (0..times(10_000)).for_each(round);
+    let grown = status(mount.pid(), "VmRSS").saturating_sub(memory);
+    // Half a byte of each save would be more, in a full run.
+    assert!(
+        grown < 2048,
+        "{grown} KiB more after {} saves",
+        times(10_000)
+    );
+    wait_until("descriptors and threads are as many as before", || {
+        counts() == before
+    });
+    mount.assert_nothing_leaked(before.0);
+}
+
+#[test]
+fn a_save_keeps_no_descriptor_of_its_session() {
+    let mount = Mount::new(Backing::Here);
+    let before = descriptors(mount.pid()).len();
+    for number in 0..50 {
+        let session = mount.session(number.to_string());
+        // The kernel remembers the writers of both until it looks again.
+        fs::write(session.file(), "first").unwrap();
+        fs::write(session.file(), "second").unwrap();
+    }
+    // The repository's own was opened with the first use.
+    mount.assert_nothing_leaked(before + 1);
+}
+
+#[test]
+fn a_slow_fsync_delays_nobody_but_its_own_save() {
+    let (mount, slow) = mounted(Backing::Here);
+    let quick = mount.session("b");
+    wait_until("one thread waits for work", || {
+        fs::write(quick.file(), "old").unwrap();
+        threads(mount.pid(), Some("worker")).len() == 1
+    });
+    // Only this thread is held up, and it is the one to get the next save.
+    let worker = threads(mount.pid(), Some("worker"))[0];
+    let delay = "inject=fsync:delay_enter=3000000";
+    let _strace = Strace::attach(worker, ["-e", "trace=fsync", "-e", delay]);
+    let inode = slow.inode();
+    let saving = save(&slow, "new");
+
+    // First the staged file is synced, and then, renamed, its directory.
+    for (step, old) in [("first", "old"), ("second", "new")] {
+        wait_until("the slow save waits for the disk", || {
+            is_in_call(worker, libc::SYS_fsync) && (slow.inode() != inode) == (old == "new")
+        });
+        save(&quick, step).join().unwrap().unwrap();
+        assert_eq!(fs::read_to_string(quick.file()).unwrap(), step);
+        assert_eq!(fs::read_to_string(slow.file()).unwrap(), old);
+        assert_eq!(fs::metadata(slow.file()).unwrap().len(), 3);
+        assert_eq!(errno(File::create(slow.file())), libc::EBUSY);
+        fs::write(slow.on_mount.join("other"), "at once").unwrap();
+        fs::remove_file(slow.on_mount.join("other")).unwrap();
+        assert_eq!(fs::read_dir(&mount.mountpoint).unwrap().count(), 2);
+        assert!(is_in_call(worker, libc::SYS_fsync), "it was not slow");
+        assert!(!saving.is_finished());
+    }
+    saving.join().unwrap().unwrap();
+    assert_checkpoint(&slow, "new");
+}
+
+#[test]
+fn sigterm_finishes_the_save_in_progress() {
+    finishes_the_save_in_progress("TERM");
+}
+
+#[test]
+fn sigint_finishes_the_save_in_progress() {
+    finishes_the_save_in_progress("INT");
+}
+
+fn finishes_the_save_in_progress(signal: &str) {
+    let (mut mount, session) = mounted(Backing::Here);
+    let delay = "inject=fsync:delay_enter=1000000";
+    let strace = Strace::attach_to_all(mount.pid(), ["-e", "trace=fsync", "-e", delay]);
+    let saving = save(&session, "new");
+    wait_for_fsync(mount.pid());
+    mount.signal(signal);
+    assert_checkpoint(&session, "old");
+    saving.join().unwrap().unwrap();
+    assert_checkpoint(&session, "new");
+    let status = mount.wait();
+    drop(strace);
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(!is_mounted(&mount.mountpoint));
+    assert_eq!(fs::read_dir(&mount.mountpoint).unwrap().count(), 0);
+}
+
+#[test]
+fn sigterm_does_not_save_what_is_not_closed() {
+    let (mut mount, session) = mounted(Backing::Here);
+    let mut writer = File::create(session.file()).unwrap();
+    writer.write_all(b"not all").unwrap();
+    mount.signal("TERM");
+    let status = mount.wait();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(close(writer).is_err(), "it was told that it is saved");
+    assert_checkpoint(&session, "old");
+    assert!(!is_mounted(&mount.mountpoint));
+    let log = mount.log();
+    assert!(
+        log.contains("1 file(s) are still open for writing"),
+        "{log}"
+    );
+}
+
+fn i4_kill_9_in_the_middle_of_writes_leaves_nothing(backing: Backing) {
+    let (mut mount, session) = mounted(backing);
+    let mut writer = File::create(session.file()).unwrap();
+    writer.write_all(&[b'n'; 1 << 20]).unwrap();
+    mount.signal("KILL");
+    mount.wait();
+    assert_eq!(errno(writer.write(b"more")), libc::ENOTCONN);
+    assert!(close(writer).is_err(), "it was told that it is saved");
+    assert_checkpoint(&session, "old");
+
+    mount.restart(&[]);
+    let log = mount.log();
+    assert!(log.contains("warning: removed the dead mount of"), "{log}");
+    assert_eq!(fs::read_to_string(session.file()).unwrap(), "old");
+    save(&session, "new").join().unwrap().unwrap();
+    assert_checkpoint(&session, "new");
+}
+
+/// A daemon that was killed between linkat(2) and renameat(2).
+fn killed_before_the_rename(backing: Backing) -> (Mount, Session) {
+    let (mut mount, session) = mounted(backing);
+    let kill = "inject=renameat,renameat2:signal=KILL";
+    let strace = Strace::attach_to_all(mount.pid(), ["-e", "trace=renameat,renameat2", "-e", kill]);
+    save(&session, "new").join().unwrap().unwrap_err();
+    mount.wait();
+    drop(strace);
+    assert_eq!(session.names(), ["session", "session.next"]);
+    let content = |name| fs::read_to_string(session.in_repository.join(name)).unwrap();
+    assert_eq!(
+        (&*content("session"), &*content("session.next")),
+        ("old", "new")
+    );
+    (mount, session)
+}
+
+fn i4_kill_9_before_the_rename_leaves_a_lock_that_the_next_save_removes(backing: Backing) {
+    let (mut mount, session) = killed_before_the_rename(backing);
+    mount.restart(&[]);
+    assert_eq!(fs::read_to_string(session.file()).unwrap(), "old");
+    save(&session, "newer").join().unwrap().unwrap();
+    assert_checkpoint(&session, "newer");
+    let log = mount.log();
+    let warnings = log.lines().filter(|line| line.contains("session.next"));
+    assert_eq!(warnings.count(), 1, "{log}");
+}
+
+fn i4_kill_9_before_the_rename_leaves_a_lock_that_the_save_command_removes(backing: Backing) {
+    let (_mount, session) = killed_before_the_rename(backing);
+    let mut command = Command::new(SESSIONFS)
+        .arg("save")
+        .arg(&session.in_repository)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    command.stdin.take().unwrap().write_all(b"newer").unwrap();
+    let output = command.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_checkpoint(&session, "newer");
+}
+
+/// The daemon in a process id namespace of its own: clients have pid 0.
+fn in_another_pid_namespace() -> (Mount, Session) {
+    let disk = common::Disk::new(Backing::Here);
+    let repository = disk.path().join("repository");
+    let starter = ["unshare", "--pid", "--fork", "--kill-child"];
+    let mount = Mount::started_by(&starter, disk, repository, &[]);
+    let session = mount.session("a");
+    (mount, session)
+}
+
+#[test]
+fn a_client_in_another_pid_namespace_saves_in_all_ways() {
+    let (mount, session) = in_another_pid_namespace();
+    let lines = [
+        ("echo one > session", "one\n"),
+        ("echo two >> session", "one\ntwo\n"),
+        ("{ echo a; /bin/echo b; } > session", "a\nb\n"),
+        (
+            "printf x | dd of=session bs=1 seek=1 conv=notrunc status=none",
+            "axb\n",
+        ),
+        ("cp /dev/null session", ""),
+        ("printf ab | tee session > /dev/null", "ab"),
+        ("truncate -s 1 session", "a"),
+        (": > session", ""),
+    ];
+    for shell in ["bash", "dash"] {
+        for (line, content) in lines {
+            let output = common::shell(shell, &session.on_mount, line);
+            assert!(output.status.success(), "{line}: {output:?}");
+            // Without a write the close of `:` tells nothing, and nobody.
+            wait_until("the last handle is gone", || {
+                let saved = fs::read_to_string(session.checkpoint());
+                saved.is_ok_and(|saved| saved == content)
+            });
+            let read = fs::read_to_string(session.file()).unwrap();
+            assert_eq!(read, content, "{shell}: {line}");
+            assert_eq!(session.names(), ["session"], "{shell}: {line}");
+        }
+    }
+    let mut writer = File::create(session.file()).unwrap();
+    writer.write_all(b"new").unwrap();
+    assert_eq!(errno(File::create(session.file())), libc::EBUSY);
+    assert_eq!(fs::read_to_string(session.file()).unwrap(), "");
+    close(writer).unwrap();
+    assert_checkpoint(&session, "new");
+    let umount = Command::new(SESSIONFS)
+        .arg("umount")
+        .arg(&mount.mountpoint)
+        .output();
+    let umount = umount.unwrap();
+    assert!(umount.status.success(), "{umount:?}");
+}
+
+#[test]
+fn a_client_in_another_pid_namespace_never_reads_a_mix() {
+    let (_mount, session) = in_another_pid_namespace();
+    fs::write(session.file(), "0").unwrap();
+    let rounds = times(1000);
+    let reading = {
+        let file = session.file();
+        thread::spawn(move || {
+            let mut reads = 0;
+            loop {
+                let read = fs::read_to_string(&file).expect("read");
+                let number: usize = read.split('\n').next().unwrap().parse().expect(&read);
+                let whole = format!("{number}\n").repeat(number * 97 % 1000 + 1);
+                assert!(read == "0" || read == whole, "a mix: {} bytes", read.len());
+                reads += 1;
+                if number == rounds {
+                    return reads;
+                }
+            }
+        })
+    };
+    for number in 1..=rounds {
+        let content = format!("{number}\n").repeat(number * 97 % 1000 + 1);
+        let mut writer = File::create(session.file()).unwrap();
+        let (first, second) = content.split_at(content.len() / 2);
+        writer.write_all(first.as_bytes()).unwrap();
+        writer.write_all(second.as_bytes()).unwrap();
+        close(writer).unwrap();
+    }
+    assert!(reading.join().unwrap() > 10);
+    assert_eq!(session.names(), ["session"]);
+}
+
+/// In a mount namespace of its own, with a `/dev/fuse` that everybody may
+/// open, and as a user who may nothing else.
+const AS_AN_ORDINARY_USER: &str = r#"
+set -eu
+mount -t tmpfs -o mode=0755 tmpfs "$1/dev"
+mknod -m 0666 "$1/dev/fuse" c 10 229
+mount --bind "$1/dev/fuse" /dev/fuse
+exec setpriv --reuid=65534 --regid=65534 --clear-groups dash -eu -c '
+    cd "$1"
+    ./sessionfs create -r repository --name a
+    ./sessionfs mount --log-file log repository mnt
+    trap "./sessionfs umount --lazy mnt" EXIT
+    echo one > mnt/a.session/session
+    echo two >> mnt/a.session/session
+    cat mnt/a.session/session
+    mkdir mnt/b.session
+    cp mnt/a.session/session mnt/b.session/session
+    ./sessionfs list -r mnt
+    ./sessionfs load -r mnt b
+    stat -c "%u %a" repository/b.session/session
+    if (exec 3> mnt/b.session/session; : > mnt/b.session/session) 2> /dev/null; then
+        echo two writers
+    fi
+    trap - EXIT
+    ./sessionfs umount mnt
+    ls mnt
+    cat log
+' - "$1"
+"#;
+
+#[test]
+fn an_ordinary_user_mounts_with_fusermount3() {
+    let disk = common::Disk::new(Backing::Here);
+    let path = disk.path();
+    let outer = path.parent().unwrap();
+    common::run("chmod", [std::ffi::OsStr::new("0711"), outer.as_os_str()]);
+    fs::copy(SESSIONFS, path.join("sessionfs")).unwrap();
+    for name in ["repository", "mnt", "dev"] {
+        fs::create_dir(path.join(name)).unwrap();
+    }
+    let all = [path.to_owned(), path.join("repository"), path.join("mnt")];
+    for path in all {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c"])
+        .args([AS_AN_ORDINARY_USER, "sh"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stderr, b"", "{output:?}");
+    assert_eq!(said, "a\none\ntwo\nb\na\none\ntwo\n65534 644\n");
+}
