@@ -412,10 +412,9 @@ impl Fs {
         }
         if let Some(handle) = self.handles.remove(handle)
             && let Handle::Writer(writer) = &*handle
+            && writer.release()
         {
-            if writer.release() {
-                self.nodes.retire(writer.ino);
-            }
+            self.nodes.retire(writer.ino);
         }
         Ok(())
     }
