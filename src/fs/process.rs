@@ -30,8 +30,6 @@ pub(super) struct Opener {
     /// The youngest process id then: whoever inherited the file is younger.
     youngest: Option<u32>,
     when: Instant,
-    /// The time since boot, in the unit of `/proc/PID/stat`.
-    ticks: u64,
 }
 
 impl Opener {
@@ -41,7 +39,6 @@ impl Opener {
             tgid: thread_group(tid),
             youngest: youngest(),
             when: Instant::now(),
-            ticks: ticks_since_boot(),
         }
     }
 }
@@ -109,8 +106,7 @@ pub(super) fn held_by_others(opener: &Opener, closer: u32, ino: u64, copies: Cop
         .filter(|_| opener.when.elapsed() < SHORT_TIME);
     match range {
         Some(pids) => pids.filter(|&pid| pid != closer).any(holds),
-        None => (all_processes().filter(|&pid| pid != closer))
-            .any(|pid| start_ticks(pid).is_none_or(|t| t >= opener.ticks) && holds(pid)),
+        None => all_processes().filter(|&pid| pid != closer).any(holds),
     }
 }
 
@@ -195,6 +191,13 @@ fn table(pid: u32, ino: u64) -> io::Result<Table> {
 
 /// How a thread with an empty table ends, if it does.
 fn ending(tid: u32) -> Closer {
+    let Ok(status) = fs::read(format!("/proc/{tid}/status")) else {
+        return Closer::Unknown;
+    };
+    if has_memory(&status) {
+        return Closer::Closed;
+    }
+    // Out of exec(2) for good: see `is_being_killed`.
     let Ok(stat) = fs::read(format!("/proc/{tid}/stat")) else {
         return Closer::Unknown;
     };
@@ -209,26 +212,40 @@ fn ending(tid: u32) -> Closer {
     }
 }
 
+/// A process at its end has given its memory back before its files.
+fn has_memory(status: &[u8]) -> bool {
+    field(status, "VmSize:").is_some()
+}
+
 /// Whether a process that need not have noticed yet is to end by a signal:
-/// the kernel sets its exit code at once. Of a stopped process it is the
-/// signal that stopped it.
+/// the kernel has given it a `SIGKILL` then, whatever the signal was.
+///
+/// `/proc/PID/stat` must not be asked about a process that may be in exec(2):
+/// it waits for the end of that (seen on Linux 6.18; status and fdinfo do
+/// not), and exec may wait for us, with the FLUSH of a close-on-exec file.
 pub(super) fn is_being_killed(pid: u32) -> bool {
-    let Some(stat) = fs::read(format!("/proc/{pid}/stat")).ok() else {
+    let Ok(status) = fs::read(format!("/proc/{pid}/status")) else {
         return false;
     };
-    let signal = parse_stat(&stat).map_or(0, |stat| (stat.exit_code & 0x7f) as i32);
-    let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
-    signal != 0 && !stops.contains(&signal)
+    if !has_memory(&status) {
+        return ending(pid) == Closer::Killed;
+    }
+    // Of several threads it may be one that ended them all by exit(2).
+    parse_status(&status, "Threads:", 10) == Some(1) && has_pending_kill(&status)
+}
+
+fn has_pending_kill(status: &[u8]) -> bool {
+    let pending = field(status, "SigPnd:").and_then(|set| u64::from_str_radix(set, 16).ok());
+    pending.is_some_and(|set| set & (1 << (libc::SIGKILL - 1)) != 0)
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     flags: u64,
-    start: u64,
     exit_code: u64,
 }
 
-/// Fields 9, 22 and 52 of `/proc/PID/stat` (proc_pid_stat(5)). The second is
+/// Fields 9 and 52 of `/proc/PID/stat` (proc_pid_stat(5)). The second is
 /// the name in parentheses, with anything in it.
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
@@ -239,21 +256,8 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let field = |number: usize| fields.get(number - 3)?.parse().ok();
     Some(Stat {
         flags: field(9)?,
-        start: field(22)?,
         exit_code: field(52)?,
     })
-}
-
-fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&stat).map(|stat| stat.start)
-}
-
-fn ticks_since_boot() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let per_second = rustix::param::clock_ticks_per_second();
-    let whole = u64::try_from(now.tv_sec).unwrap_or(0) * per_second;
-    whole + u64::try_from(now.tv_nsec).unwrap_or(0) * per_second / 1_000_000_000
 }
 
 /// The process id given out last: the last field of `/proc/loadavg`.
@@ -292,7 +296,6 @@ mod tests {
         let stat = format!("7 (a) b (c) S{tail}");
         let expected = Stat {
             flags: 9,
-            start: 22,
             exit_code: 52,
         };
         assert_eq!(parse_stat(stat.as_bytes()), Some(expected));
