@@ -127,14 +127,24 @@ fn a_save_keeps_no_descriptor_of_its_session() {
 fn a_slow_fsync_delays_nobody_but_its_own_save() {
     let (mount, slow) = mounted(Backing::Here);
     let quick = mount.session("b");
-    wait_until("one thread waits for work", || {
-        fs::write(quick.file(), "old").unwrap();
-        threads(mount.pid(), Some("worker")).len() == 1
-    });
-    // Only this thread is held up, and it is the one to get the next save.
-    let worker = threads(mount.pid(), Some("worker"))[0];
+    // Only one thread is held up, and it is the one to get the next save.
+    let workers = || threads(mount.pid(), Some("worker"));
     let delay = "inject=fsync:delay_enter=3000000";
-    let _strace = Strace::attach(worker, ["-e", "trace=fsync", "-e", delay]);
+    let (worker, _strace) = loop {
+        wait_until("one thread waits for work", || {
+            // More than one, and they end when there is no work for a while.
+            if workers().len() > 1 {
+                return false;
+            }
+            fs::write(quick.file(), "old").unwrap();
+            workers().len() == 1
+        });
+        let worker = workers()[0];
+        let strace = Strace::attach(worker, ["-e", "trace=fsync", "-e", delay]);
+        if workers() == [worker] {
+            break (worker, strace);
+        }
+    };
     let inode = slow.inode();
     let saving = save(&slow, "new");
 
