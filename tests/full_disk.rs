@@ -271,3 +271,14 @@ fn rule_2_3_fsync_tells_of_a_full_disk() {
     assert_eq!(errno(close(writer)), libc::ENOSPC);
     assert_small_save_works(&session);
 }
+
+#[test]
+fn rule_2_3_a_checkpoint_that_was_only_looked_at_is_let_go() {
+    let (mount, session) = small_disk(&pattern(1, 700 << 10));
+    let free = || rustix::fs::statvfs(&mount.repository).unwrap().f_bfree;
+    let before = free();
+    assert_eq!(fs::metadata(session.file()).unwrap().len(), 700 << 10);
+    // Directly: the kernel has no reason to forget it.
+    fs::remove_file(session.checkpoint()).unwrap();
+    common::wait_until("its blocks are free", || free() >= before + 700);
+}

@@ -432,14 +432,16 @@ fn rule_2_13_changes_on_the_mount_are_seen_in_the_repository(backing: Backing) {
         .unwrap();
     let mut expected = String::new();
     for round in 0..times(200) {
-        let line = format!("{round}\n");
-        log.write_all(line.as_bytes()).unwrap();
-        expected.push_str(&line);
-        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
-        // Two writers of a log, one of them beside the mount.
-        let mut direct = fs::File::options().append(true).open(&path).unwrap();
-        direct.write_all(b"direct\n").unwrap();
-        expected.push_str("direct\n");
+        for line in [format!("{round}\n"), "more\n".to_owned()] {
+            log.write_all(line.as_bytes()).unwrap();
+            expected.push_str(&line);
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+            // Two writers of a log, one of them beside the mount: the end is
+            // where the other one has left it.
+            let mut direct = fs::File::options().append(true).open(&path).unwrap();
+            direct.write_all(b"direct\n").unwrap();
+            expected.push_str("direct\n");
+        }
         assert_eq!(
             fs::read_to_string(session.on_mount.join("log")).unwrap(),
             expected

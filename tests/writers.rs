@@ -28,6 +28,7 @@ on_each_filesystem!(
     rule_2_8_a_foreign_lock_refuses_every_kind_of_save,
     rule_2_8_a_broken_lock_refuses_nothing,
     rule_2_10_a_thread_that_was_refused_finds_the_checkpoint_again,
+    rule_2_3_an_error_told_to_a_bystander_is_told_to_the_opener,
     invariant_4_a_dead_lock_is_removed_by_the_next_save,
     invariant_4_a_lock_whose_owner_lives_is_not_taken_for_dead,
     invariant_3_a_writer_whose_lock_was_broken_publishes_nothing,
@@ -263,6 +264,74 @@ print(open('{mount}/session').read())",
         assert_eq!(python(&session.on_mount, &program), expected, "{refused}");
         fs::write(session.file(), "old").unwrap();
     }
+}
+
+struct GoesOn<'a>(&'a Mount);
+
+impl Drop for GoesOn<'_> {
+    fn drop(&mut self) {
+        self.0.signal("CONT");
+    }
+}
+
+/// A child that has a copy of the descriptor closes it just before the opener
+/// does, as one does that is starting a program: both closes are waiting when
+/// the daemon looks, and the opener has closed by then.
+fn rule_2_3_an_error_told_to_a_bystander_is_told_to_the_opener(backing: Backing) {
+    let (mount, session) = mounted(backing, &[]);
+    let program = format!(
+        "import os, signal, threading, time
+daemon, lock = {pid}, '{lock}'
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > end:
+            os.kill(daemon, signal.SIGCONT)
+            os._exit(1)
+def is_stopped():
+    tasks = '/proc/%d/task' % daemon
+    return all(' T ' in open('%s/%s/stat' % (tasks, task)).read() for task in os.listdir(tasks))
+def closes(task, fd):
+    with open('/proc/%s/syscall' % task) as f: return f.read().split()[:2] == ['3', hex(fd)]
+def go_on(fd):
+    until(lambda: closes('self/task/%d' % os.getpid(), fd))
+    os.kill(daemon, signal.SIGCONT)
+told = set()
+for i in range({rounds}):
+    fd = os.open('session', os.O_WRONLY | os.O_TRUNC)
+    os.write(fd, b'new')
+    r, w = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(w)
+        os.read(r, 1)
+        try: os.close(fd)
+        except OSError: pass
+        os._exit(0)
+    os.close(r)
+    os.kill(daemon, signal.SIGSTOP)
+    until(is_stopped)
+    open(lock, 'w').close()
+    os.close(w)
+    until(lambda: closes(child, fd))
+    thread = threading.Thread(target=go_on, args=(fd,))
+    thread.start()
+    try: os.close(fd); told.add(0)
+    except OSError as e: told.add(e.errno)
+    thread.join()
+    os.waitpid(child, 0)
+    os.unlink(lock)
+print(told)",
+        pid = mount.pid(),
+        lock = session.in_repository.join("session.next").display(),
+        rounds = 10,
+    );
+    // Whatever happens, the daemon is not left standing.
+    let _goes_on = GoesOn(&mount);
+    let told = python(&session.on_mount, &program);
+    assert_eq!(told, format!("{{{}}}", libc::EBUSY));
+    assert_saved(&session, "old");
+    assert_next_save_works(&session);
 }
 
 /// A `session.next` with our mark, as a crash would leave it.

@@ -371,7 +371,7 @@ impl Fs {
             Handle::Writer(writer) => match writer.judge_close(caller.tid, patience)? {
                 Verdict::Nothing => Ok(()),
                 _ if patience == Patience::None => Err(Fail::WouldBlock),
-                verdict => writer.settle(verdict),
+                verdict => writer.settle(verdict, caller.tid),
             },
             // Some filesystems tell of a failed write at close(2) only. The
             // descriptor is closed by way of a duplicate.

@@ -92,6 +92,10 @@ struct State {
     failed: Option<i32>,
     /// A save point has been made.
     published: bool,
+    /// Why the last save was not made, if only another process than the
+    /// opener has been told. Starting a program closes copies of what its
+    /// parent has open: that close may be the last by a hair.
+    untold: Option<i32>,
     handles: u32,
 }
 
@@ -107,6 +111,8 @@ pub(super) enum Verdict {
         /// By a signal.
         killed: bool,
     },
+    /// The opener comes after a close that failed, and has not heard of it.
+    Tell,
 }
 
 impl Writer {
@@ -320,7 +326,7 @@ impl Writer {
             return Err(Fail::WouldBlock);
         }
         let mut state = self.lock(patience)?;
-        if let Some(errno) = state.failed {
+        if let Some(errno) = state.failed.or(state.untold.take()) {
             return Err(Fail::Errno(errno));
         }
         if state.doomed {
@@ -339,11 +345,23 @@ impl Writer {
 
     /// What the close by thread `tid` means, as `/proc` tells it.
     pub(super) fn judge_close(&self, tid: u32, patience: Patience) -> Result<Verdict> {
-        if matches!(self.lock(Patience::None), Ok(state) if state.is_untouched()) {
+        let (untouched, untold) = match self.lock(Patience::None) {
+            Ok(state) => (state.is_untouched(), state.untold.is_some()),
+            Err(_) => (false, false),
+        };
+        if untouched && !untold {
             return Ok(Verdict::Nothing);
         }
-        let closer = process::closer(tid, self.ino);
         let tgid = process::thread_group(tid);
+        if untouched {
+            let by_opener = tgid == self.opener.tgid;
+            return Ok(if by_opener {
+                Verdict::Tell
+            } else {
+                Verdict::Nothing
+            });
+        }
+        let closer = process::closer(tid, self.ino);
         match closer {
             Closer::Holds => return Ok(Verdict::Nothing),
             // A guess, where an early close of a duplicate comes before the
@@ -416,11 +434,13 @@ impl Writer {
         (state.wrote.iter()).any(|&pid| pid != closer && process::is_being_killed(pid))
     }
 
-    /// Does what a verdict asks for. Waits for the disk.
-    pub(super) fn settle(&self, verdict: Verdict) -> Result<()> {
+    /// Does what a verdict on the close by thread `tid` asks for. Waits for
+    /// the disk.
+    pub(super) fn settle(&self, verdict: Verdict, tid: u32) -> Result<()> {
+        let by_opener = process::thread_group(tid) == self.opener.tgid;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match verdict {
-            Verdict::Nothing => Ok(()),
+        let settled = match verdict {
+            Verdict::Nothing | Verdict::Tell => Ok(()),
             Verdict::Doom => {
                 state.doomed = true;
                 Ok(())
@@ -429,7 +449,15 @@ impl Writer {
                 state.doomed |= killed;
                 self.finish(&mut state)
             }
+        };
+        if by_opener {
+            let untold = state.untold.take().map(Fail::Errno);
+            return settled.and(untold.map_or(Ok(()), Err));
         }
+        if let Err(Fail::Errno(errno)) = settled {
+            state.untold = Some(errno);
+        }
+        settled
     }
 
     /// A handle is gone. Whatever its closes left undecided is decided now;
