@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -168,6 +169,42 @@ fn a_slow_fsync_delays_nobody_but_its_own_save() {
     assert_checkpoint(&slow, "new");
 }
 
+/// The child has nothing but the writer open, and that until execve(2), which
+/// holds a lock meanwhile that a reader of its /proc/PID/stat waits for.
+const STARTS_A_PROGRAM: &str = r"
+import os, sys, time
+writer = os.open('session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.write(writer, b'new')
+child = os.fork()
+if child == 0:
+    os.closerange(0, writer)
+    os.closerange(writer + 1, 4096)
+    os.execv('/bin/true', ['true'])
+end = time.time() + 20
+while os.waitpid(child, os.WNOHANG)[0] == 0:
+    if time.time() > end:
+        sys.exit('the program does not start')
+    time.sleep(0.01)
+os.close(writer)
+";
+
+#[test]
+fn a_program_is_started_by_one_who_has_a_writer_open() {
+    let (mount, session) = mounted(Backing::Here);
+    let output = Command::new("python3")
+        .args(["-c", STARTS_A_PROGRAM])
+        .current_dir(&session.on_mount)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        // Only an abort of the connection gets the child out of it.
+        common::run("umount", [OsStr::new("-f"), mount.mountpoint.as_os_str()]);
+    }
+    assert!(output.status.success(), "{output:?}");
+    assert_checkpoint(&session, "new");
+}
+
 #[test]
 fn sigterm_finishes_the_save_in_progress() {
     finishes_the_save_in_progress("TERM");
@@ -302,8 +339,12 @@ fn a_client_in_another_pid_namespace_saves_in_all_ways() {
     ];
     for shell in ["bash", "dash"] {
         for (line, content) in lines {
-            let output = common::shell(shell, &session.on_mount, line);
-            assert!(output.status.success(), "{line}: {output:?}");
+            // The save of `:` is made when its file is released: the next one
+            // may come before the end of that.
+            wait_until(line, || {
+                let output = common::shell(shell, &session.on_mount, line);
+                output.status.success()
+            });
             // Without a write the close of `:` tells nothing, and nobody.
             wait_until("the last handle is gone", || {
                 let saved = fs::read_to_string(session.checkpoint());
@@ -314,7 +355,12 @@ fn a_client_in_another_pid_namespace_saves_in_all_ways() {
             assert_eq!(session.names(), ["session"], "{shell}: {line}");
         }
     }
-    let mut writer = File::create(session.file()).unwrap();
+    let mut opened = None;
+    wait_until("the last writer is released", || {
+        opened = File::create(session.file()).ok();
+        opened.is_some()
+    });
+    let mut writer = opened.unwrap();
     writer.write_all(b"new").unwrap();
     assert_eq!(errno(File::create(session.file())), libc::EBUSY);
     assert_eq!(fs::read_to_string(session.file()).unwrap(), "");
@@ -396,7 +442,7 @@ fn an_ordinary_user_mounts_with_fusermount3() {
     let disk = common::Disk::new(Backing::Here);
     let path = disk.path();
     let outer = path.parent().unwrap();
-    common::run("chmod", [std::ffi::OsStr::new("0711"), outer.as_os_str()]);
+    common::run("chmod", [OsStr::new("0711"), outer.as_os_str()]);
     fs::copy(SESSIONFS, path.join("sessionfs")).unwrap();
     for name in ["repository", "mnt", "dev"] {
         fs::create_dir(path.join(name)).unwrap();
