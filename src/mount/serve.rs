@@ -57,6 +57,7 @@ pub fn serve(
         passthrough: request.passthrough,
         lock_wait: request.lock_wait,
     };
+    raise_limit_of_open_files();
     // The kernel has applied the caller's umask to every mode it sends.
     rustix::process::umask(rustix::fs::Mode::empty());
     let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
@@ -108,6 +109,20 @@ pub fn serve(
         place.keep();
         ready()
     })
+}
+
+/// Every file that is open on the mount is open here as well: as many as this
+/// process may have, and not as many as a shell finds convenient.
+fn raise_limit_of_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(errno) = setrlimit(Resource::Nofile, limit) {
+        log::debug!("the limit of open files stays as it is: {errno}");
+    }
 }
 
 /// Answers the kernel's first request and starts all threads.
