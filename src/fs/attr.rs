@@ -1,11 +1,11 @@
 //! Attributes: from the backing filesystem to the kernel, and back.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use rustix::fs::{StatxTimestamp, Timespec, UTIME_OMIT};
 
-use crate::repo::Attributes;
+use crate::repo::{Attributes, system_time};
 use crate::sys::{Statx, Timestamps};
 
 /// The type of what a mode is of.
@@ -49,19 +49,6 @@ fn rdev(major: u32, minor: u32) -> u32 {
 
 fn shown(time: StatxTimestamp) -> SystemTime {
     system_time(time.tv_sec, time.tv_nsec)
-}
-
-/// A time that no clock can show is shown as 1970.
-fn system_time(seconds: i64, nanos: u32) -> SystemTime {
-    let distance = Duration::from_secs(seconds.unsigned_abs());
-    let whole = if seconds < 0 {
-        UNIX_EPOCH.checked_sub(distance)
-    } else {
-        UNIX_EPOCH.checked_add(distance)
-    };
-    whole
-        .and_then(|t| t.checked_add(Duration::from_nanos(nanos.into())))
-        .unwrap_or(UNIX_EPOCH)
 }
 
 /// What a SETATTR asks for.
@@ -179,6 +166,7 @@ pub(super) fn overlay(attr: &mut FileAttr, set: &Attributes) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn times_before_1970_survive_the_way_there_and_back() {

@@ -503,21 +503,21 @@ impl Writer {
             None if state.staged.is_some() => self.commit(state),
             None => Ok(()),
         };
-        let abandoned = state.staged.take();
+        let mut abandoned = state.staged.take();
         state.attributes = Attributes::default();
         state.wrote.clear();
         state.has_data = false;
         state.published = false;
         state.doomed = false;
         state.failed = None;
-        if let Some(mut staged) = abandoned {
+        if let Some(staged) = &mut abandoned {
             staged.withdraw();
             self.activity.settled();
-            // The next writer need not wait until all its blocks are freed.
-            self.slot.free(self.ino);
-            drop(staged);
         }
+        // Before the abandoned file goes: the next writer need not wait until
+        // all its blocks are freed.
         self.slot.free(self.ino);
+        drop(abandoned);
         result
     }
 

@@ -38,7 +38,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use attributes::Attributes;
 pub use checkpoint::Checkpoint;
@@ -325,13 +325,19 @@ fn device(stat: &sys::Statx) -> (u32, u32) {
 }
 
 fn modified(stat: &sys::Statx) -> SystemTime {
-    let since = std::time::Duration::new(stat.stx_mtime.tv_sec.unsigned_abs(), 0);
-    let nanos = std::time::Duration::from_nanos(stat.stx_mtime.tv_nsec.into());
+    system_time(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec)
+}
+
+/// A time of statx(2); one that no clock can show is shown as 1970.
+pub(crate) fn system_time(seconds: i64, nanos: u32) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
     let epoch = SystemTime::UNIX_EPOCH;
-    let seconds = if stat.stx_mtime.tv_sec < 0 {
-        epoch.checked_sub(since)
+    let whole = if seconds < 0 {
+        epoch.checked_sub(distance)
     } else {
-        epoch.checked_add(since)
+        epoch.checked_add(distance)
     };
-    seconds.and_then(|t| t.checked_add(nanos)).unwrap_or(epoch)
+    whole
+        .and_then(|t| t.checked_add(Duration::from_nanos(nanos.into())))
+        .unwrap_or(epoch)
 }
