@@ -13,7 +13,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use common::tools::{close, errno, open_rw};
+use common::tools::{assert_next_save_works, assert_saved, close, errno, open_rw};
 use common::{Backing, Mount, Session};
 
 on_each_filesystem!(
@@ -29,21 +29,6 @@ fn mounted(backing: Backing) -> (Mount, Session) {
     let session = mount.session("a");
     fs::write(session.file(), "old").unwrap();
     (mount, session)
-}
-
-#[track_caller]
-fn assert_saved(session: &Session, content: &str) {
-    assert_eq!(fs::read_to_string(session.file()).unwrap(), content);
-    assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), content);
-    assert_eq!(session.names(), ["session"]);
-}
-
-#[track_caller]
-fn assert_next_save_works(session: &Session) {
-    let mut writer = fs::File::create(session.file()).unwrap();
-    writer.write_all(b"the next").unwrap();
-    close(writer).unwrap();
-    assert_saved(session, "the next");
 }
 
 fn rule_2_9_a_lost_race_is_estale_at_close(backing: Backing) {

@@ -17,7 +17,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::tools::{Helper, close, errno, hold_at_linkat, open_rw, python, sessionfs};
+use common::tools::{
+    Helper, assert_next_save_works, assert_saved, close, errno, hold_at_linkat, open_rw, python,
+    sessionfs,
+};
 use common::{Backing, Disk, Mount, Session, is_mounted, wait_until};
 
 on_each_filesystem!(
@@ -41,21 +44,6 @@ fn mounted(backing: Backing, options: &[&str]) -> (Mount, Session) {
     let session = mount.session("a");
     fs::write(session.file(), "old").unwrap();
     (mount, session)
-}
-
-#[track_caller]
-fn assert_saved(session: &Session, content: &str) {
-    assert_eq!(fs::read_to_string(session.file()).unwrap(), content);
-    assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), content);
-    assert_eq!(session.names(), ["session"]);
-}
-
-#[track_caller]
-fn assert_next_save_works(session: &Session) {
-    let mut writer = fs::File::create(session.file()).unwrap();
-    writer.write_all(b"the next").unwrap();
-    close(writer).unwrap();
-    assert_saved(session, "the next");
 }
 
 fn rule_2_8_a_second_writer_that_truncates_is_busy_at_open(backing: Backing) {

@@ -2,12 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::IntoRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use super::{SESSIONFS, wait_until};
+use super::{SESSIONFS, Session, wait_until};
 
 /// Closes a file and tells what close(2) says, which dropping it does not.
 #[allow(unsafe_code, reason = "the standard library ignores the error")]
@@ -125,4 +125,21 @@ pub fn names_in(directory: &Path) -> Vec<std::ffi::OsString> {
         .collect();
     names.sort();
     names
+}
+
+/// The save is made, on both sides, and nothing else is left.
+#[track_caller]
+pub fn assert_saved(session: &Session, content: &str) {
+    assert_eq!(fs::read_to_string(session.file()).unwrap(), content);
+    assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), content);
+    assert_eq!(session.names(), ["session"]);
+}
+
+/// Nobody is in the way of the next save.
+#[track_caller]
+pub fn assert_next_save_works(session: &Session) {
+    let mut writer = fs::File::create(session.file()).unwrap();
+    writer.write_all(b"the next").unwrap();
+    close(writer).unwrap();
+    assert_saved(session, "the next");
 }
