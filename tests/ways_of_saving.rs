@@ -70,7 +70,7 @@ fn python(script: &str) -> Way {
         line: format!("{PYTHON_PAUSE}{script}"),
         saves: 1,
         creates: !script.contains("r+") && !script.contains("truncate("),
-        pauses: script.matches("pause()").count(),
+        pauses: script.matches("pause()").count() + script.matches("tell()").count(),
     }
 }
 
@@ -228,13 +228,26 @@ os._exit(5)",
 r, w = os.pipe()
 if os.fork() == 0:
     os.close(w); os.read(r, 1)
-    if os.fork() == 0: pause(); os.write(f, b'grandchild\\n'); pause(); os.close(f)
+    r, w = os.pipe()
+    if os.fork() == 0:
+        os.close(w); os.read(r, 1)
+        pause(); os.write(f, b'grandchild\\n'); pause(); os.close(f)
     else: os.write(f, b'child\\n')
 os._exit(0)",
         // What writes is another program, and the parent is not interested.
         "import subprocess
 with open('session', 'w') as f: p = subprocess.Popen(['sh', '-c', 'PAUSE; echo b'], stdout=f)
 os._exit(0)",
+        // What a shell redirects for a while, it keeps as close-on-exec.
+        "import subprocess, time
+inside = os.environ['TOLD'] + '-inside'
+with open('session', 'w') as f:
+    child = '{ : > \"$0\"; read go < \"$GO\"; } > /dev/null; echo b'
+    p = subprocess.Popen(['dash', '-c', child, inside], stdout=f)
+    while not os.path.exists(inside): time.sleep(0.001)
+tell()
+p.wait()
+os.unlink(inside)",
         "import subprocess
 with open('session', 'a') as f: subprocess.run(['cat', os.environ['X']], stdout=f, check=True)",
     ];

@@ -156,6 +156,7 @@ impl Fs {
             slot: self.slots.of(parent),
             activity: self.activity.clone(),
             lock_wait: self.options.lock_wait,
+            removed: None,
             replaces: false,
             tid: caller.tid,
             first_mode: None,

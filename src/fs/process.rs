@@ -8,6 +8,7 @@
 use std::fs;
 use std::io;
 use std::io::Read;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -73,41 +74,56 @@ pub(super) fn closer(tid: u32, ino: u64) -> Closer {
     }
 }
 
-/// Which copies of a descriptor count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copies {
-    /// All that there are.
-    All,
-    /// Those that were meant to be inherited: not close-on-exec. The others
-    /// are those of a process that is about to start a program, or of one
-    /// that never looks at what it got by fork(2).
+/// Who holds a file besides the one that closes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Held {
+    /// Nobody.
+    No,
+    /// Processes that got it by fork(2), perhaps without knowing: by
+    /// close-on-exec descriptors only, and with the opener's program still.
+    ByTheWay,
+    /// Processes that were meant to have it.
     Meant,
 }
 
 /// Whether any process but `closer` holds the file `ino` that `opener`
 /// opened: itself, or one that was born since and may have inherited it.
-pub(super) fn held_by_others(opener: &Opener, closer: u32, ino: u64, copies: Copies) -> bool {
-    let holds = |pid| match table(pid, ino) {
-        Ok(Table::Holds) => true,
-        Ok(Table::HoldsUntilExec) => copies == Copies::All,
-        _ => false,
+pub(super) fn held_by_others(opener: &Opener, closer: u32, ino: u64) -> Held {
+    let holds = |pid| match table_of_other(pid, ino) {
+        Ok(Table::Holds) => Held::Meant,
+        // A program that was started since has made it itself: a shell keeps
+        // so what it redirects for one command.
+        Ok(Table::HoldsUntilExec) if program(pid) != program(opener.tgid) => Held::Meant,
+        Ok(Table::HoldsUntilExec) => Held::ByTheWay,
+        _ => Held::No,
     };
-    if opener.tgid != 0 && opener.tgid != closer && holds(opener.tgid) {
-        return true;
+    if opener.tgid != 0 && opener.tgid != closer {
+        let held = holds(opener.tgid);
+        if held != Held::No {
+            return held;
+        }
     }
     let now = youngest();
     if now.is_some() && now == opener.youngest {
-        return false;
+        return Held::No;
     }
     let range = opener
         .youngest
         .zip(now)
         .and_then(|(then, now)| born_between(then, now))
         .filter(|_| opener.when.elapsed() < SHORT_TIME);
-    match range {
-        Some(pids) => pids.filter(|&pid| pid != closer).any(holds),
-        None => all_processes().filter(|&pid| pid != closer).any(holds),
-    }
+    let others = |pid: &u32| *pid != closer;
+    let held = match range {
+        Some(pids) => pids.filter(others).map(holds).max(),
+        None => all_processes().filter(others).map(holds).max(),
+    };
+    held.unwrap_or(Held::No)
+}
+
+/// The program that a process runs, as the link in `/proc` says. It may be on
+/// our own mount: never followed.
+fn program(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// The ids given out after `then` up to `now`, if they are few and have not
@@ -187,6 +203,16 @@ fn table(pid: u32, ino: u64) -> io::Result<Table> {
         }
     }
     Ok(found)
+}
+
+/// The table of a process that goes on meanwhile. A descriptor that a shell
+/// moves back to a lower number, after a redirection, is missed by a look that
+/// is just between the two numbers; the next look finds it.
+fn table_of_other(pid: u32, ino: u64) -> io::Result<Table> {
+    match table(pid, ino) {
+        Ok(Table::Other) => table(pid, ino),
+        other => other,
+    }
 }
 
 /// How a thread with an empty table ends, if it does.

@@ -17,7 +17,7 @@ use fuser::FileAttr;
 use super::activity::Activity;
 use super::attr::{SetAttr, attr_of, merge, overlay};
 use super::errno::{Fail, Patience, Result};
-use super::process::{self, Closer, Copies, Opener};
+use super::process::{self, Closer, Held, Opener};
 use super::slot::Slot;
 use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Kind, Session, Staged};
 use crate::sys;
@@ -62,6 +62,8 @@ pub(super) struct Origin {
     pub(super) slot: Arc<Slot>,
     pub(super) activity: Arc<Activity>,
     pub(super) lock_wait: Duration,
+    /// The checkpoint that its opener has removed to make this one.
+    pub(super) removed: Option<Checkpoint>,
     /// Whether it was opened with `O_TRUNC`.
     pub(super) replaces: bool,
     /// The thread that opens it.
@@ -76,6 +78,8 @@ pub(super) struct Origin {
 struct State {
     /// The checkpoint this writer started from, or the one it made last.
     base: Option<Checkpoint>,
+    /// The checkpoint that is to be there no more (DESIGN 2.12).
+    removed: Option<Checkpoint>,
     /// The base, opened for reading when that was needed first.
     base_file: Option<File>,
     /// What it has written. `None` while nothing has changed.
@@ -135,6 +139,7 @@ impl Writer {
             first_owner: origin.first_owner,
             state: Mutex::new(State {
                 base: origin.base,
+                removed: origin.removed,
                 ..State::default()
             }),
         }
@@ -376,7 +381,7 @@ impl Writer {
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
         }
         let killed = closer == Closer::Killed && self.vouched_for(tgid);
-        let held = process::held_by_others(&self.opener, tgid, self.ino, Copies::All);
+        let held = process::held_by_others(&self.opener, tgid, self.ino) != Held::No;
         Ok(match (held, killed) {
             (false, _) => Verdict::Last {
                 killed: killed || self.others_are_being_killed(tgid),
@@ -393,23 +398,29 @@ impl Writer {
     ///
     /// While a program is being started, the kernel takes the close-on-exec
     /// marks off before it closes what they were on (do_close_on_exec,
-    /// fs/file.c, Linux 6.18): a copy has to stay for a moment to be meant.
+    /// fs/file.c, Linux 6.18), and the copies of a process that is about to
+    /// start one are gone in a moment: what stays for longer is looked at.
     fn judge_close_by_opener(&self, tgid: u32, patience: Patience) -> Result<Verdict> {
         let deadline = Instant::now() + EXEC_TIME;
         loop {
-            let held = !self.has_data()
-                && process::held_by_others(&self.opener, tgid, self.ino, Copies::Meant);
-            if !held {
-                let killed = self.others_are_being_killed(tgid);
-                return Ok(Verdict::Last { killed });
+            let held = if self.has_data() {
+                Held::No
+            } else {
+                process::held_by_others(&self.opener, tgid, self.ino)
+            };
+            let is_late = Instant::now() > deadline;
+            match held {
+                Held::No => {}
+                _ if patience == Patience::None => return Err(Fail::WouldBlock),
+                _ if !is_late => {
+                    std::thread::sleep(EXEC_POLL);
+                    continue;
+                }
+                Held::Meant => return Ok(Verdict::Nothing),
+                Held::ByTheWay => {}
             }
-            if patience == Patience::None {
-                return Err(Fail::WouldBlock);
-            }
-            if Instant::now() > deadline {
-                return Ok(Verdict::Nothing);
-            }
-            std::thread::sleep(EXEC_POLL);
+            let killed = self.others_are_being_killed(tgid);
+            return Ok(Verdict::Last { killed });
         }
     }
 
@@ -478,8 +489,8 @@ impl Writer {
                 std::io::Error::from_raw_os_error(fail.errno().into())
             );
         }
-        state.base = None;
-        state.base_file = None;
+        state.removed = None;
+        state.set_base(None);
         true
     }
 
@@ -532,8 +543,9 @@ impl Writer {
             base: if self.replaces {
                 Base::Any
             } else {
-                Base::Only(state.base.as_ref())
+                Base::Only(state.removed.as_ref().or(state.base.as_ref()))
             },
+            removed: state.removed.as_ref(),
             attributes: std::mem::take(&mut state.attributes),
             first_mode: self.first_mode,
             first_owner: self.first_owner,
@@ -542,6 +554,7 @@ impl Writer {
         drop(committing);
         match result {
             Ok(checkpoint) => {
+                state.removed = None;
                 state.set_base(Some(checkpoint));
                 state.published = true;
                 Ok(())

@@ -28,6 +28,7 @@ mod location;
 mod lock;
 mod name;
 mod remove;
+mod rename;
 mod session;
 mod staged;
 #[cfg(test)]

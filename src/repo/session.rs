@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::checkpoint::{Checkpoint, FileId};
+use super::checkpoint::Checkpoint;
 use super::error::{During, Error, Kind, Result};
 use super::lock;
 use super::staged::{Base, Commit, Staged};
 use super::{Attributes, SessionName};
-use crate::sys::{self, Errno, RenameFlags};
+use crate::sys::{self, Errno};
 
 /// The name of the checkpoint in a session's directory.
 pub const CHECKPOINT: &str = "session";
@@ -157,85 +157,6 @@ impl Session {
             .map_err(|e| e.of(self.name()))
     }
 
-    /// Removes the checkpoint, durably. Answers whether there was one.
-    ///
-    /// # Errors
-    /// [`Kind::Locked`], [`Kind::NotDurable`], and [`Kind::Os`].
-    pub fn remove_checkpoint(&self) -> Result<bool> {
-        if self.is_locked()? {
-            return Err(Error::new(Kind::Locked, "remove", Errno::BUSY).of(self.name()));
-        }
-        match sys::unlink(self.dir(), OsStr::new(CHECKPOINT)) {
-            Ok(()) => self.sync_dir().map(|()| true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(errno).during("remove the checkpoint"),
-        }
-        .map_err(|e| e.of(self.name()))
-    }
-
-    /// Makes the regular file `name` of the directory `from` (which may be an
-    /// `O_PATH` descriptor) the checkpoint, as rename(2) does, but durable:
-    /// its data is synced before, both directories after (DESIGN 2.11). Mode,
-    /// owner and attributes are those of the file.
-    ///
-    /// # Errors
-    /// [`Kind::Locked`] unless the file is itself the `session.next` of this
-    /// session, made by a foreign program; [`Kind::NotAFile`],
-    /// [`Kind::NotDurable`], and [`Kind::Os`].
-    pub fn adopt(&self, from: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<()> {
-        let lock = |source: BorrowedFd<'_>| {
-            if !lock::is_foreign(self, source)? && lock::is_held(self)? {
-                return Err(Error::new(Kind::Locked, "rename", Errno::BUSY));
-            }
-            Ok(())
-        };
-        self.rename_to_checkpoint(from.as_fd(), name, flags, &lock)
-            .map_err(|e| e.of(self.name()))
-    }
-
-    /// Makes `session.next` the checkpoint, for the one who made it: the last
-    /// step of the original's own way of saving. The caller vouches for him.
-    ///
-    /// # Errors
-    /// As of [`adopt`](Self::adopt), but for [`Kind::Locked`].
-    pub fn adopt_lock(&self) -> Result<()> {
-        let next = OsStr::new(lock::NEXT);
-        self.rename_to_checkpoint(self.dir(), next, RenameFlags::empty(), &|_| Ok(()))
-            .map_err(|e| e.of(self.name()))
-    }
-
-    fn rename_to_checkpoint(
-        &self,
-        from: BorrowedFd<'_>,
-        name: &OsStr,
-        flags: RenameFlags,
-        check_lock: &dyn Fn(BorrowedFd<'_>) -> Result<()>,
-    ) -> Result<()> {
-        // Looked at before it is opened, which would wake who waits at a FIFO.
-        let source = sys::open_path(from, name).during("open the new checkpoint")?;
-        let source = Checkpoint::from_path_fd(source)?.open()?;
-        sys::fsync(&source).during("sync the new checkpoint")?;
-        check_lock(source.as_fd())?;
-        let left = self.directory_left(from)?;
-        sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)
-            .during("rename to session")?;
-        self.sync_dir()?;
-        left.map_or(Ok(()), |left| sync_directory(left.as_fd()))
-    }
-
-    /// The directory that a rename leaves, opened so that it can be synced;
-    /// `None` if it is this session's own.
-    fn directory_left(&self, from: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-        let id = |stat: sys::Statx| FileId::of(&stat);
-        let ours = sys::fstat(self.dir()).during("stat the directory")?;
-        let left = sys::fstat(from).during("stat the directory")?;
-        if id(ours) == id(left) {
-            return Ok(None);
-        }
-        let left = sys::open_dir(from, OsStr::new(".")).during("open the directory")?;
-        Ok(Some(left))
-    }
-
     /// Syncs the directory after a change of its entries.
     pub(super) fn sync_dir(&self) -> Result<()> {
         sync_directory(self.dir())
@@ -266,6 +187,7 @@ impl Default for Commit<'_> {
     fn default() -> Self {
         Self {
             base: Base::Any,
+            removed: None,
             attributes: Attributes::default(),
             first_mode: 0o644 & !umask(),
             first_owner: None,

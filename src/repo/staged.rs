@@ -27,6 +27,9 @@ pub enum Base<'a> {
 pub struct Commit<'a> {
     /// What it may replace.
     pub base: Base<'a>,
+    /// What the writer has removed before: if that is what it replaces, it
+    /// makes a first checkpoint, and nothing is kept (DESIGN 2.12).
+    pub removed: Option<&'a Checkpoint>,
     /// What the writer has set, over what is kept of the replaced checkpoint.
     pub attributes: Attributes,
     /// Permission bits of a first checkpoint; by default 0644 less the umask.
@@ -89,6 +92,19 @@ impl Staged {
             session,
             file,
             place,
+        })
+    }
+
+    /// One under the name `session.next` from the beginning, as where there is
+    /// no `O_TMPFILE`. Until it is dropped nobody else may save.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`], and [`Kind::Os`] with the errno.
+    pub(super) fn named(session: &Session) -> Result<Self> {
+        Ok(Self {
+            file: create_next(session)?,
+            session: session.clone(),
+            place: Place::Next,
         })
     }
 
@@ -208,7 +224,8 @@ impl Staged {
         Ok(new)
     }
 
-    /// The current checkpoint, if this save may replace it.
+    /// The current checkpoint, if this save may replace it, and is to keep its
+    /// attributes.
     fn replaceable(&self, how: &Commit<'_>) -> Result<Option<Checkpoint>> {
         let current = self.session.checkpoint()?;
         if let Base::Only(base) = how.base
@@ -216,7 +233,8 @@ impl Staged {
         {
             return Err(Error::new(Kind::Superseded, "publish", Errno::STALE));
         }
-        Ok(current)
+        let removed = how.removed.map(Checkpoint::id);
+        Ok(current.filter(|current| Some(current.id()) != removed))
     }
 
     /// Gives the staged file the attributes it is to be published with, keeps

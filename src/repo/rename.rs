@@ -1,0 +1,194 @@
+//! Checkpoints that come and go by their name alone: rename(2), link(2) and
+//! unlink(2) of `session` (DESIGN 2.11 and 2.12).
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::checkpoint::{Checkpoint, FileId};
+use super::error::{During, Error, Kind, Result};
+use super::lock::{self, NEXT};
+use super::session::{CHECKPOINT, Session, sync_directory};
+use super::staged::Staged;
+use crate::sys::{self, Errno, RenameFlags};
+
+impl Session {
+    /// Makes the regular file `name` of the directory `from` (which may be an
+    /// `O_PATH` descriptor) the checkpoint, as rename(2) does, but durable:
+    /// its data is synced before, both directories after (DESIGN 2.11). Mode,
+    /// owner and attributes are those of the file. With
+    /// [`RenameFlags::EXCHANGE`] the old checkpoint gets the file's name.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`] unless the file is itself the `session.next` of this
+    /// session, made by a foreign program; [`Kind::NotAFile`],
+    /// [`Kind::NotDurable`], and [`Kind::Os`].
+    pub fn adopt(&self, from: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<()> {
+        self.rename_to_checkpoint(from.as_fd(), name, flags, Vouched::No)
+            .map_err(|e| e.of(self.name()))
+    }
+
+    /// Makes `session.next` the checkpoint, for the one who made it: the last
+    /// step of the original's own way of saving. The caller vouches for him.
+    ///
+    /// # Errors
+    /// As of [`adopt`](Self::adopt), but for [`Kind::Locked`].
+    pub fn adopt_lock(&self) -> Result<()> {
+        let (next, plain) = (OsStr::new(NEXT), RenameFlags::empty());
+        self.rename_to_checkpoint(self.dir(), next, plain, Vouched::Yes)
+            .map_err(|e| e.of(self.name()))
+    }
+
+    /// Makes a regular file the first checkpoint by giving it that name as
+    /// well, as link(2) does, but durable.
+    ///
+    /// # Errors
+    /// `EEXIST` ([`Kind::Os`]) if there is a checkpoint, and as of
+    /// [`adopt`](Self::adopt).
+    pub fn adopt_link(&self, file: impl AsFd) -> Result<()> {
+        self.link_checkpoint(file.as_fd())
+            .map_err(|e| e.of(self.name()))
+    }
+
+    /// Exchanges the checkpoints of two sessions at once and durably, as
+    /// renameat2(2) does with `RENAME_EXCHANGE`.
+    ///
+    /// # Errors
+    /// As of [`adopt`](Self::adopt).
+    pub fn exchange(&self, other: &Self) -> Result<()> {
+        let exchange = || {
+            let _theirs = other.hold_lock()?;
+            self.rename_to_checkpoint(
+                other.dir(),
+                OsStr::new(CHECKPOINT),
+                RenameFlags::EXCHANGE,
+                Vouched::No,
+            )
+        };
+        exchange().map_err(|e| e.of(self.name()))
+    }
+
+    /// Removes the checkpoint, durably. Answers whether there was one.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`], [`Kind::NotDurable`], and [`Kind::Os`].
+    pub fn remove_checkpoint(&self) -> Result<bool> {
+        self.unlink_checkpoint(None).map_err(|e| e.of(self.name()))
+    }
+
+    /// The same, if `which` is the current checkpoint still.
+    ///
+    /// # Errors
+    /// As of [`remove_checkpoint`](Self::remove_checkpoint).
+    pub fn remove_this_checkpoint(&self, which: &Checkpoint) -> Result<bool> {
+        self.unlink_checkpoint(Some(which))
+            .map_err(|e| e.of(self.name()))
+    }
+
+    fn unlink_checkpoint(&self, which: Option<&Checkpoint>) -> Result<bool> {
+        let name = OsStr::new(CHECKPOINT);
+        let lock = self.hold_lock()?;
+        if let Some(which) = which {
+            match sys::stat(self.dir(), name) {
+                Ok(stat) if FileId::of(&stat) == which.id() => {}
+                Ok(_) | Err(Errno::NOENT) => return Ok(false),
+                Err(errno) => return Err(errno).during("look at the checkpoint"),
+            }
+        }
+        match sys::unlink(self.dir(), name) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(errno).during("remove the checkpoint"),
+        }
+        drop(lock);
+        self.sync_dir()?;
+        Ok(true)
+    }
+
+    fn link_checkpoint(&self, file: BorrowedFd<'_>) -> Result<()> {
+        let path = sys::reopen(file, sys::OFlags::PATH).during("open the new checkpoint")?;
+        let source = Checkpoint::from_path_fd(path)?.open()?;
+        sys::fsync(&source).during("sync the new checkpoint")?;
+        let lock = self.lock_for(source.as_fd(), Vouched::No)?;
+        sys::link_fd(file, self.dir(), OsStr::new(CHECKPOINT)).during("link to session")?;
+        drop(lock);
+        self.sync_dir()
+    }
+
+    fn rename_to_checkpoint(
+        &self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        flags: RenameFlags,
+        vouched: Vouched,
+    ) -> Result<()> {
+        // Looked at before it is opened, which would wake who waits at a FIFO.
+        let source = sys::open_path(from, name).during("open the new checkpoint")?;
+        let source = Checkpoint::from_path_fd(source)?.open()?;
+        sys::fsync(&source).during("sync the new checkpoint")?;
+        let lock = self.lock_for(source.as_fd(), vouched)?;
+        let left = self.directory_left(from)?;
+        sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)
+            .during("rename to session")?;
+        // One sync for both changes; a crash before it leaves a dead lock.
+        drop(lock);
+        self.sync_dir()?;
+        left.map_or(Ok(()), |left| sync_directory(left.as_fd()))
+    }
+
+    /// The lock, for a change of the name `session` to `source`: held, unless
+    /// `source` is itself the `session.next` of somebody who may publish it.
+    fn lock_for(&self, source: BorrowedFd<'_>, vouched: Vouched) -> Result<Option<Staged>> {
+        if !lock::is_named(self, source).during("look at session.next")? {
+            return self.hold_lock();
+        }
+        if vouched == Vouched::No && !lock::is_foreign(self, source)? && lock::is_held(self)? {
+            return Err(locked());
+        }
+        Ok(None)
+    }
+
+    /// Takes the lock: until the value is dropped no save is published.
+    ///
+    /// Removing and renaming must work on a full disk, where there is no room
+    /// for the lock: then nobody else can save either, and a look has to do.
+    fn hold_lock(&self) -> Result<Option<Staged>> {
+        match Staged::named(self) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(e)
+                if [Errno::NOSPC, Errno::DQUOT]
+                    .map(Errno::raw_os_error)
+                    .contains(&e.errno()) =>
+            {
+                if lock::is_held(self)? {
+                    return Err(locked());
+                }
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The directory that a rename leaves, opened so that it can be synced;
+    /// `None` if it is this session's own.
+    fn directory_left(&self, from: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+        let id = |stat: sys::Statx| FileId::of(&stat);
+        let ours = sys::fstat(self.dir()).during("stat the directory")?;
+        let left = sys::fstat(from).during("stat the directory")?;
+        if id(ours) == id(left) {
+            return Ok(None);
+        }
+        let left = sys::open_dir(from, OsStr::new(".")).during("open the directory")?;
+        Ok(Some(left))
+    }
+}
+
+/// Whether somebody is known to be the one who made `session.next`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vouched {
+    Yes,
+    No,
+}
+
+fn locked() -> Error {
+    Error::new(Kind::Locked, "rename", Errno::BUSY)
+}
