@@ -218,6 +218,10 @@ impl Filesystem for Adapter {
                     fs.housekeep();
                 }
             })?;
+        let fs = self.fs.clone();
+        std::thread::Builder::new()
+            .name("removals".into())
+            .spawn(move || fs.carry_out_removals())?;
         Ok(())
     }
 
@@ -310,11 +314,11 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.to_owned();
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.rmdir(parent.0, &name, patience),
+            move |fs, patience, _| fs.rmdir(parent.0, &name, caller, patience),
             answer_empty,
         );
     }
@@ -327,9 +331,13 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (target, caller) = (target.as_os_str(), caller(request));
-        let result = guarded(|| self.fs.symlink(parent.0, link_name, target, caller));
-        answer_entry(reply, result.map_err(Fail::errno));
+        let (caller, name) = (caller(request), link_name.to_owned());
+        let target = target.as_os_str().to_owned();
+        self.serve(
+            reply,
+            move |fs, patience, _| fs.symlink(parent.0, &name, &target, caller, patience),
+            answer_entry,
+        );
     }
 
     fn mknod(
@@ -342,14 +350,17 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let caller = caller(request);
-        let result = guarded(|| self.fs.mknod(parent.0, name, mode, rdev, caller));
-        answer_entry(reply, result.map_err(Fail::errno));
+        let (caller, name) = (caller(request), name.to_owned());
+        self.serve(
+            reply,
+            move |fs, patience, _| fs.mknod(parent.0, &name, mode, rdev, caller, patience),
+            answer_entry,
+        );
     }
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -357,14 +368,31 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
         let (name, newname): (OsString, OsString) = (name.to_owned(), newname.to_owned());
         self.serve(
             reply,
             move |fs, patience, _| {
                 let (from, to) = ((parent.0, &*name), (newparent.0, &*newname));
-                fs.rename(from, to, flags.bits(), patience)
+                fs.rename(from, to, flags.bits(), caller, patience)
             },
             answer_empty,
+        );
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (caller, name) = (caller(request), newname.to_owned());
+        self.serve(
+            reply,
+            move |fs, patience, _| fs.link(ino.0, newparent.0, &name, caller, patience),
+            answer_entry,
         );
     }
 
@@ -501,23 +529,29 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match guarded(|| self.fs.opendir(ino.0)) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(fail) => reply.error(fail.errno()),
-        }
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let caller = caller(request);
+        self.serve(
+            reply,
+            move |fs, patience, _| fs.opendir(ino.0, caller, patience),
+            |reply: ReplyOpen, result| match result {
+                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+                Err(errno) => reply.error(errno),
+            },
+        );
     }
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let caller = caller(request);
         let result = guarded(|| {
-            self.fs.readdirplus(ino.0, fh.0, offset, |listed| {
+            self.fs.readdirplus(ino.0, fh.0, offset, caller, |listed| {
                 let entry = &listed.entry;
                 !reply.add(
                     entry.attr.ino,
@@ -549,15 +583,16 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
         self.serve(
             reply,
-            move |fs, patience, _| fs.fsyncdir(ino.0, patience),
+            move |fs, patience, _| fs.fsyncdir(ino.0, caller, patience),
             answer_empty,
         );
     }

@@ -1,5 +1,5 @@
-//! Changes of directories: MKDIR, UNLINK, RMDIR, RENAME, SYMLINK, READLINK,
-//! and what belongs to a directory's filesystem (STATFS, ACCESS).
+//! Changes of directories: MKDIR, UNLINK, RMDIR, SYMLINK, MKNOD, READLINK, and
+//! what belongs to a directory's filesystem (STATFS, ACCESS).
 
 use std::ffi::{CString, OsStr};
 
@@ -9,7 +9,7 @@ use super::node::{ROOT, Role};
 use super::open::own;
 use super::{Caller, Entry, Fs};
 use crate::repo::{LOCK, SessionName};
-use crate::sys::{self, Errno, Mode, RenameFlags};
+use crate::sys::{self, Errno, Mode};
 
 impl Fs {
     /// Makes a directory: a session in the root, of exactly this name.
@@ -33,10 +33,11 @@ impl Fs {
             own(session.dir(), &self.dir(ROOT)?.stat, caller)?;
             return self.lookup(ROOT, name.as_os_str(), caller, patience);
         }
+        self.make_way(parent, name, caller, patience)?;
         let dir = self.dir(parent)?;
         sys::mkdir(&*dir.fd, name, Mode::from_raw_mode(mode))?;
         own(sys::open_path(&*dir.fd, name)?, &dir.stat, caller)?;
-        self.other_entry(parent, &dir, name)
+        self.other_entry(parent, &dir, name, caller)
     }
 
     /// Makes a symlink.
@@ -49,20 +50,23 @@ impl Fs {
         name: &OsStr,
         target: &OsStr,
         caller: Caller,
+        patience: Patience,
     ) -> Result<Entry> {
         if parent == ROOT {
             return Err(Errno::PERM.into());
         }
+        self.make_way(parent, name, caller, patience)?;
         let dir = self.dir(parent)?;
         sys::symlink(target, &*dir.fd, name)?;
         own(sys::open_path(&*dir.fd, name)?, &dir.stat, caller)?;
-        self.other_entry(parent, &dir, name)
+        self.other_entry(parent, &dir, name, caller)
     }
 
-    /// Makes a file of any type but a directory.
+    /// Makes a file of any type but a directory. An empty regular one that is
+    /// a checkpoint is a save.
     ///
     /// # Errors
-    /// `EPERM` in the root, `EEXIST` for a checkpoint, and those of mknod(2).
+    /// `EPERM` in the root, `EBUSY`, and those of mknod(2).
     pub fn mknod(
         &self,
         parent: u64,
@@ -70,17 +74,27 @@ impl Fs {
         mode: u32,
         rdev: u32,
         caller: Caller,
+        patience: Patience,
     ) -> Result<Entry> {
         if parent == ROOT {
             return Err(Errno::PERM.into());
         }
-        if self.is_checkpoint(parent, name)? {
-            return Err(Errno::EXIST.into());
+        if self.is_checkpoint(parent, name)? && mode & libc::S_IFMT == libc::S_IFREG {
+            must_wait(patience)?;
+            let flags = libc::O_WRONLY | libc::O_EXCL;
+            let created = self.create(parent, name, mode, flags, caller, patience)?;
+            let handle = created.opened.handle;
+            let saved = self.fsync(handle, false, patience);
+            let released = self.release(handle, patience);
+            self.nodes.forget(created.entry.attr.ino.0, 1);
+            saved.and(released)?;
+            return self.lookup(parent, name, caller, patience);
         }
+        self.make_way(parent, name, caller, patience)?;
         let dir = self.dir(parent)?;
         sys::mknod(&*dir.fd, name, mode, rdev)?;
         own(sys::open_path(&*dir.fd, name)?, &dir.stat, caller)?;
-        self.other_entry(parent, &dir, name)
+        self.other_entry(parent, &dir, name, caller)
     }
 
     /// What a symlink says. One that has the name of a checkpoint or of a
@@ -120,9 +134,9 @@ impl Fs {
             let dir = self.dir(parent)?;
             return Ok(sys::unlink(&*dir.fd, name)?);
         }
-        must_wait(patience)?;
         let session = self.session(parent)?;
         if name == LOCK {
+            must_wait(patience)?;
             let broken = session.break_lock()?;
             return if broken {
                 Ok(())
@@ -130,81 +144,29 @@ impl Fs {
                 Err(Errno::NOENT.into())
             };
         }
-        // An empty `session` is shown where there is none: that one can be
-        // removed as often as anybody likes.
-        session.remove_checkpoint()?;
-        self.removers.remember(caller.tid, parent);
-        Ok(())
+        self.remove_checkpoint(parent, session, caller, patience)
     }
 
     /// Removes an empty directory: a session in the root.
     ///
     /// # Errors
     /// Those of rmdir(2).
-    pub fn rmdir(&self, parent: u64, name: &OsStr, patience: Patience) -> Result<()> {
+    pub fn rmdir(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
         if parent == ROOT {
             let name = SessionName::new(name).map_err(|_| Errno::NOENT)?;
             must_wait(patience)?;
+            let stat = sys::stat(&*self.dir(ROOT)?.fd, name.as_os_str())?;
+            self.complete_removal(stat.stx_ino, caller, patience)?;
             return Ok(self.repository.remove_empty(&name)?);
         }
         let dir = self.dir(parent)?;
         Ok(sys::rmdir(&*dir.fd, name)?)
-    }
-
-    /// Renames. A regular file renamed to a session's `session` is a save: it
-    /// is durable when this answers, and refused while another writer saves.
-    ///
-    /// # Errors
-    /// `EPERM` between the root and a session, `EINVAL` for a name in the
-    /// root that is no session name, `EBUSY`, and those of rename(2).
-    pub fn rename(
-        &self,
-        from: (u64, &OsStr),
-        to: (u64, &OsStr),
-        flags: u32,
-        patience: Patience,
-    ) -> Result<()> {
-        let flags = RenameFlags::from_bits_retain(flags);
-        match (from.0 == ROOT, to.0 == ROOT) {
-            (true, true) => {
-                let old = SessionName::new(from.1).map_err(|_| Errno::NOENT)?;
-                let new = SessionName::new(to.1)?;
-                must_wait(patience)?;
-                let stat = sys::stat(&*self.dir(ROOT)?.fd, from.1)?;
-                self.repository.rename(&old, &new, flags)?;
-                self.nodes.renamed(stat.stx_ino, ROOT, to.1);
-                return Ok(());
-            }
-            (true, false) | (false, true) => return Err(Errno::PERM.into()),
-            (false, false) => {}
-        }
-        let source = self.dir(from.0)?;
-        let stat = sys::stat(&*source.fd, from.1)?;
-        if self.is_checkpoint(to.0, to.1)? && is_file(&stat) {
-            must_wait(patience)?;
-            let session = self.session(to.0)?;
-            let slot = self.slots.of(to.0);
-            // No writer has the number of a node that is no writer's.
-            if !slot.take(ROOT, None) {
-                return Err(Errno::BUSY.into());
-            }
-            // Whoever made `session.next` through this mount has it open still,
-            // or is the original's kind of program, which does not mark it.
-            let owns_lock =
-                from == (to.0, OsStr::new(LOCK)) && self.nodes.open_file(stat.stx_ino).is_some();
-            let adopted = if owns_lock {
-                session.adopt_lock()
-            } else {
-                session.adopt(&*source.fd, from.1, flags)
-            };
-            slot.free(ROOT);
-            adopted?;
-        } else {
-            let target = self.dir(to.0)?;
-            sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags)?;
-        }
-        self.nodes.renamed(stat.stx_ino, to.0, to.1);
-        Ok(())
     }
 
     /// Whether the caller may use a node so (access(2)). Without
@@ -252,7 +214,7 @@ impl Fs {
 }
 
 /// For operations that sync.
-fn must_wait(patience: Patience) -> Result<()> {
+pub(super) fn must_wait(patience: Patience) -> Result<()> {
     match patience {
         Patience::None => Err(Fail::WouldBlock),
         Patience::Wait => Ok(()),

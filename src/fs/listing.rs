@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::lookup::{birth, device, is_dir, is_file, other_role};
 use super::node::{ROOT, Role};
-use super::{Dir, Entry, Fs, LISTING_TTL};
+use super::{Caller, Dir, Entry, Fs, LISTING_TTL};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno};
 
@@ -36,15 +37,18 @@ impl Fs {
     ///
     /// # Errors
     /// `ESTALE` if it is not where it was, and those of reading it.
-    pub fn opendir(&self, id: u64) -> Result<u64> {
-        let names = self.names(id)?;
+    pub fn opendir(&self, id: u64, caller: Caller, patience: Patience) -> Result<u64> {
+        if let Role::Session = self.role(id)? {
+            self.settle_removal(id, patience)?;
+        }
+        let names = self.names(id, caller)?;
         let listing = Listing { names, used: false };
         Ok(self.handles.add(Handle::Directory(Mutex::new(listing))))
     }
 
     /// The names in a directory: of the root the sessions, youngest first; of
-    /// a session always `session` among them.
-    fn names(&self, id: u64) -> Result<Vec<OsString>> {
+    /// a session always `session` among them, but to who has removed it.
+    fn names(&self, id: u64, caller: Caller) -> Result<Vec<OsString>> {
         let role = self.role(id)?;
         if let Role::Root = role {
             let entries = self.repository.list()?;
@@ -55,8 +59,13 @@ impl Fs {
         }
         let dir = self.dir(id)?;
         let mut names = sys::read_dir(&*dir.fd)?;
-        if matches!(role, Role::Session) && !names.iter().any(|name| name == CHECKPOINT) {
-            names.insert(0, CHECKPOINT.into());
+        if let Role::Session = role {
+            let is_there = names.iter().any(|name| name == CHECKPOINT);
+            if self.removals.asked_by(caller.tid, id).is_some() {
+                names.retain(|name| name != CHECKPOINT);
+            } else if !is_there {
+                names.insert(0, CHECKPOINT.into());
+            }
         }
         Ok(names)
     }
@@ -72,6 +81,7 @@ impl Fs {
         id: u64,
         handle: u64,
         offset: u64,
+        caller: Caller,
         mut take: impl FnMut(&Listed) -> bool,
     ) -> Result<()> {
         let handle = self.handles.get(handle)?;
@@ -80,7 +90,7 @@ impl Fs {
         };
         let mut listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
         if offset == 0 && std::mem::replace(&mut listing.used, true) {
-            listing.names = self.names(id)?;
+            listing.names = self.names(id, caller)?;
         }
         if offset == 0 && !take(&self.dot(1, ".", id)?) {
             return Ok(());
@@ -167,10 +177,10 @@ impl Fs {
     ///
     /// # Errors
     /// Those of fsync(2).
-    pub fn fsyncdir(&self, id: u64, patience: Patience) -> Result<()> {
-        if patience == Patience::None {
-            return Err(super::Fail::WouldBlock);
-        }
+    pub fn fsyncdir(&self, id: u64, caller: Caller, patience: Patience) -> Result<()> {
+        must_wait(patience)?;
+        // Whoever syncs wants his removal to last.
+        self.complete_removal(id, caller, patience)?;
         let dir = self.dir(id)?;
         Ok(sys::fsync(sys::open_dir(&*dir.fd, OsStr::new("."))?)?)
     }

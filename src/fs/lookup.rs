@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
+use super::absence::makes_something_new;
 use super::attr::attr_of;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
@@ -35,10 +36,9 @@ impl Fs {
                 if let Some(writer) = self.retries.lookup(caller.tid, parent) {
                     return self.writer_entry(parent, &writer, patience);
                 }
+                self.settle_removal(parent, patience)?;
                 let entry = self.lookup_checkpoint(parent)?;
-                if entry.attr.ino.0 == empty_id(parent)
-                    && self.removers.sees_absence(caller.tid, parent)
-                {
+                if self.is_absent_to(caller, parent, entry.attr.ino.0) {
                     self.nodes.forget(entry.attr.ino.0, 1);
                     return Err(Errno::NOENT.into());
                 }
@@ -46,8 +46,18 @@ impl Fs {
             }
             _ => {
                 let dir = self.dir(parent)?;
-                self.other_entry(parent, &dir, name)
+                self.other_entry(parent, &dir, name, caller)
             }
+        }
+    }
+
+    /// Whether the caller is to find no checkpoint: he has removed it, or there
+    /// is none and he is about to make it.
+    fn is_absent_to(&self, caller: Caller, session: u64, found: u64) -> bool {
+        if found == empty_id(session) {
+            self.removals.asked_by(caller.tid, session).is_some() || makes_something_new(caller.tid)
+        } else {
+            self.has_removed_inode(session, found, caller)
         }
     }
 
@@ -119,14 +129,44 @@ impl Fs {
         })
     }
 
-    pub(super) fn other_entry(&self, parent: u64, dir: &Dir, name: &OsStr) -> Result<Entry> {
+    pub(super) fn other_entry(
+        &self,
+        parent: u64,
+        dir: &Dir,
+        name: &OsStr,
+        caller: Caller,
+    ) -> Result<Entry> {
         let stat = sys::stat(&*dir.fd, name)?;
         if device(&stat) != device(&dir.stat) {
             // A mount inside the repository is not crossed: its inode numbers
             // are not ours.
             return Err(Errno::NOENT.into());
         }
+        if self.is_linked_checkpoint(&stat) {
+            self.retries.looked_up_link(caller.tid, stat.stx_ino);
+            return Ok(Entry {
+                attr: attr_of(&stat, stat.stx_ino),
+                generation: self.nodes.remember_link(stat.stx_ino, parent, name),
+                entry_ttl: Duration::ZERO,
+                attr_ttl: Duration::ZERO,
+            });
+        }
         Ok(self.entry(parent, name, other_role(&stat), &stat, birth(&stat)))
+    }
+
+    /// Whether this is a checkpoint that has been found under another name,
+    /// too. It has one node: what is known of a checkpoint stays true of it.
+    fn is_linked_checkpoint(&self, stat: &Statx) -> bool {
+        if stat.stx_nlink < 2 || !matches!(self.nodes.role(stat.stx_ino), Some(Role::Checkpoint)) {
+            return false;
+        }
+        let current = || {
+            let (session, name) = self.nodes.place(stat.stx_ino).ok_or(Errno::STALE)?;
+            let is_its_own = self.is_checkpoint(session, &name)?;
+            Ok(is_its_own && sys::stat(&*self.dir(session)?.fd, &name)?.stx_ino == stat.stx_ino)
+        };
+        let current: Result<bool> = current();
+        current.unwrap_or(false)
     }
 
     pub(super) fn entry(

@@ -15,6 +15,8 @@ mod lookup;
 mod node;
 mod open;
 mod process;
+mod removal;
+mod rename;
 mod retry;
 mod setattr;
 mod slot;
@@ -32,13 +34,13 @@ use std::time::Duration;
 
 use fuser::FileAttr;
 
-use self::absence::Removers;
 use self::activity::{Activity, Counted};
 pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
 use self::handle::Handles;
 use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::Opened;
+use self::removal::Removals;
 use self::retry::Retries;
 use self::slot::Slots;
 use crate::repo::{CHECKPOINT, LOCK, Repository, Session, SessionName};
@@ -105,7 +107,7 @@ pub struct Fs {
     handles: Handles,
     retries: Retries,
     slots: Slots,
-    removers: Removers,
+    removals: Removals,
     activity: Arc<Activity>,
     next_writer: AtomicU64,
     /// Whether passthrough still seems possible.
@@ -141,7 +143,7 @@ impl Fs {
             handles: Handles::default(),
             retries: Retries::default(),
             slots: Slots::default(),
-            removers: Removers::default(),
+            removals: Removals::default(),
             activity: Arc::default(),
             next_writer: AtomicU64::new(first_writer()),
         }
@@ -166,7 +168,9 @@ impl Fs {
     /// Waits until all commits have ended, however long that takes, and at
     /// most `timeout` for open writers. Answers whether nothing is left.
     pub fn drain(&self, timeout: Duration) -> bool {
-        self.activity.drain(timeout)
+        let is_drained = self.activity.drain(timeout);
+        self.finish_removals();
+        is_drained
     }
 
     /// The kernel has forgotten so many lookups of a node.

@@ -1,6 +1,6 @@
 //! Open files: OPEN, CREATE, READ, WRITE, FLUSH, FSYNC and RELEASE.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -71,13 +71,17 @@ impl Fs {
                 writer.open(truncates, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::empty()))
             }
+            Role::Checkpoint if writes && self.retries.came_by_link(caller.tid, id) => {
+                let place = self.nodes.link(id).ok_or(Errno::STALE)?;
+                self.open_other(id, place, flags)
+            }
             Role::Checkpoint | Role::Empty if writes => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
                 let writer = self.new_writer(parent, flags & libc::O_TRUNC != 0, caller)?;
                 if caller.tid == 0 {
                     return self.open_shared(id, writer, flags, patience);
                 }
-                self.retries.remember(caller.tid, parent, writer);
+                self.retries.remember(caller.tid, parent, id, writer);
                 Err(Errno::STALE.into())
             }
             Role::Checkpoint => self.open_checkpoint(id, open_backing),
@@ -88,7 +92,10 @@ impl Fs {
                 writer.open(false, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
             }
-            Role::Other => self.open_other(id, flags),
+            Role::Other => {
+                let place = self.nodes.place(id).ok_or(Errno::STALE)?;
+                self.open_other(id, place, flags)
+            }
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }
     }
@@ -231,8 +238,8 @@ impl Fs {
         })?
     }
 
-    fn open_other(&self, id: u64, flags: i32) -> Result<Opened> {
-        let (dir, name) = self.locate(id)?;
+    fn open_other(&self, id: u64, (parent, name): (u64, OsString), flags: i32) -> Result<Opened> {
+        let dir = self.dir(parent)?;
         let backed = self.nodes.with(id, |node| node.backing.strong_count() > 0);
         if backed == Some(true) {
             // A checkpoint that got another name while it was being read.
@@ -283,17 +290,20 @@ impl Fs {
         }
         if self.is_checkpoint(parent, name)? {
             let session = self.session(parent)?;
-            let base = session.checkpoint()?;
+            let mut base = session.checkpoint()?;
+            let removed = base.take_if(|base| self.has_removed(parent, base, caller));
             if base.is_some() && flags & libc::O_EXCL != 0 {
                 return Err(Errno::EXIST.into());
             }
             let mut origin = self.origin(session, parent, base, caller);
+            origin.removed = removed;
             origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
-            origin.first_mode = Some(mode & 0o644);
+            // Nobody else may write it, unless its mode is changed.
+            origin.first_mode = Some(mode & 0o755);
             let writer = self.writer(origin);
             // An empty file is a file: it is saved even if nothing is written.
             writer.open(true, patience)?;
-            self.removers.forget(parent);
+            self.removals.forget(parent);
             return Ok(Created {
                 entry: self.writer_entry(parent, &writer, patience)?,
                 opened: self.opened_writer(writer, FopenFlags::empty()),

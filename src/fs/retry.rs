@@ -42,17 +42,24 @@ struct Intent {
     /// The node of the session's directory.
     parent: u64,
     writer: Arc<Writer>,
+    /// The checkpoint that it was about to open, by its inode number.
+    checkpoint: u64,
+    /// It came by another name of that, which is no way to a save.
+    by_link: bool,
     lookups: u8,
     since: Instant,
 }
 
 impl Retries {
-    /// Remembers that the thread is about to open `writer`.
-    pub(super) fn remember(&self, tid: u32, parent: u64, writer: Arc<Writer>) {
+    /// Remembers that the thread, which has tried to open `checkpoint`, is
+    /// about to open `writer`.
+    pub(super) fn remember(&self, tid: u32, parent: u64, checkpoint: u64, writer: Arc<Writer>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let intent = Intent {
             parent,
             writer,
+            checkpoint,
+            by_link: false,
             lookups: 0,
             since: Instant::now(),
         };
@@ -78,6 +85,26 @@ impl Retries {
         }
         inner.forget(tid);
         None
+    }
+
+    /// The thread has looked up another name of this checkpoint.
+    pub(super) fn looked_up_link(&self, tid: u32, checkpoint: u64) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(intent) = inner.by_thread.get_mut(&tid) {
+            intent.by_link = intent.checkpoint == checkpoint;
+        }
+    }
+
+    /// Whether the thread, which tries to open this checkpoint again, has come
+    /// to it by another name. It is not asked twice.
+    pub(super) fn came_by_link(&self, tid: u32, checkpoint: u64) -> bool {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let intent = inner.by_thread.get(&tid);
+        let came = intent.is_some_and(|i| i.by_link && i.checkpoint == checkpoint);
+        if came {
+            inner.forget(tid);
+        }
+        came
     }
 
     /// The thread has opened what it wanted, or something else.

@@ -34,6 +34,9 @@ impl Fs {
                 self.retries.done(caller.tid);
                 writer.set_attr(set, caller.tid, patience)
             }
+            Role::Checkpoint if set.size.is_some() && self.retries.came_by_link(caller.tid, id) => {
+                self.set_other(id, set, None)
+            }
             Role::Checkpoint | Role::Empty if set.size.is_some() => {
                 self.truncate_checkpoint(id, set, caller, patience)
             }
@@ -69,7 +72,7 @@ impl Fs {
         if caller.tid == 0 {
             return writer.set_attr(set, caller.tid, patience);
         }
-        self.retries.remember(caller.tid, parent, writer);
+        self.retries.remember(caller.tid, parent, id, writer);
         Err(Errno::STALE.into())
     }
 

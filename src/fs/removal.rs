@@ -1,0 +1,406 @@
+//! Removals of a checkpoint (DESIGN 2.12).
+//!
+//! Programs that replace a file by removing it first and making it anew (`mv`
+//! across filesystems, `install`, `tar`) are to make one save of it. So a
+//! removal is only promised at first: the process that asked for it finds
+//! nothing any more, and all others the old checkpoint, until that process
+//! has made a new one, or has ended. A process that goes on for long without
+//! making one has meant a removal.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::process::thread_group;
+use crate::repo::{self, Checkpoint, Kind, Session};
+
+/// How long a process may take to make a new checkpoint.
+const TIME_TO_REPLACE: Duration = Duration::from_secs(60);
+
+/// How many sessions are remembered. Beyond that a removal is done at once.
+const CAPACITY: usize = 1024;
+
+/// How long a removal waits for a save in progress, and how often it looks.
+const LOCK_TIME: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(2);
+
+/// How often it is tried again if the session is locked for longer, and how
+/// long a removal that was promised meanwhile may go unwatched.
+const RETRY: Duration = Duration::from_secs(1);
+const WATCH_TICK: Duration = Duration::from_millis(100);
+
+/// The removals of a mount, by the node of their session.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    by_session: Mutex<HashMap<u64, Arc<Removal>>>,
+    promised: Condvar,
+}
+
+/// One removal, promised or done.
+#[derive(Debug)]
+pub(super) struct Removal {
+    session: Session,
+    /// The inode number of the checkpoint.
+    ino: u64,
+    /// What is to be removed; held, so that its number stays its own.
+    checkpoint: Mutex<Option<Checkpoint>>,
+    is_done: AtomicBool,
+    since: Instant,
+    askers: Mutex<Vec<Process>>,
+}
+
+/// A process, told from any other that has its number later.
+#[derive(Debug)]
+struct Process {
+    tgid: u32,
+    pidfd: Arc<OwnedFd>,
+}
+
+/// What comes of asking for a removal.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// It is promised.
+    Promised,
+    /// It is to be done now: two processes agree on it, or the one that asks
+    /// cannot be watched.
+    Due(Arc<Removal>),
+}
+
+impl Removals {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Removal>>> {
+        self.by_session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The process of thread `tid` wants this checkpoint removed.
+    pub(super) fn ask(
+        &self,
+        node: u64,
+        session: Session,
+        checkpoint: Checkpoint,
+        tid: u32,
+    ) -> Asked {
+        let ino = checkpoint.stat().stx_ino;
+        let asker = Process::of(tid);
+        let is_watched = asker.is_some();
+        let mut removals = self.lock();
+        let known = removals
+            .get(&node)
+            .filter(|known| known.ino == ino && !known.is_done());
+        if let Some(known) = known {
+            known.askers().extend(asker);
+            return Asked::Due(known.clone());
+        }
+        let removal = Arc::new(Removal {
+            session,
+            ino,
+            checkpoint: Mutex::new(Some(checkpoint)),
+            is_done: AtomicBool::new(false),
+            since: Instant::now(),
+            askers: Mutex::new(asker.into_iter().collect()),
+        });
+        if !make_room(&mut removals) {
+            return Asked::Due(removal);
+        }
+        removals.insert(node, removal.clone());
+        drop(removals);
+        if !is_watched {
+            return Asked::Due(removal);
+        }
+        self.promised.notify_all();
+        Asked::Promised
+    }
+
+    /// The process of thread `tid` has removed what was not there: it is not
+    /// to find it again.
+    pub(super) fn note_absence(&self, node: u64, session: Session, tid: u32) {
+        let mut removals = self.lock();
+        if let Some(known) = removals.get(&node) {
+            known.askers().extend(Process::of(tid));
+        } else if make_room(&mut removals) {
+            let removal = Removal {
+                session,
+                ino: 0,
+                checkpoint: Mutex::new(None),
+                is_done: AtomicBool::new(true),
+                since: Instant::now(),
+                askers: Mutex::new(Process::of(tid).into_iter().collect()),
+            };
+            removals.insert(node, Arc::new(removal));
+        }
+    }
+
+    /// The removal that the process of thread `tid` has asked for.
+    pub(super) fn asked_by(&self, tid: u32, node: u64) -> Option<Arc<Removal>> {
+        let removal = self.lock().get(&node)?.clone();
+        removal.is_asked_by(tid).then_some(removal)
+    }
+
+    /// A promised removal whose time has come.
+    pub(super) fn due(&self, node: u64) -> Option<Arc<Removal>> {
+        let removal = self.lock().get(&node)?.clone();
+        removal.is_due().then_some(removal)
+    }
+
+    /// The session has another checkpoint.
+    pub(super) fn forget(&self, node: u64) {
+        let forgotten = self.lock().remove(&node);
+        // Its end may call the system: not under the lock.
+        drop(forgotten);
+    }
+
+    /// All that are promised and not done.
+    pub(super) fn pending(&self) -> Vec<Arc<Removal>> {
+        let removals = self.lock();
+        let pending = removals.values().filter(|removal| !removal.is_done());
+        pending.cloned().collect()
+    }
+
+    /// Waits until some removals are due.
+    pub(super) fn wait_for_due(&self) -> Vec<Arc<Removal>> {
+        loop {
+            let mut removals = self.lock();
+            while removals.values().all(|removal| removal.is_done()) {
+                removals = self
+                    .promised
+                    .wait(removals)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            drop(removals);
+            let (due, waiting): (Vec<_>, Vec<_>) =
+                (self.pending().into_iter()).partition(|removal| removal.is_due());
+            if !due.is_empty() {
+                return due;
+            }
+            let askers: Vec<_> = waiting.iter().flat_map(|r| r.pidfds()).collect();
+            wait_for_end_of_any(&askers, WATCH_TICK);
+        }
+    }
+
+    /// Waits before what could not be done is tried again.
+    pub(super) fn wait_to_retry() {
+        std::thread::sleep(RETRY);
+    }
+}
+
+/// Forgets what nobody needs any more. Answers whether there is room then.
+fn make_room(removals: &mut HashMap<u64, Arc<Removal>>) -> bool {
+    if removals.len() >= CAPACITY {
+        removals.retain(|_, removal| !removal.is_done() || removal.is_asker_alive());
+    }
+    removals.len() < CAPACITY
+}
+
+impl Removal {
+    fn askers(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.askers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+
+    fn is_asked_by(&self, tid: u32) -> bool {
+        let tgid = thread_group(tid);
+        let askers = self.askers();
+        let mut known = askers.iter().filter(|asker| asker.tgid == tgid);
+        known.any(|asker| !asker.has_ended())
+    }
+
+    fn is_asker_alive(&self) -> bool {
+        !self.askers().iter().all(Process::has_ended)
+    }
+
+    fn is_due(&self) -> bool {
+        !self.is_done() && (!self.is_asker_alive() || self.since.elapsed() > TIME_TO_REPLACE)
+    }
+
+    fn pidfds(&self) -> Vec<Arc<OwnedFd>> {
+        let askers = self.askers();
+        askers.iter().map(|asker| asker.pidfd.clone()).collect()
+    }
+
+    /// Whether it is promised for the checkpoint with this inode number.
+    pub(super) fn is_of(&self, ino: u64) -> bool {
+        self.ino == ino && !self.is_done()
+    }
+
+    /// Does what was promised, unless the checkpoint has been replaced. Waits
+    /// for the disk, and for a save in progress.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`] if the session stays locked; it may be tried again
+    /// then. Those of unlink(2).
+    pub(super) fn carry_out(&self) -> repo::Result<()> {
+        let mut checkpoint = self
+            .checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(which) = &*checkpoint else {
+            return Ok(());
+        };
+        let deadline = Instant::now() + LOCK_TIME;
+        let removed = loop {
+            match self.session.remove_this_checkpoint(which) {
+                Err(e) if e.kind() == Kind::Locked && Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                removed => break removed,
+            }
+        };
+        if removed.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
+            return removed.map(drop);
+        }
+        *checkpoint = None;
+        self.is_done.store(true, Ordering::Release);
+        removed.map(drop)
+    }
+}
+
+impl Process {
+    /// That of a thread; `None` if it is outside of our pid namespace.
+    fn of(tid: u32) -> Option<Self> {
+        let tgid = thread_group(tid);
+        let pid = Pid::from_raw(i32::try_from(tgid).ok()?)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        Some(Self {
+            tgid,
+            pidfd: Arc::new(pidfd),
+        })
+    }
+
+    /// A pidfd is readable from before the parent can have waited for the
+    /// process (do_notify_parent, kernel/signal.c): who sees that `rm` has
+    /// ended finds it ended here.
+    fn has_ended(&self) -> bool {
+        wait_for_end_of_any(std::slice::from_ref(&self.pidfd), Duration::ZERO)
+    }
+}
+
+/// Waits until one of the processes has ended, at most `time`.
+fn wait_for_end_of_any(pidfds: &[Arc<OwnedFd>], time: Duration) -> bool {
+    let mut polled: Vec<_> = pidfds
+        .iter()
+        .map(|pidfd| PollFd::new(&**pidfd, PollFlags::IN))
+        .collect();
+    let time = Timespec::try_from(time).unwrap_or(Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    });
+    poll(&mut polled, Some(&time)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::Repository;
+    use std::process::{Child, Command, Stdio};
+
+    struct Sandbox {
+        _dir: tempfile::TempDir,
+        session: Session,
+        removals: Removals,
+    }
+
+    const NODE: u64 = 7;
+
+    impl Sandbox {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let session = Repository::new(dir.path()).create("t-").unwrap();
+            session.save(b"old").unwrap();
+            Self {
+                _dir: dir,
+                session,
+                removals: Removals::default(),
+            }
+        }
+
+        fn ask(&self, tid: u32) -> Asked {
+            let checkpoint = self.session.checkpoint().unwrap().unwrap();
+            let session = self.session.clone();
+            self.removals.ask(NODE, session, checkpoint, tid)
+        }
+
+        fn has_checkpoint(&self) -> bool {
+            self.session.checkpoint().unwrap().is_some()
+        }
+    }
+
+    /// A process that lives until its standard input is closed.
+    fn process() -> Child {
+        Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn rule_2_12_a_removal_is_due_when_its_process_has_ended() {
+        let sandbox = Sandbox::new();
+        let mut child = process();
+        assert!(matches!(sandbox.ask(child.id()), Asked::Promised));
+        assert!(sandbox.removals.due(NODE).is_none());
+        assert!(sandbox.removals.asked_by(child.id(), NODE).is_some());
+        assert!(
+            sandbox
+                .removals
+                .asked_by(std::process::id(), NODE)
+                .is_none()
+        );
+        child.wait().unwrap();
+        let [due] = &sandbox.removals.wait_for_due()[..] else {
+            panic!("there is one");
+        };
+        assert!(sandbox.removals.due(NODE).is_some());
+        assert!(sandbox.has_checkpoint());
+        due.carry_out().unwrap();
+        assert!(!sandbox.has_checkpoint());
+        assert!(sandbox.removals.due(NODE).is_none(), "it is done");
+        assert!(sandbox.removals.pending().is_empty());
+    }
+
+    #[test]
+    fn rule_2_12_a_removal_leaves_what_has_replaced_its_checkpoint() {
+        let sandbox = Sandbox::new();
+        let Asked::Due(removal) = sandbox.ask(0) else {
+            panic!("nobody to watch");
+        };
+        sandbox.session.save(b"new").unwrap();
+        removal.carry_out().unwrap();
+        assert_eq!(sandbox.session.load().unwrap(), b"new");
+    }
+
+    #[test]
+    fn rule_2_12_two_who_ask_agree() {
+        let sandbox = Sandbox::new();
+        let mut children = [process(), process()];
+        assert!(matches!(sandbox.ask(children[0].id()), Asked::Promised));
+        assert!(matches!(sandbox.ask(children[1].id()), Asked::Due(_)));
+        for child in &mut children {
+            assert!(sandbox.removals.asked_by(child.id(), NODE).is_some());
+            child.wait().unwrap();
+            assert!(sandbox.removals.asked_by(child.id(), NODE).is_none());
+        }
+    }
+
+    #[test]
+    fn a_removal_waits_for_a_lock_and_can_be_tried_again() {
+        let sandbox = Sandbox::new();
+        let Asked::Due(removal) = sandbox.ask(0) else {
+            panic!("nobody to watch");
+        };
+        let root = sandbox._dir.path();
+        let lock = std::fs::read_dir(root).unwrap().next().unwrap().unwrap();
+        let lock = lock.path().join("session.next");
+        std::fs::write(&lock, "foreign").unwrap();
+        assert_eq!(removal.carry_out().unwrap_err().kind(), Kind::Locked);
+        assert!(sandbox.has_checkpoint());
+        std::fs::remove_file(&lock).unwrap();
+        removal.carry_out().unwrap();
+        assert!(!sandbox.has_checkpoint());
+    }
+}

@@ -1,0 +1,293 @@
+//! Changes of names: RENAME and LINK, and what the name `session` means for
+//! them and for UNLINK (DESIGN 2.11 and 2.12).
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use super::entries::must_wait;
+use super::errno::{Fail, Patience, Result};
+use super::lookup::is_file;
+use super::node::ROOT;
+use super::removal::{Asked, Removal, Removals};
+use super::slot::Slot;
+use super::{Caller, Entry, Fs};
+use crate::repo::{CHECKPOINT, Checkpoint, Kind, LOCK, Session, SessionName};
+use crate::sys::{self, Errno, RenameFlags, Statx};
+
+/// A name in a directory.
+type Place<'a> = (u64, &'a OsStr);
+
+impl Fs {
+    /// Renames. A regular file renamed to a session's `session` is a save: it
+    /// is durable when this answers, and refused while another writer saves.
+    ///
+    /// # Errors
+    /// `EPERM` between the root and a session, `EINVAL` for a name in the
+    /// root that is no session name, `EBUSY`, and those of rename(2).
+    pub fn rename(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: u32,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
+        let flags = RenameFlags::from_bits_retain(flags);
+        match (from.0 == ROOT, to.0 == ROOT) {
+            (true, true) => return self.rename_session(from.1, to.1, flags, patience),
+            (false, false) => {}
+            _ => return Err(Errno::PERM.into()),
+        }
+        // An exchange is one in both directions.
+        let swapped = flags.contains(RenameFlags::EXCHANGE)
+            && self.is_checkpoint(from.0, from.1)?
+            && !self.is_checkpoint(to.0, to.1)?;
+        let (from, to) = if swapped { (to, from) } else { (from, to) };
+        let stat = sys::stat(&*self.dir(from.0)?.fd, from.1)?;
+        let other = if flags.contains(RenameFlags::EXCHANGE) {
+            Some(sys::stat(&*self.dir(to.0)?.fd, to.1)?)
+        } else {
+            None
+        };
+        if self.is_checkpoint(to.0, to.1)? {
+            if !is_file(&stat) || flags.contains(RenameFlags::NOREPLACE) {
+                self.make_way(to.0, to.1, caller, patience)?;
+            }
+            self.rename_to_checkpoint(from, to.0, &stat, flags, patience)?;
+        } else {
+            let (source, target) = (self.dir(from.0)?, self.dir(to.0)?);
+            sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags)?;
+        }
+        self.nodes.renamed(stat.stx_ino, to.0, to.1);
+        if let Some(other) = other {
+            self.nodes.renamed(other.stx_ino, from.0, from.1);
+        }
+        Ok(())
+    }
+
+    fn rename_session(
+        &self,
+        from: &OsStr,
+        to: &OsStr,
+        flags: RenameFlags,
+        patience: Patience,
+    ) -> Result<()> {
+        let old = SessionName::new(from).map_err(|_| Errno::NOENT)?;
+        let new = SessionName::new(to)?;
+        must_wait(patience)?;
+        let root = self.dir(ROOT)?;
+        let moved = sys::stat(&*root.fd, from)?;
+        let other = sys::stat(&*root.fd, to).ok();
+        self.repository.rename(&old, &new, flags)?;
+        self.nodes.renamed(moved.stx_ino, ROOT, to);
+        if let Some(other) = other.filter(|_| flags.contains(RenameFlags::EXCHANGE)) {
+            self.nodes.renamed(other.stx_ino, ROOT, from);
+        }
+        Ok(())
+    }
+
+    fn rename_to_checkpoint(
+        &self,
+        from: Place<'_>,
+        to: u64,
+        stat: &Statx,
+        flags: RenameFlags,
+        patience: Patience,
+    ) -> Result<()> {
+        let source = self.dir(from.0)?;
+        if !is_file(stat) {
+            let target = self.dir(to)?;
+            let name = OsStr::new(CHECKPOINT);
+            return Ok(sys::rename(&*source.fd, from.1, &*target.fd, name, flags)?);
+        }
+        must_wait(patience)?;
+        let session = self.session(to)?;
+        let _writers = self.keep_writers_out(to)?;
+        // Whoever made `session.next` through this mount has it open still,
+        // or is the original's kind of program, which does not mark it.
+        let owns_lock =
+            from == (to, OsStr::new(LOCK)) && self.nodes.open_file(stat.stx_ino).is_some();
+        if owns_lock {
+            session.adopt_lock()?;
+        } else if self.is_checkpoint(from.0, from.1)? && flags.contains(RenameFlags::EXCHANGE) {
+            let _theirs = self.keep_writers_out(from.0)?;
+            session.exchange(&self.session(from.0)?)?;
+        } else {
+            session.adopt(&*source.fd, from.1, flags)?;
+        }
+        self.removals.forget(to);
+        Ok(())
+    }
+
+    /// Gives a file another name. A regular file that gets the name of a
+    /// checkpoint where there is none is a save.
+    ///
+    /// # Errors
+    /// `EPERM` in the root, `EBUSY`, and those of link(2).
+    pub fn link(
+        &self,
+        id: u64,
+        parent: u64,
+        name: &OsStr,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<Entry> {
+        if parent == ROOT {
+            return Err(Errno::PERM.into());
+        }
+        let file = self.linked_file(id)?;
+        self.make_way(parent, name, caller, patience)?;
+        let dir = self.dir(parent)?;
+        if self.is_checkpoint(parent, name)? && is_file(&sys::fstat(&*file)?) {
+            must_wait(patience)?;
+            let _writers = self.keep_writers_out(parent)?;
+            self.session(parent)?.adopt_link(&*file)?;
+            self.removals.forget(parent);
+            return self.lookup(parent, name, caller, patience);
+        }
+        sys::link_fd(&*file, &*dir.fd, name)?;
+        self.other_entry(parent, &dir, name, caller)
+    }
+
+    /// The file to be linked. One without a name is refused as on any
+    /// filesystem, which a descriptor of ours would not notice.
+    fn linked_file(&self, id: u64) -> Result<Arc<std::os::fd::OwnedFd>> {
+        let file = match self.path_fd(id) {
+            Err(Fail::Errno(libc::ENOENT | libc::ESTALE)) => self.nodes.open_file(id),
+            other => Some(other?),
+        };
+        file.ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// Promises the removal of a checkpoint, or does it: see [`Removal`].
+    pub(super) fn remove_checkpoint(
+        &self,
+        node: u64,
+        session: Session,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
+        let checkpoint = match session.checkpoint() {
+            Err(error) if error.kind() == Kind::NotAFile => {
+                must_wait(patience)?;
+                session.remove_checkpoint()?;
+                return Ok(());
+            }
+            other => other?,
+        };
+        let Some(checkpoint) = checkpoint else {
+            // An empty `session` is shown to others still: that one can be
+            // removed as often as anybody likes.
+            self.removals.note_absence(node, session, caller.tid);
+            return Ok(());
+        };
+        if session.is_locked()? {
+            return Err(Errno::BUSY.into());
+        }
+        match self.removals.ask(node, session, checkpoint, caller.tid) {
+            Asked::Promised => Ok(()),
+            Asked::Due(removal) => carry_out(&removal, patience),
+        }
+    }
+
+    /// Does a removal whose process has ended, for one who looks.
+    pub(super) fn settle_removal(&self, node: u64, patience: Patience) -> Result<()> {
+        let Some(removal) = self.removals.due(node) else {
+            return Ok(());
+        };
+        must_wait(patience)?;
+        if let Err(error) = removal.carry_out() {
+            // Nobody asks for it here; what is there is shown.
+            log::warn!("{error}; it was to be removed");
+        }
+        Ok(())
+    }
+
+    /// Does a removal at once that the caller has asked for, and relies on.
+    pub(super) fn complete_removal(
+        &self,
+        node: u64,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
+        match self.removals.asked_by(caller.tid, node) {
+            Some(removal) => carry_out(&removal, patience),
+            None => Ok(()),
+        }
+    }
+
+    /// The same before something is made of that name otherwise than by a
+    /// save, which replaces it.
+    pub(super) fn make_way(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
+        if self.is_checkpoint(parent, name)? {
+            self.complete_removal(parent, caller, patience)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the caller has removed this checkpoint: to him it is not there.
+    pub(super) fn has_removed(&self, node: u64, checkpoint: &Checkpoint, caller: Caller) -> bool {
+        self.has_removed_inode(node, checkpoint.stat().stx_ino, caller)
+    }
+
+    pub(super) fn has_removed_inode(&self, node: u64, ino: u64, caller: Caller) -> bool {
+        let removal = self.removals.asked_by(caller.tid, node);
+        removal.is_some_and(|removal| removal.is_of(ino))
+    }
+
+    /// Removals that are due are done, from time to time; never returns.
+    pub fn carry_out_removals(&self) {
+        loop {
+            let mut is_left = false;
+            for removal in self.removals.wait_for_due() {
+                if let Err(error) = removal.carry_out() {
+                    log::error!("{error}; it was to be removed");
+                    is_left = true;
+                }
+            }
+            if is_left {
+                Removals::wait_to_retry();
+            }
+        }
+    }
+
+    /// Does all removals that have been promised, at the end of the mount.
+    pub(super) fn finish_removals(&self) {
+        for removal in self.removals.pending() {
+            if let Err(error) = removal.carry_out() {
+                log::error!("{error}; it was to be removed");
+            }
+        }
+    }
+
+    /// While the value lives no writer of this mount saves.
+    fn keep_writers_out(&self, session: u64) -> Result<KeptOut> {
+        let slot = self.slots.of(session);
+        // No writer has the number of a node that is no writer's.
+        if slot.take(ROOT, None) {
+            Ok(KeptOut(slot))
+        } else {
+            Err(Errno::BUSY.into())
+        }
+    }
+}
+
+fn carry_out(removal: &Removal, patience: Patience) -> Result<()> {
+    must_wait(patience)?;
+    Ok(removal.carry_out()?)
+}
+
+/// A slot that is taken, and free again when this is dropped.
+struct KeptOut(Arc<Slot>);
+
+impl Drop for KeptOut {
+    fn drop(&mut self) {
+        self.0.free(ROOT);
+    }
+}
