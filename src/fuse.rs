@@ -1,31 +1,28 @@
-//! The requests of the kernel: each is decoded, given to [`Fs`], and answered.
+//! The requests of the kernel: each is decoded, given to [`Fs`](crate::fs::Fs), and answered.
 //!
 //! A request runs on the thread that took it, unless it would have to wait:
 //! then it runs again on a worker, and the thread takes the next one. A panic
 //! answers `EIO` and ends nothing.
 
+mod adapter;
+mod reply;
 mod workers;
 
-use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
-use self::workers::Workers;
-use crate::fs::{Caller, Entry, Fail, Fs, Opened, Patience, Result, SetAttr};
-
-/// The largest piece that is read or written in one request, in bytes.
-const MAX_PIECE: u32 = 1 << 20;
+pub use self::adapter::Adapter;
+use self::adapter::{MAX_PIECE, caller, fitting, guarded, read};
+use crate::fs::{Fail, Patience, SetAttr};
 
 /// Requests in the background (read-ahead, for the most part) before the
 /// kernel holds them back.
@@ -33,158 +30,6 @@ const MAX_BACKGROUND: u16 = 64;
 
 /// How often replaced checkpoints are let go of.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-
-thread_local! {
-    /// What a READ is answered from; one for each thread.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A [`Fs`], for fuser.
-pub struct Adapter {
-    fs: Arc<Fs>,
-    workers: Workers,
-}
-
-impl Adapter {
-    /// Serves `fs`.
-    pub fn new(fs: Arc<Fs>) -> Self {
-        Self {
-            fs,
-            workers: Workers::default(),
-        }
-    }
-
-    /// Does `operation` and answers with what comes of it; on a worker, if it
-    /// would have to wait.
-    fn serve<R, T>(
-        &self,
-        reply: R,
-        operation: impl Fn(&Fs, Patience, &R) -> Result<T> + Send + 'static,
-        answer: fn(R, std::result::Result<T, Errno>),
-    ) where
-        R: Send + 'static,
-        T: 'static,
-    {
-        let result = guarded(|| operation(&self.fs, Patience::None, &reply));
-        if !matches!(result, Err(Fail::WouldBlock)) {
-            return answer(reply, result.map_err(Fail::errno));
-        }
-        let fs = self.fs.clone();
-        self.workers.run(move || {
-            let _busy = fs.busy();
-            let result = guarded(|| operation(&fs, Patience::Wait, &reply));
-            answer(reply, result.map_err(Fail::errno));
-        });
-    }
-}
-
-/// A bug is answered with `EIO`, and told by the panic's own message.
-fn guarded<T>(operation: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|_| {
-        log::error!("a request ended in a bug of sessionfs; it is answered with EIO");
-        Err(Fail::Errno(libc::EIO))
-    })
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        tid: request.pid(),
-        uid: request.uid(),
-        gid: request.gid(),
-    }
-}
-
-fn answer_empty(reply: ReplyEmpty, result: std::result::Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn answer_entry(reply: ReplyEntry, result: std::result::Result<Entry, Errno>) {
-    match result {
-        Ok(entry) => reply.entry_with_ttls(
-            &entry.attr_ttl,
-            &entry.entry_ttl,
-            &entry.attr,
-            Generation(entry.generation),
-        ),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn answer_attr(reply: ReplyAttr, result: std::result::Result<FileAttr, Errno>) {
-    match result {
-        Ok(attr) => reply.attr(&Duration::ZERO, &attr),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn answer_open(reply: ReplyOpen, result: std::result::Result<Opened, Errno>) {
-    match result {
-        Ok(opened) => {
-            let handle = FileHandle(opened.handle);
-            match opened.backing {
-                Some(backing) => reply.opened_passthrough(handle, opened.flags, &backing),
-                None => reply.opened(handle, opened.flags),
-            }
-        }
-        Err(errno) => reply.error(errno),
-    }
-}
-
-/// `size` as of getxattr(2): 0 asks for the length only.
-fn answer_xattr(size: u32) -> fn(ReplyXattr, std::result::Result<Vec<u8>, Errno>) {
-    fn length(reply: ReplyXattr, result: std::result::Result<Vec<u8>, Errno>) {
-        match result {
-            Ok(value) => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-            Err(errno) => reply.error(errno),
-        }
-    }
-    fn value(reply: ReplyXattr, result: std::result::Result<Vec<u8>, Errno>) {
-        match result {
-            Ok(value) => reply.data(&value),
-            Err(errno) => reply.error(errno),
-        }
-    }
-    if size == 0 { length } else { value }
-}
-
-/// `ERANGE` for a value that does not fit; `size` 0 asks for the length.
-fn fitting(value: Vec<u8>, size: u32) -> Result<Vec<u8>> {
-    if size != 0 && value.len() > size as usize {
-        return Err(Fail::Errno(libc::ERANGE));
-    }
-    Ok(value)
-}
-
-fn read(
-    fs: &Fs,
-    reply: ReplyData,
-    (handle, at, size): (u64, u64, u32),
-    patience: Patience,
-) -> Option<ReplyData> {
-    BUFFER.with_borrow_mut(|buffer| {
-        let size = size.min(MAX_PIECE) as usize;
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        let buffer = &mut buffer[..size];
-        match guarded(|| fs.read(handle, at, buffer, patience)) {
-            Ok(n) => reply.data(&buffer[..n]),
-            Err(Fail::WouldBlock) => return Some(reply),
-            Err(fail) => reply.error(fail.errno()),
-        }
-        None
-    })
-}
-
-fn answer_write(reply: ReplyWrite, len: usize, result: Result<()>) {
-    match result {
-        Ok(()) => reply.written(u32::try_from(len).unwrap_or(u32::MAX)),
-        Err(fail) => reply.error(fail.errno()),
-    }
-}
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -230,7 +75,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.lookup(parent.0, &name, caller, patience),
-            answer_entry,
+            reply::entry,
         );
     }
 
@@ -243,7 +88,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.getattr(ino.0, handle, patience),
-            answer_attr,
+            reply::attr,
         );
     }
 
@@ -277,7 +122,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.setattr(ino.0, &set, handle, caller, patience),
-            answer_attr,
+            reply::attr,
         );
     }
 
@@ -301,7 +146,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.mkdir(parent.0, &name, mode, caller, patience),
-            answer_entry,
+            reply::entry,
         );
     }
 
@@ -310,7 +155,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.unlink(parent.0, &name, caller, patience),
-            answer_empty,
+            reply::empty,
         );
     }
 
@@ -319,7 +164,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.rmdir(parent.0, &name, caller, patience),
-            answer_empty,
+            reply::empty,
         );
     }
 
@@ -336,7 +181,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.symlink(parent.0, &name, &target, caller, patience),
-            answer_entry,
+            reply::entry,
         );
     }
 
@@ -354,7 +199,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.mknod(parent.0, &name, mode, rdev, caller, patience),
-            answer_entry,
+            reply::entry,
         );
     }
 
@@ -376,7 +221,7 @@ impl Filesystem for Adapter {
                 let (from, to) = ((parent.0, &*name), (newparent.0, &*newname));
                 fs.rename(from, to, flags.bits(), caller, patience)
             },
-            answer_empty,
+            reply::empty,
         );
     }
 
@@ -392,7 +237,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.link(ino.0, newparent.0, &name, caller, patience),
-            answer_entry,
+            reply::entry,
         );
     }
 
@@ -404,7 +249,7 @@ impl Filesystem for Adapter {
                 let open_backing = |fd: std::os::fd::BorrowedFd<'_>| reply.open_backing(fd);
                 fs.open(ino.0, flags.0, caller, &open_backing, patience)
             },
-            answer_open,
+            reply::open,
         );
     }
 
@@ -422,16 +267,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.create(parent.0, &name, mode, flags, caller, patience),
-            |reply: ReplyCreate, result| match result {
-                Ok(created) => reply.created(
-                    &created.entry.entry_ttl,
-                    &created.entry.attr,
-                    Generation(created.entry.generation),
-                    FileHandle(created.opened.handle),
-                    created.opened.flags,
-                ),
-                Err(errno) => reply.error(errno),
-            },
+            reply::create,
         );
     }
 
@@ -470,14 +306,14 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         let result = guarded(|| self.fs.write(fh.0, offset, data, caller, Patience::None));
         if !matches!(result, Err(Fail::WouldBlock)) {
-            return answer_write(reply, data.len(), result);
+            return reply::write(reply, data.len(), result);
         }
         // The request's buffer is this thread's: only a write that waits is
         // copied.
         let (fs, data) = (self.fs.clone(), data.to_vec());
         self.workers.run(move || {
             let result = guarded(|| fs.write(fh.0, offset, &data, caller, Patience::Wait));
-            answer_write(reply, data.len(), result);
+            reply::write(reply, data.len(), result);
         });
     }
 
@@ -493,7 +329,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.flush(fh.0, caller, patience),
-            answer_empty,
+            reply::empty,
         );
     }
 
@@ -510,7 +346,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.release(fh.0, patience),
-            answer_empty,
+            reply::empty,
         );
     }
 
@@ -525,7 +361,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.fsync(fh.0, datasync, patience),
-            answer_empty,
+            reply::empty,
         );
     }
 
@@ -593,7 +429,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.fsyncdir(ino.0, caller, patience),
-            answer_empty,
+            reply::empty,
         );
     }
 
@@ -615,7 +451,7 @@ impl Filesystem for Adapter {
 
     fn access(&self, _request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let result = guarded(|| self.fs.access(ino.0, mask.bits()));
-        answer_empty(reply, result.map_err(Fail::errno));
+        reply::empty(reply, result.map_err(Fail::errno));
     }
 
     fn getxattr(
@@ -630,7 +466,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fitting(fs.getxattr(ino.0, &name, patience)?, size),
-            answer_xattr(size),
+            reply::xattr(size),
         );
     }
 
@@ -638,7 +474,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fitting(fs.listxattr(ino.0, patience)?, size),
-            answer_xattr(size),
+            reply::xattr(size),
         );
     }
 
@@ -656,7 +492,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.setxattr(ino.0, &name, Some(&value), flags, caller, patience),
-            answer_empty,
+            reply::empty,
         );
     }
 
@@ -665,7 +501,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.setxattr(ino.0, &name, None, 0, caller, patience),
-            answer_empty,
+            reply::empty,
         );
     }
 }

@@ -39,7 +39,7 @@ pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
 use self::handle::Handles;
 use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
-pub use self::open::Opened;
+pub use self::open::{Created, Opened};
 use self::removal::Removals;
 use self::retry::Retries;
 use self::slot::Slots;

@@ -1,0 +1,102 @@
+//! A request on its way: on the thread that took it, or on a worker.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use fuser::{Errno, ReplyData, Request};
+
+use super::workers::Workers;
+use crate::fs::{Caller, Fail, Fs, Patience, Result};
+
+/// The largest piece that is read or written in one request, in bytes.
+pub(super) const MAX_PIECE: u32 = 1 << 20;
+
+thread_local! {
+    /// What a READ is answered from; one for each thread.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A [`Fs`], for fuser.
+pub struct Adapter {
+    pub(super) fs: Arc<Fs>,
+    pub(super) workers: Workers,
+}
+
+impl Adapter {
+    /// Serves `fs`.
+    pub fn new(fs: Arc<Fs>) -> Self {
+        Self {
+            fs,
+            workers: Workers::default(),
+        }
+    }
+
+    /// Does `operation` and answers with what comes of it; on a worker, if it
+    /// would have to wait.
+    pub(super) fn serve<R, T>(
+        &self,
+        reply: R,
+        operation: impl Fn(&Fs, Patience, &R) -> Result<T> + Send + 'static,
+        answer: fn(R, std::result::Result<T, Errno>),
+    ) where
+        R: Send + 'static,
+        T: 'static,
+    {
+        let result = guarded(|| operation(&self.fs, Patience::None, &reply));
+        if !matches!(result, Err(Fail::WouldBlock)) {
+            return answer(reply, result.map_err(Fail::errno));
+        }
+        let fs = self.fs.clone();
+        self.workers.run(move || {
+            let _busy = fs.busy();
+            let result = guarded(|| operation(&fs, Patience::Wait, &reply));
+            answer(reply, result.map_err(Fail::errno));
+        });
+    }
+}
+
+/// A bug is answered with `EIO`, and told by the panic's own message.
+pub(super) fn guarded<T>(operation: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|_| {
+        log::error!("a request ended in a bug of sessionfs; it is answered with EIO");
+        Err(Fail::Errno(libc::EIO))
+    })
+}
+
+pub(super) fn caller(request: &Request) -> Caller {
+    Caller {
+        tid: request.pid(),
+        uid: request.uid(),
+        gid: request.gid(),
+    }
+}
+
+/// `ERANGE` for a value that does not fit; `size` 0 asks for the length.
+pub(super) fn fitting(value: Vec<u8>, size: u32) -> Result<Vec<u8>> {
+    if size != 0 && value.len() > size as usize {
+        return Err(Fail::Errno(libc::ERANGE));
+    }
+    Ok(value)
+}
+
+pub(super) fn read(
+    fs: &Fs,
+    reply: ReplyData,
+    (handle, at, size): (u64, u64, u32),
+    patience: Patience,
+) -> Option<ReplyData> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let size = size.min(MAX_PIECE) as usize;
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        let buffer = &mut buffer[..size];
+        match guarded(|| fs.read(handle, at, buffer, patience)) {
+            Ok(n) => reply.data(&buffer[..n]),
+            Err(Fail::WouldBlock) => return Some(reply),
+            Err(fail) => reply.error(fail.errno()),
+        }
+        None
+    })
+}

@@ -1,0 +1,89 @@
+//! The answers to the kernel, one for each kind of reply.
+
+use std::time::Duration;
+
+use fuser::{
+    Errno, FileAttr, FileHandle, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyWrite, ReplyXattr,
+};
+
+use crate::fs::{Created, Entry, Opened, Result};
+
+/// What is answered: a value, or an errno.
+type Answer<T> = std::result::Result<T, Errno>;
+
+pub(super) fn empty(reply: ReplyEmpty, result: Answer<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn entry(reply: ReplyEntry, result: Answer<Entry>) {
+    match result {
+        Ok(entry) => reply.entry_with_ttls(
+            &entry.attr_ttl,
+            &entry.entry_ttl,
+            &entry.attr,
+            Generation(entry.generation),
+        ),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn attr(reply: ReplyAttr, result: Answer<FileAttr>) {
+    match result {
+        Ok(attr) => reply.attr(&Duration::ZERO, &attr),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn open(reply: ReplyOpen, result: Answer<Opened>) {
+    match result {
+        Ok(opened) => {
+            let handle = FileHandle(opened.handle);
+            match opened.backing {
+                Some(backing) => reply.opened_passthrough(handle, opened.flags, &backing),
+                None => reply.opened(handle, opened.flags),
+            }
+        }
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// `size` as of getxattr(2): 0 asks for the length only.
+pub(super) fn xattr(size: u32) -> fn(ReplyXattr, Answer<Vec<u8>>) {
+    fn length(reply: ReplyXattr, result: Answer<Vec<u8>>) {
+        match result {
+            Ok(value) => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+    fn value(reply: ReplyXattr, result: Answer<Vec<u8>>) {
+        match result {
+            Ok(value) => reply.data(&value),
+            Err(errno) => reply.error(errno),
+        }
+    }
+    if size == 0 { length } else { value }
+}
+
+pub(super) fn write(reply: ReplyWrite, len: usize, result: Result<()>) {
+    match result {
+        Ok(()) => reply.written(u32::try_from(len).unwrap_or(u32::MAX)),
+        Err(fail) => reply.error(fail.errno()),
+    }
+}
+
+pub(super) fn create(reply: ReplyCreate, result: Answer<Created>) {
+    match result {
+        Ok(created) => reply.created(
+            &created.entry.entry_ttl,
+            &created.entry.attr,
+            Generation(created.entry.generation),
+            FileHandle(created.opened.handle),
+            created.opened.flags,
+        ),
+        Err(errno) => reply.error(errno),
+    }
+}
