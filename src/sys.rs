@@ -5,6 +5,8 @@
 //! A call that a signal interrupted is made again: `EINTR` never reaches a
 //! caller. Every other errno is passed on as it is.
 
+mod ranges;
+
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -12,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub use self::ranges::{Find, allocate, copy_range, find};
 pub use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, Timestamps, XattrFlags};
 use rustix::fs::{FlockOperation, ResolveFlags, StatxFlags};
 pub use rustix::io::Errno;
@@ -66,6 +69,10 @@ pub enum Call {
     Flock,
     /// ioctl_ficlone(2), copy_file_range(2)
     Copy,
+    /// fallocate(2)
+    Allocate,
+    /// lseek(2)
+    Seek,
 }
 
 fn call<T>(call: Call, mut f: impl FnMut() -> Result<T>) -> Result<T> {

@@ -15,6 +15,7 @@ mod lookup;
 mod node;
 mod open;
 mod process;
+mod ranges;
 mod removal;
 mod rename;
 mod retry;

@@ -9,6 +9,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -177,18 +178,13 @@ impl Writer {
     /// Reads from what this writer has written so far; the bytes read.
     pub(super) fn read(&self, buffer: &mut [u8], at: u64, patience: Patience) -> Result<usize> {
         let mut state = self.lock(patience)?;
-        let state = &mut *state;
         if let Some(staged) = &state.staged {
             return Ok(staged.read_at(buffer, at)?);
         }
-        let Some(base) = &state.base else {
-            return Ok(0);
-        };
-        let file = match &state.base_file {
-            Some(file) => file,
-            None => state.base_file.insert(base.open()?),
-        };
-        Ok(sys::read_at(file, buffer, at)?)
+        match state.base_file()? {
+            Some(file) => Ok(sys::read_at(file, buffer, at)?),
+            None => Ok(0),
+        }
     }
 
     /// Writes all of `bytes`, for the thread `tid`.
@@ -200,6 +196,49 @@ impl Writer {
         state.has_data = true;
         state.note_writer(tid);
         state.keep_failure(written)
+    }
+
+    /// Changes a range of the content, for the thread `tid`: a change like a
+    /// write. An error among `harmless` has lost nothing: it is told, and
+    /// otherwise as if the change had not been asked for.
+    pub(super) fn change_range<T>(
+        &self,
+        tid: u32,
+        patience: Patience,
+        harmless: &[i32],
+        change: impl FnOnce(&Staged) -> repo::Result<T>,
+    ) -> Result<T> {
+        let mut state = self.lock(patience)?;
+        let is_first = state.staged.is_none();
+        let changed =
+            self.change(&mut state, true, patience)
+                .and_then(|()| match change(staged(&state)?) {
+                    Err(error) if harmless.contains(&error.errno()) => Ok(Err(error.into())),
+                    other => Ok(Ok(self.log_if_failed(other)?)),
+                });
+        if let Ok(Err(_)) = changed
+            && is_first
+        {
+            self.unstage(&mut state);
+        } else {
+            state.has_data = true;
+            state.note_writer(tid);
+        }
+        state.keep_failure(changed)?
+    }
+
+    /// Looks at what has been written so far; `None` where there is nothing.
+    pub(super) fn with_content<T>(
+        &self,
+        patience: Patience,
+        look: impl FnOnce(Option<BorrowedFd<'_>>) -> Result<T>,
+    ) -> Result<T> {
+        let mut state = self.lock(patience)?;
+        let reader = state.staged.as_ref().map(Staged::reader).transpose()?;
+        match reader {
+            Some(reader) => look(Some(reader.as_fd())),
+            None => look(state.base_file()?.map(AsFd::as_fd)),
+        }
     }
 
     /// Sets size and attributes, and answers the new ones. Without an open
@@ -576,7 +615,7 @@ impl Writer {
         }
     }
 
-    fn log_if_failed(&self, result: repo::Result<()>) -> Result<()> {
+    fn log_if_failed<T>(&self, result: repo::Result<T>) -> Result<T> {
         Ok(result.inspect_err(|error| self.log_failure(error))?)
     }
 
@@ -628,6 +667,16 @@ impl Writer {
         }
     }
 
+    /// Takes back the staging of a change that was not made.
+    fn unstage(&self, state: &mut State) {
+        if state.staged.take().is_some() {
+            self.activity.settled();
+        }
+        if !state.published {
+            self.slot.free(self.ino);
+        }
+    }
+
     /// Takes the session's slot, and makes sure that no foreign
     /// `session.next` is in the way.
     fn take_slot(&self, patience: Patience) -> Result<()> {
@@ -675,7 +724,7 @@ impl State {
     }
 
     /// Remembers the first error of this save, but not that it would wait.
-    fn keep_failure(&mut self, result: Result<()>) -> Result<()> {
+    fn keep_failure<T>(&mut self, result: Result<T>) -> Result<T> {
         if let Err(Fail::Errno(errno)) = result {
             self.failed.get_or_insert(errno);
         }
@@ -693,6 +742,18 @@ impl State {
         if tgid != tid && !self.wrote.contains(&tgid) {
             self.wrote.push(tgid);
         }
+    }
+
+    /// The base, open for reading; `None` if there is none.
+    fn base_file(&mut self) -> Result<Option<&File>> {
+        let Some(base) = &self.base else {
+            return Ok(None);
+        };
+        let file = match self.base_file.take() {
+            Some(file) => file,
+            None => base.open()?,
+        };
+        Ok(Some(self.base_file.insert(file)))
     }
 
     fn set_base(&mut self, base: Option<Checkpoint>) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fuser::{
     Errno, FileAttr, FileHandle, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyWrite, ReplyXattr,
+    ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr,
 };
 
 use crate::fs::{Created, Entry, Opened, Result};
@@ -84,6 +84,20 @@ pub(super) fn create(reply: ReplyCreate, result: Answer<Created>) {
             FileHandle(created.opened.handle),
             created.opened.flags,
         ),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn written(reply: ReplyWrite, result: Answer<u32>) {
+    match result {
+        Ok(bytes) => reply.written(bytes),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn offset(reply: ReplyLseek, result: Answer<u64>) {
+    match result {
+        Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
         Err(errno) => reply.error(errno),
     }
 }

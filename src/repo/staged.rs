@@ -152,6 +152,46 @@ impl Staged {
             .map_err(|e| self.tell(e))
     }
 
+    /// Allocates, punches or zeroes a range, as fallocate(2) does; `offset`
+    /// and `len` in bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Os`]: `EOPNOTSUPP` if the filesystem does not have this `mode`,
+    /// `ENOSPC`, …
+    pub fn allocate(&self, mode: i32, offset: u64, len: u64) -> Result<()> {
+        sys::allocate(&self.file, mode, offset, len)
+            .during("allocate")
+            .map_err(|e| self.tell(e))
+    }
+
+    /// Copies `len` bytes from `from_at` of another file to `at`, inside the
+    /// kernel (copy_file_range(2)); answers the bytes copied, 0 at the end of
+    /// the other file.
+    ///
+    /// # Errors
+    /// [`Kind::Os`]: `EOPNOTSUPP` if the filesystem cannot, `ENOSPC`, …
+    pub fn copy_range(
+        &self,
+        (from, from_at): (impl AsFd, u64),
+        at: u64,
+        len: usize,
+    ) -> Result<usize> {
+        sys::copy_range((from, from_at), (&self.file, at), len)
+            .during("copy a range")
+            .map_err(|e| self.tell(e))
+    }
+
+    /// A descriptor for reading what has been written so far, for as long as
+    /// it is open.
+    ///
+    /// # Errors
+    /// [`Kind::Os`]: `EMFILE`, …
+    pub fn reader(&self) -> Result<OwnedFd> {
+        sys::reopen(&self.file, OFlags::RDONLY)
+            .during("open the staged file")
+            .map_err(|e| self.tell(e))
+    }
+
     /// The size of what has been written so far, in bytes.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 
 pub mod observe;
 pub mod saves;
+pub mod side_by_side;
 pub mod tools;
 
 use std::ffi::OsStr;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::{ALL_WAYS, Sandbox, Ways, get_xattr, name, set_xattr, xattr_names};
-use crate::repo::error::{Error, Kind, Result};
+use crate::repo::error::{During, Error, Kind, Result};
 use crate::repo::{Attributes, Base, Commit, lock};
 use crate::sys::{self, Call, Errno, RenameFlags, fault};
 
@@ -287,6 +287,26 @@ fn append(sandbox: &Sandbox) -> Result<Vec<u8>> {
     Ok(new.len().to_string().into_bytes())
 }
 
+fn ranges(sandbox: &Sandbox) -> Result<Vec<u8>> {
+    let base = sandbox.session.checkpoint()?;
+    let staged = sandbox.session.stage()?;
+    if let Some(base) = &base {
+        assert_eq!(staged.copy_range((base.open()?, 1), 2, 9)?, 2);
+    }
+    staged.allocate(0, 0, 8192)?;
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    staged.allocate(punch, 3, 8189)?;
+    let mut content = vec![0; 8192];
+    sys::read_at(staged.reader()?, &mut content, 0).during("read")?;
+    let base = Base::Only(base.as_ref());
+    staged.commit(&Commit {
+        base,
+        ..Commit::default()
+    })?;
+    assert_eq!(content[..4], *b"\0\0l\0");
+    Ok(content)
+}
+
 fn nothing<T>(result: Result<T>) -> Result<Vec<u8>> {
     result.map(|_| Vec::new())
 }
@@ -317,6 +337,7 @@ operations! {
     i4_save_over_a_dead_lock, ALL_WAYS, false, with_dead_lock, |s| nothing(s.session.save(b"new"));
     i1_i5_stage_copy_and_commit, ALL_WAYS, false, with_checkpoint, append;
     i1_i5_first_commit, ALL_WAYS, false, Sandbox::new, append;
+    i1_i5_ranges_and_commit, ALL_WAYS, false, with_checkpoint, ranges;
     i5_create, PLAIN, false, with_checkpoint, |s| nothing(s.repository.create("pbox-"));
     i5_create_named, PLAIN, false, with_checkpoint, |s| nothing(s.repository.create_named(&name("t"), 0o755));
     i5_list, PLAIN, false, with_checkpoint, |s| {
