@@ -10,6 +10,7 @@ mod workers;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -246,7 +247,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, reply: &ReplyOpen| {
-                let open_backing = |fd: std::os::fd::BorrowedFd<'_>| reply.open_backing(fd);
+                let open_backing = |fd: BorrowedFd<'_>| reply.open_backing(fd);
                 fs.open(ino.0, flags.0, caller, &open_backing, patience)
             },
             reply::open,
@@ -266,7 +267,17 @@ impl Filesystem for Adapter {
         let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.create(parent.0, &name, mode, flags, caller, patience),
+            move |fs, patience, reply: &ReplyCreate| {
+                let open_backing = |fd: BorrowedFd<'_>| reply.open_backing(fd);
+                fs.create(
+                    (parent.0, &name),
+                    mode,
+                    flags,
+                    caller,
+                    &open_backing,
+                    patience,
+                )
+            },
             reply::create,
         );
     }

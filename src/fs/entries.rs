@@ -82,7 +82,7 @@ impl Fs {
         if self.is_checkpoint(parent, name)? && mode & libc::S_IFMT == libc::S_IFREG {
             must_wait(patience)?;
             let flags = libc::O_WRONLY | libc::O_EXCL;
-            let created = self.create(parent, name, mode, flags, caller, patience)?;
+            let created = self.create_checkpoint(parent, mode, flags, caller, patience)?;
             let handle = created.opened.handle;
             let saved = self.fsync(handle, false, patience);
             let released = self.release(handle, patience);

@@ -18,7 +18,7 @@ pub(super) enum Handle {
     /// A file of the backing filesystem, a checkpoint for reading among them.
     File {
         file: Arc<OwnedFd>,
-        /// Kept for as long as the kernel reads through it.
+        /// Kept for as long as the kernel reads and writes through it.
         _backing: Option<Arc<BackingId>>,
     },
     /// A checkpoint for writing.

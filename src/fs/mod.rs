@@ -14,6 +14,7 @@ mod listing;
 mod lookup;
 mod node;
 mod open;
+mod passthrough;
 mod process;
 mod ranges;
 mod removal;
@@ -50,8 +51,8 @@ use crate::sys::{self, Errno, OFlags, Statx};
 /// How a mount behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Let the kernel read checkpoints from the backing filesystem by itself,
-    /// where it can and we are allowed to.
+    /// Let the kernel read checkpoints, and read and write other files, on the
+    /// backing filesystem by itself, where it can and we are allowed to.
     pub passthrough: bool,
     /// How long a writer waits for another one, or for a foreign
     /// `session.next`, before it gets `EBUSY`. Zero: not at all.

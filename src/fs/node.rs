@@ -308,14 +308,28 @@ impl Nodes {
         });
     }
 
-    /// Remembers an open file of a node, for as long as it is open.
-    pub(super) fn opened(&self, id: u64, file: &Arc<OwnedFd>) {
+    /// Remembers an open file of a node, for as long as it is open, and
+    /// answers what it is to be passed through to: what the others are that
+    /// are open, and if it is the first, a new one.
+    pub(super) fn opened(
+        &self,
+        id: u64,
+        file: &Arc<OwnedFd>,
+        new_backing: impl FnOnce() -> Option<Arc<BackingId>>,
+    ) -> Option<Arc<BackingId>> {
         self.with(id, |node| {
+            let is_first = !node.open.iter().any(|file| file.strong_count() > 0);
+            let backing = match node.backing.upgrade() {
+                None if is_first => new_backing(),
+                others => others,
+            };
+            node.backing = backing.as_ref().map_or_else(Weak::new, Arc::downgrade);
             if node.open.len() == node.open.capacity() {
                 node.open.retain(|file| file.strong_count() > 0);
             }
             node.open.push(Arc::downgrade(file));
-        });
+            backing
+        })?
     }
 
     /// An open file of a node.

@@ -1,8 +1,7 @@
 //! Open files: OPEN, CREATE, READ, WRITE, FLUSH, FSYNC and RELEASE.
 
-use std::ffi::{OsStr, OsString};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,14 +10,12 @@ use fuser::{BackingId, FopenFlags};
 use super::errno::{Fail, Patience, Result};
 use super::handle::Handle;
 use super::lookup::{birth, other_role};
-use super::node::{Role, Version};
+use super::node::Role;
+use super::passthrough::OpenBacking;
 use super::writer::{Origin, Verdict, Writer};
 use super::{Caller, Entry, Fs};
 use crate::repo::{Checkpoint, Session};
 use crate::sys::{self, Errno, Mode, OFlags};
-
-/// Makes a file one that the kernel reads by itself.
-pub type OpenBacking<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
 
 /// An open file, for the kernel.
 #[derive(Debug)]
@@ -27,7 +24,7 @@ pub struct Opened {
     pub handle: u64,
     /// How the kernel is to treat it.
     pub flags: FopenFlags,
-    /// What it reads by itself, if it does.
+    /// What it reads and writes by itself, if it does.
     pub backing: Option<Arc<BackingId>>,
 }
 
@@ -41,8 +38,12 @@ pub struct Created {
 }
 
 /// The flags of open(2) that a file of the backing filesystem is opened with.
-const PASSED_ON: i32 =
-    libc::O_ACCMODE | libc::O_APPEND | libc::O_TRUNC | libc::O_SYNC | libc::O_DSYNC;
+pub(super) const PASSED_ON: i32 = libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_TRUNC
+    | libc::O_SYNC
+    | libc::O_DSYNC
+    | libc::O_NOATIME;
 
 impl Fs {
     /// Opens a file. A checkpoint that is to be written answers `ESTALE`, and
@@ -73,7 +74,7 @@ impl Fs {
             }
             Role::Checkpoint if writes && self.retries.came_by_link(caller.tid, id) => {
                 let place = self.nodes.link(id).ok_or(Errno::STALE)?;
-                self.open_other(id, place, flags)
+                self.open_other(id, place, flags, open_backing)
             }
             Role::Checkpoint | Role::Empty if writes => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
@@ -94,7 +95,7 @@ impl Fs {
             }
             Role::Other => {
                 let place = self.nodes.place(id).ok_or(Errno::STALE)?;
-                self.open_other(id, place, flags)
+                self.open_other(id, place, flags, open_backing)
             }
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }
@@ -177,137 +178,24 @@ impl Fs {
         Arc::new(Writer::new(ino, origin))
     }
 
-    fn open_checkpoint(&self, id: u64, open_backing: OpenBacking<'_>) -> Result<Opened> {
-        let path = self.path_fd(id)?;
-        let file = Arc::new(sys::reopen(&*path, OFlags::RDONLY)?);
-        let version = Version::of(&sys::fstat(&*file)?);
-        self.nodes.opened(id, &file);
-        let backing = self.backing(id, &file, open_backing);
-        let mut flags = FopenFlags::FOPEN_NOFLUSH;
-        if backing.is_none() {
-            if self.has_shared_writers.load(Ordering::Relaxed) {
-                flags |= FopenFlags::FOPEN_DIRECT_IO;
-            } else {
-                let cached = self.nodes.with(id, |node| node.cached.replace(version));
-                if cached.flatten() == Some(version) {
-                    flags |= FopenFlags::FOPEN_KEEP_CACHE;
-                }
-            }
-        }
-        Ok(Opened {
-            handle: self.handles.add(Handle::File {
-                file,
-                _backing: backing.clone(),
-            }),
-            flags,
-            backing,
-        })
-    }
-
-    /// The passthrough file of an inode: the kernel takes one at a time, so a
-    /// second open gets that of the first.
-    fn backing(
-        &self,
-        id: u64,
-        file: &OwnedFd,
-        open_backing: OpenBacking<'_>,
-    ) -> Option<Arc<BackingId>> {
-        if !self.passthrough.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.nodes.with(id, |node| {
-            if let Some(backing) = node.backing.upgrade() {
-                return Some(backing);
-            }
-            match open_backing(file.as_fd()) {
-                Ok(backing) => {
-                    let backing = Arc::new(backing);
-                    node.backing = Arc::downgrade(&backing);
-                    Some(backing)
-                }
-                Err(e) => {
-                    // EPERM: it takes CAP_SYS_ADMIN. ELOOP: the backing
-                    // filesystem is itself a stacked one. Neither changes.
-                    if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ELOOP)) {
-                        self.passthrough.store(false, Ordering::Relaxed);
-                        log::info!("checkpoints are read through the daemon: {e}");
-                    }
-                    None
-                }
-            }
-        })?
-    }
-
-    fn open_other(&self, id: u64, (parent, name): (u64, OsString), flags: i32) -> Result<Opened> {
-        let dir = self.dir(parent)?;
-        let backed = self.nodes.with(id, |node| node.backing.strong_count() > 0);
-        if backed == Some(true) {
-            // A checkpoint that got another name while it was being read.
-            // One inode is open in one way only; the kernel would say EIO.
-            return Err(Errno::BUSY.into());
-        }
-        let passed = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned());
-        let file = sys::openat(&*dir.fd, &name, passed | OFlags::NONBLOCK, Mode::empty())?;
-        if sys::fstat(&file)?.stx_ino != id {
-            return Err(Errno::STALE.into());
-        }
-        Ok(self.opened_file(id, file, flags))
-    }
-
-    fn opened_file(&self, id: u64, file: OwnedFd, flags: i32) -> Opened {
-        let file = Arc::new(file);
-        self.nodes.opened(id, &file);
-        let flush = if flags & libc::O_ACCMODE == libc::O_RDONLY {
-            FopenFlags::FOPEN_NOFLUSH
-        } else {
-            FopenFlags::empty()
-        };
-        Opened {
-            handle: self.handles.add(Handle::File {
-                file,
-                _backing: None,
-            }),
-            flags: flush,
-            backing: None,
-        }
-    }
-
     /// Creates and opens a file that was not there when the kernel looked.
     ///
     /// # Errors
     /// `EPERM` in the root, and those of open(2).
     pub fn create(
         &self,
-        parent: u64,
-        name: &OsStr,
+        (parent, name): (u64, &OsStr),
         mode: u32,
         flags: i32,
         caller: Caller,
+        open_backing: OpenBacking<'_>,
         patience: Patience,
     ) -> Result<Created> {
         if let Role::Root = self.role(parent)? {
             return Err(Errno::PERM.into());
         }
         if self.is_checkpoint(parent, name)? {
-            let session = self.session(parent)?;
-            let mut base = session.checkpoint()?;
-            let removed = base.take_if(|base| self.has_removed(parent, base, caller));
-            if base.is_some() && flags & libc::O_EXCL != 0 {
-                return Err(Errno::EXIST.into());
-            }
-            let mut origin = self.origin(session, parent, base, caller);
-            origin.removed = removed;
-            origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
-            // Nobody else may write it, unless its mode is changed.
-            origin.first_mode = Some(mode & 0o755);
-            let writer = self.writer(origin);
-            // An empty file is a file: it is saved even if nothing is written.
-            writer.open(true, patience)?;
-            self.removals.forget(parent);
-            return Ok(Created {
-                entry: self.writer_entry(parent, &writer, patience)?,
-                opened: self.opened_writer(writer, FopenFlags::empty()),
-            });
+            return self.create_checkpoint(parent, mode, flags, caller, patience);
         }
         let dir = self.dir(parent)?;
         let passed = flags & (PASSED_ON | libc::O_EXCL) | libc::O_CREAT | libc::O_NONBLOCK;
@@ -330,7 +218,38 @@ impl Fs {
         let entry = self.entry(parent, name, other_role(&stat), &stat, birth(&stat));
         Ok(Created {
             entry,
-            opened: self.opened_file(stat.stx_ino, file, flags),
+            opened: self.opened_file(stat.stx_ino, file, flags, open_backing),
+        })
+    }
+
+    /// A writer of a checkpoint that was not there when the kernel looked, or
+    /// is not for the caller, who has removed it.
+    pub(super) fn create_checkpoint(
+        &self,
+        parent: u64,
+        mode: u32,
+        flags: i32,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<Created> {
+        let session = self.session(parent)?;
+        let mut base = session.checkpoint()?;
+        let removed = base.take_if(|base| self.has_removed(parent, base, caller));
+        if base.is_some() && flags & libc::O_EXCL != 0 {
+            return Err(Errno::EXIST.into());
+        }
+        let mut origin = self.origin(session, parent, base, caller);
+        origin.removed = removed;
+        origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
+        // Nobody else may write it, unless its mode is changed.
+        origin.first_mode = Some(mode & 0o755);
+        let writer = self.writer(origin);
+        // An empty file is a file: it is saved even if nothing is written.
+        writer.open(true, patience)?;
+        self.removals.forget(parent);
+        Ok(Created {
+            entry: self.writer_entry(parent, &writer, patience)?,
+            opened: self.opened_writer(writer, FopenFlags::empty()),
         })
     }
 

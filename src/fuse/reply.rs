@@ -76,15 +76,15 @@ pub(super) fn write(reply: ReplyWrite, len: usize, result: Result<()>) {
 }
 
 pub(super) fn create(reply: ReplyCreate, result: Answer<Created>) {
-    match result {
-        Ok(created) => reply.created(
-            &created.entry.entry_ttl,
-            &created.entry.attr,
-            Generation(created.entry.generation),
-            FileHandle(created.opened.handle),
-            created.opened.flags,
-        ),
-        Err(errno) => reply.error(errno),
+    let Created { entry, opened } = match result {
+        Ok(created) => created,
+        Err(errno) => return reply.error(errno),
+    };
+    let (ttl, generation) = (&entry.entry_ttl, Generation(entry.generation));
+    let (handle, flags) = (FileHandle(opened.handle), opened.flags);
+    match opened.backing {
+        Some(id) => reply.created_passthrough(ttl, &entry.attr, generation, handle, flags, &id),
+        None => reply.created(ttl, &entry.attr, generation, handle, flags),
     }
 }
 

@@ -1,0 +1,141 @@
+//! Open files of the backing filesystem, which the kernel reads and writes by
+//! itself where it can.
+//!
+//! What it asks for (Linux 6.18, fs/fuse/iomode.c and passthrough.c):
+//! - An inode is open either in passthrough or by way of the page cache; an
+//!   open in the other way is answered `EIO`.
+//! - All passthrough opens of an inode name the same backing id.
+//! - Each open opens the backing file anew, with the flags of that very open
+//!   (`O_APPEND`, `O_DIRECT`, `O_SYNC`, … and the access mode) and with our
+//!   credentials, checking nothing. So the id may come from any descriptor of
+//!   the inode, and our own open is what refuses whoever may not.
+//!
+//! fallocate, copy_file_range, lseek for holes, fsync and attributes come to
+//! us all the same. The privileges of a setuid file go with a write: the
+//! kernel takes them off by a SETATTR before it.
+//!
+//! A file that is open for writing when it is renamed to `session` stays open
+//! on what is the checkpoint now, and what is still written goes there, as in
+//! any directory: the program that renames before it has written everything
+//! must not lose the rest. In passthrough or not, nobody can open the
+//! checkpoint itself in this way.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuser::{BackingId, FopenFlags};
+
+use super::Fs;
+use super::errno::Result;
+use super::handle::Handle;
+use super::node::{Role, Version};
+use super::open::{Opened, PASSED_ON};
+use crate::repo::CHECKPOINT;
+use crate::sys::{self, Errno, Mode, OFlags};
+
+/// Makes a file one that the kernel reads and writes by itself.
+pub type OpenBacking<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
+
+impl Fs {
+    /// Opens a checkpoint for reading.
+    pub(super) fn open_checkpoint(&self, id: u64, open_backing: OpenBacking<'_>) -> Result<Opened> {
+        let path = self.path_fd(id)?;
+        let file = sys::reopen(&*path, OFlags::RDONLY)?;
+        let version = Version::of(&sys::fstat(&file)?);
+        let mut opened = self.opened_file(id, file, libc::O_RDONLY, open_backing);
+        if opened.backing.is_none() {
+            if self.has_shared_writers.load(Ordering::Relaxed) {
+                opened.flags |= FopenFlags::FOPEN_DIRECT_IO;
+            } else {
+                let cached = self.nodes.with(id, |node| node.cached.replace(version));
+                if cached.flatten() == Some(version) {
+                    opened.flags |= FopenFlags::FOPEN_KEEP_CACHE;
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Opens any other file.
+    pub(super) fn open_other(
+        &self,
+        id: u64,
+        (parent, name): (u64, OsString),
+        flags: i32,
+        open_backing: OpenBacking<'_>,
+    ) -> Result<Opened> {
+        let dir = self.dir(parent)?;
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            let stat = sys::stat(&*dir.fd, &name)?;
+            if stat.stx_nlink > 1 && self.is_a_checkpoint_as_well(id)? {
+                return Err(Errno::BUSY.into());
+            }
+        }
+        let passed = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned());
+        let file = sys::openat(&*dir.fd, &name, passed | OFlags::NONBLOCK, Mode::empty())?;
+        if sys::fstat(&file)?.stx_ino != id {
+            return Err(Errno::STALE.into());
+        }
+        Ok(self.opened_file(id, file, flags, open_backing))
+    }
+
+    /// Whether a file has the name `session` of its session too (a hard link):
+    /// under its other name it must not be changed either (I1).
+    fn is_a_checkpoint_as_well(&self, id: u64) -> Result<bool> {
+        let mut at = id;
+        while !matches!(self.role(at)?, Role::Session) {
+            (at, _) = self.nodes.place(at).ok_or(Errno::STALE)?;
+        }
+        match sys::stat(&*self.dir(at)?.fd, CHECKPOINT.as_ref()) {
+            Ok(stat) => Ok(stat.stx_ino == id),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// A handle of a file that has just been opened with these flags.
+    pub(super) fn opened_file(
+        &self,
+        id: u64,
+        file: OwnedFd,
+        flags: i32,
+        open_backing: OpenBacking<'_>,
+    ) -> Opened {
+        let file = Arc::new(file);
+        let backing = (self.nodes).opened(id, &file, || self.new_backing(&file, open_backing));
+        let flags = if flags & libc::O_ACCMODE == libc::O_RDONLY {
+            FopenFlags::FOPEN_NOFLUSH
+        } else {
+            FopenFlags::empty()
+        };
+        Opened {
+            handle: self.handles.add(Handle::File {
+                file,
+                _backing: backing.clone(),
+            }),
+            flags,
+            backing,
+        }
+    }
+
+    fn new_backing(&self, file: &OwnedFd, open_backing: OpenBacking<'_>) -> Option<Arc<BackingId>> {
+        if !self.passthrough.load(Ordering::Relaxed) {
+            return None;
+        }
+        match open_backing(file.as_fd()) {
+            Ok(backing) => Some(Arc::new(backing)),
+            Err(e) => {
+                // EPERM: it takes CAP_SYS_ADMIN. ELOOP: the backing filesystem
+                // is itself a stacked one. Neither changes.
+                if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ELOOP)) {
+                    self.passthrough.store(false, Ordering::Relaxed);
+                    log::info!("files are read and written through the daemon: {e}");
+                }
+                None
+            }
+        }
+    }
+}
