@@ -22,7 +22,7 @@ use fuser::{
 };
 
 pub use self::adapter::Adapter;
-use self::adapter::{MAX_PIECE, caller, fitting, guarded, read};
+use self::adapter::{MAX_PIECE, caller, fitting, guarded, read, time};
 use crate::fs::{Fail, Patience, SetAttr};
 
 /// Requests in the background (read-ahead, for the most part) before the
@@ -38,6 +38,9 @@ impl Filesystem for Adapter {
             // `>` opens with O_TRUNC, instead of a truncation that belongs to
             // no open file.
             InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // The umask is ours to apply: where a directory has a default ACL
+            // it has no say.
+            InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_PASSTHROUGH,
@@ -116,8 +119,8 @@ impl Filesystem for Adapter {
             uid,
             gid,
             size,
-            atime,
-            mtime,
+            atime: atime.map(time),
+            mtime: mtime.map(time),
         };
         let (caller, handle) = (caller(request), fh.map(|fh| fh.0));
         self.serve(
@@ -140,13 +143,21 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.mkdir(parent.0, &name, mode, caller, patience),
+            move |fs, patience, _| {
+                fs.mkdir(
+                    parent.0,
+                    &name,
+                    fs.mode_of_new(parent.0, mode, umask)?,
+                    caller,
+                    patience,
+                )
+            },
             reply::entry,
         );
     }
@@ -192,14 +203,17 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.mknod(parent.0, &name, mode, rdev, caller, patience),
+            move |fs, patience, _| {
+                let mode = fs.mode_of_new(parent.0, mode, umask)?;
+                fs.mknod(parent.0, &name, mode, rdev, caller, patience)
+            },
             reply::entry,
         );
     }
@@ -260,7 +274,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -269,6 +283,7 @@ impl Filesystem for Adapter {
             reply,
             move |fs, patience, reply: &ReplyCreate| {
                 let open_backing = |fd: BorrowedFd<'_>| reply.open_backing(fd);
+                let mode = fs.mode_of_new(parent.0, mode, umask)?;
                 fs.create(
                     (parent.0, &name),
                     mode,

@@ -22,6 +22,7 @@ mod rename;
 mod retry;
 mod setattr;
 mod slot;
+mod umask;
 mod writer;
 mod xattr;
 

@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
-use fuser::{Errno, ReplyData, Request};
+use fuser::{Errno, ReplyData, Request, TimeOrNow};
 
 use super::workers::Workers;
 use crate::fs::{Caller, Fail, Fs, Patience, Result};
@@ -99,4 +100,18 @@ pub(super) fn read(
         }
         None
     })
+}
+
+/// A time of a SETATTR. fuser 0.18 takes the nanoseconds of a time before 1970
+/// for more before, where they are after the second (time.rs,
+/// `system_time_from_time`).
+pub(super) fn time(time: TimeOrNow) -> TimeOrNow {
+    let TimeOrNow::SpecificTime(at) = time else {
+        return time;
+    };
+    let Err(before) = at.duration_since(UNIX_EPOCH) else {
+        return time;
+    };
+    let nanoseconds = Duration::from_nanos(before.duration().subsec_nanos().into());
+    TimeOrNow::SpecificTime(at + 2 * nanoseconds)
 }

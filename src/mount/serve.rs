@@ -58,7 +58,7 @@ pub fn serve(
         lock_wait: request.lock_wait,
     };
     raise_limit_of_open_files();
-    // The kernel has applied the caller's umask to every mode it sends.
+    // The caller's umask is applied to a mode, and not ours.
     rustix::process::umask(rustix::fs::Mode::empty());
     let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
     let connection = attach::mount(&place.repository, &place.mountpoint)?;
