@@ -11,11 +11,12 @@
 mod common;
 
 use common::Backing;
-use common::side_by_side::SideBySide;
+use common::side_by_side::{SideBySide, TRY};
 
 on_each_filesystem!(
     rule_2_13_the_umask_gives_way_to_a_default_acl,
     rule_2_13_times_links_and_xattrs_of_every_type,
+    rules_2_7_and_2_13_privileges_go_with_a_change,
 );
 
 /// Python: the output of a shell command.
@@ -81,4 +82,63 @@ for name in ('file', 'dir', 'fifo', 'link'):
     let both = SideBySide::new(backing);
     let said = both.same(&format!("{SHELL}{program}"));
     assert!(said.contains("-1234567890123456789, -1)"), "{said}");
+}
+
+/// A program without `CAP_FSETID`, which takes off setuid, setgid and file
+/// capabilities with every change; and one that has it.
+fn rules_2_7_and_2_13_privileges_go_with_a_change(backing: Backing) {
+    let program = "
+import sys, mmap
+if len(sys.argv) == 1:
+    for name in ('file', 'session'):
+        with_it = [sys.executable, '-c', PROGRAM, name]
+        for command in (['setpriv', '--bounding-set=-fsetid'] + with_it, with_it):
+            done = subprocess.run(command, capture_output=True, text=True)
+            print(done.returncode, done.stdout, done.stderr)
+    sys.exit()
+name = sys.argv[1]
+def fresh(mode):
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT))
+    os.chown(name, 0, 0)
+    with open(name, 'wb') as f: f.write(b'x' * 10000)
+    os.setxattr(name, 'security.capability', bytes.fromhex('01000002' + '00040000' + '00' * 12))
+    os.chmod(name, mode)
+def capability():
+    try: return len(os.getxattr(name, 'security.capability'))
+    except OSError as e: return errno.errorcode[e.errno]
+def through(flags, change):
+    fd = os.open(name, os.O_WRONLY | flags)
+    change(fd)
+    os.close(fd)
+page = mmap.mmap(-1, 4096)
+source = os.open('source', os.O_RDWR | os.O_CREAT)
+os.pwrite(source, b'q' * 100, 0)
+changes = {
+    'write': lambda: through(0, lambda fd: os.write(fd, b'y')),
+    'append': lambda: through(os.O_APPEND, lambda fd: os.write(fd, b'y')),
+    'direct': lambda: through(os.O_DIRECT, lambda fd: os.pwritev(fd, [page], 0)),
+    'ftruncate': lambda: through(0, lambda fd: os.ftruncate(fd, 5)),
+    'open to truncate': lambda: through(os.O_TRUNC, lambda fd: None),
+    'truncate': lambda: os.truncate(name, 10),
+    'allocate': lambda: through(0, lambda fd: c('fallocate', fd, 0, n(0), n(20000))),
+    'punch': lambda: through(0, lambda fd: c('fallocate', fd, 3, n(0), n(4096))),
+    'copy': lambda: through(0, lambda fd: os.copy_file_range(source, fd, 50, 0)),
+    'owner': lambda: os.chown(name, 1, 1),
+    'group': lambda: os.chown(name, -1, 3),
+    'mode': lambda: os.chmod(name, 0o6777),
+    'nothing': lambda: through(0, lambda fd: None),
+}
+for mode in (0o4755, 0o2755, 0o2644, 0o6711):
+    for what, change in changes.items():
+        fresh(mode)
+        t(f'{mode:o} {what}', lambda: (change(), oct(os.stat(name).st_mode), capability()))
+";
+    let both = SideBySide::new(backing);
+    let program = format!("{SHELL}{program}");
+    // The program runs itself.
+    let again = format!("{TRY}{program}");
+    let said = both.same(&format!("PROGRAM = \"\"\"{again}\"\"\"\n{program}"));
+    let line = |mode| format!("4755 open to truncate (None, '{mode}', 'ENODATA')");
+    assert_eq!(said.matches(&line("0o100755")).count(), 2, "{said}");
+    assert_eq!(said.matches(&line("0o104755")).count(), 2, "{said}");
 }

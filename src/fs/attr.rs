@@ -51,6 +51,17 @@ fn shown(time: StatxTimestamp) -> SystemTime {
     system_time(time.tv_sec, time.tv_nsec)
 }
 
+/// The mode that is left when somebody without `CAP_FSETID` changes a file,
+/// if it is another: without setuid, and without setgid where that is not the
+/// sign of mandatory locking (inode(7)).
+pub(super) fn without_privileges(mode: u32) -> Option<u32> {
+    let mut left = mode & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        left &= !libc::S_ISGID;
+    }
+    (left != mode).then_some(left & 0o7777)
+}
+
 /// What a SETATTR asks for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SetAttr {

@@ -74,7 +74,7 @@ impl Fs {
             }
             Role::Checkpoint if writes && self.retries.came_by_link(caller.tid, id) => {
                 let place = self.nodes.link(id).ok_or(Errno::STALE)?;
-                self.open_other(id, place, flags, open_backing)
+                self.open_other(id, place, flags, caller, open_backing)
             }
             Role::Checkpoint | Role::Empty if writes => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
@@ -95,7 +95,7 @@ impl Fs {
             }
             Role::Other => {
                 let place = self.nodes.place(id).ok_or(Errno::STALE)?;
-                self.open_other(id, place, flags, open_backing)
+                self.open_other(id, place, flags, caller, open_backing)
             }
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }

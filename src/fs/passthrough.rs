@@ -11,8 +11,11 @@
 //!   the inode, and our own open is what refuses whoever may not.
 //!
 //! fallocate, copy_file_range, lseek for holes, fsync and attributes come to
-//! us all the same. The privileges of a setuid file go with a write: the
-//! kernel takes them off by a SETATTR before it.
+//! us all the same. The privileges of a setuid file go with a change by
+//! somebody who may not keep them: before a write, truncate(2) and chown(2)
+//! the kernel sends a SETATTR of the mode. Only an open with `O_TRUNC` it
+//! leaves to us (`HANDLE_KILLPRIV_V2` would tell of it, and would leave WRITE
+//! and SETATTR to us as well, where fuser 0.18 drops what is told).
 //!
 //! A file that is open for writing when it is renamed to `session` stays open
 //! on what is the checkpoint now, and what is still written goes there, as in
@@ -28,11 +31,13 @@ use std::sync::atomic::Ordering;
 
 use fuser::{BackingId, FopenFlags};
 
-use super::Fs;
+use super::attr::without_privileges;
 use super::errno::Result;
 use super::handle::Handle;
 use super::node::{Role, Version};
 use super::open::{Opened, PASSED_ON};
+use super::process;
+use super::{Caller, Fs};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno, Mode, OFlags};
 
@@ -65,6 +70,7 @@ impl Fs {
         id: u64,
         (parent, name): (u64, OsString),
         flags: i32,
+        caller: Caller,
         open_backing: OpenBacking<'_>,
     ) -> Result<Opened> {
         let dir = self.dir(parent)?;
@@ -76,8 +82,15 @@ impl Fs {
         }
         let passed = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned());
         let file = sys::openat(&*dir.fd, &name, passed | OFlags::NONBLOCK, Mode::empty())?;
-        if sys::fstat(&file)?.stx_ino != id {
+        let stat = sys::fstat(&file)?;
+        if stat.stx_ino != id {
             return Err(Errno::STALE.into());
+        }
+        if flags & libc::O_TRUNC != 0
+            && let Some(mode) = without_privileges(stat.stx_mode.into())
+            && !process::keeps_privileges(caller.tid)
+        {
+            sys::chmod(&file, Mode::from_raw_mode(mode))?;
         }
         Ok(self.opened_file(id, file, flags, open_backing))
     }

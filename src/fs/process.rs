@@ -151,6 +151,16 @@ pub(super) fn umask(tid: u32) -> u32 {
     status_field(tid, "Umask:", 8).unwrap_or(0o077)
 }
 
+/// Whether a thread keeps the setuid and setgid bits of what it changes
+/// (`CAP_FSETID`, capabilities(7)); not if nobody can tell.
+pub(super) fn keeps_privileges(tid: u32) -> bool {
+    const CAP_FSETID: u32 = 4;
+    let status = fs::read(format!("/proc/{tid}/status")).unwrap_or_default();
+    field(&status, "CapEff:")
+        .and_then(|set| u64::from_str_radix(set, 16).ok())
+        .is_some_and(|set| set & (1 << CAP_FSETID) != 0)
+}
+
 fn status_field(tid: u32, name: &str, radix: u32) -> Option<u32> {
     let status = fs::read(format!("/proc/{tid}/status")).ok()?;
     parse_status(&status, name, radix)

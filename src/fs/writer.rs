@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use fuser::FileAttr;
 
 use super::activity::Activity;
-use super::attr::{SetAttr, attr_of, merge, overlay};
+use super::attr::{SetAttr, attr_of, merge, overlay, without_privileges};
 use super::errno::{Fail, Patience, Result};
 use super::process::{self, Closer, Held, Opener};
 use super::slot::Slot;
@@ -164,8 +164,25 @@ impl Writer {
         if truncate {
             self.truncate(&mut state, 0, patience)?;
             state.note_writer(self.opener.tgid);
+            self.drop_privileges(&mut state)?;
         }
         state.handles += 1;
+        Ok(())
+    }
+
+    /// What an open with `O_TRUNC` by somebody unprivileged takes off a
+    /// setuid file goes with the save. Before any other change the kernel
+    /// sends the mode.
+    fn drop_privileges(&self, state: &mut State) -> Result<()> {
+        if let Some(mode) = without_privileges(self.attr_of(state)?.perm.into())
+            && !process::keeps_privileges(self.opener.tgid)
+        {
+            let attributes = Attributes {
+                mode: Some(mode),
+                ..Attributes::default()
+            };
+            merge(&mut state.attributes, attributes);
+        }
         Ok(())
     }
 
