@@ -49,6 +49,11 @@ impl Filesystem for Adapter {
                 log::info!("this kernel does not offer {wanted:?}");
             }
         }
+        // The kernel checks ACLs as well as modes then; without it anybody's
+        // ACL was shown and none had an effect.
+        if self.fs.allows_others() && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
+            return Err(io::Error::other("this kernel does not check ACLs"));
+        }
         // Of these three, what the kernel cannot give it cuts down itself.
         let _ = config.set_max_write(MAX_PIECE);
         if let Err(most) = config.set_max_readahead(MAX_PIECE) {
@@ -87,11 +92,11 @@ impl Filesystem for Adapter {
         self.fs.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let handle = fh.map(|fh| fh.0);
+    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (caller, handle) = (caller(request), fh.map(|fh| fh.0));
         self.serve(
             reply,
-            move |fs, patience, _| fs.getattr(ino.0, handle, patience),
+            move |fs, patience, _| fs.getattr(ino.0, handle, caller, patience),
             reply::attr,
         );
     }

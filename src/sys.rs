@@ -487,6 +487,66 @@ pub fn access(fd: impl AsFd, mask: i32) -> Result<()> {
     })
 }
 
+/// Where what a descriptor holds is now.
+pub fn path_of(fd: impl AsFd) -> Result<CString> {
+    let path = proc_path(fd.as_fd());
+    call(Call::Open, || {
+        rustix::fs::readlinkat(CWD, &path, Vec::new())
+    })
+}
+
+/// The ids by which the kernel decides what a thread may do with files, and
+/// whose the files are that it makes (credentials(7)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileIds {
+    /// The filesystem user id.
+    pub uid: u32,
+    /// The filesystem group id.
+    pub gid: u32,
+    /// The supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+impl FileIds {
+    /// Those that the threads of this process have as long as they do not
+    /// [assume](Self::assume) others.
+    pub fn of_this_process() -> Result<Self> {
+        let groups = rustix::process::getgroups()?;
+        Ok(Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            groups: groups.into_iter().map(rustix::fs::Gid::as_raw).collect(),
+        })
+    }
+
+    /// Gives them to this thread, and to no other. A user id that is not 0
+    /// takes the capabilities that concern files out of effect, and 0 brings
+    /// them back (capabilities(7)).
+    ///
+    /// `EPERM` for what this process may not have; some of them may be
+    /// changed then.
+    #[allow(unsafe_code)]
+    pub fn assume(&self) -> Result<()> {
+        let gid = rustix::fs::Gid::from_raw;
+        let groups: Vec<_> = self.groups.iter().copied().map(gid).collect();
+        // The system calls themselves are of one thread; setgroups(3) of
+        // the C library would change all threads.
+        let set_groups = rustix::thread::set_thread_groups(&groups);
+        // SAFETY: these calls take and answer integers. They answer the
+        // former id, also on failure: whether it has changed is asked for
+        // with an id that is none.
+        let (uid, gid) = unsafe {
+            libc::setfsgid(self.gid);
+            libc::setfsuid(self.uid);
+            (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX))
+        };
+        if (uid.cast_unsigned(), gid.cast_unsigned()) != (self.uid, self.gid) {
+            return Err(Errno::PERM);
+        }
+        set_groups
+    }
+}
+
 /// fstatvfs(3), also of an `O_PATH` descriptor
 pub fn statvfs(fd: impl AsFd) -> Result<rustix::fs::StatVfs> {
     call(Call::Stat, || rustix::fs::fstatvfs(fd.as_fd()))

@@ -51,6 +51,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     nonempty: bool,
 
+    /// Let other users in, each with his own permissions
+    #[arg(long)]
+    allow_other: bool,
+
     /// How long an open for writing waits for another writer
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     lock_wait: Duration,
@@ -97,6 +101,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         repository,
         mountpoint,
         nonempty: arguments.nonempty,
+        allow_other: arguments.allow_other,
         threads: arguments.threads.into(),
         passthrough: !arguments.no_passthrough,
         lock_wait: arguments.lock_wait,
@@ -139,6 +144,9 @@ fn background_arguments(request: &Request, log_file: Option<&Path>) -> Vec<OsStr
     arguments.push(format!("--lock-wait={}", request.lock_wait.as_secs_f64()).into());
     if request.nonempty {
         arguments.push("--nonempty".into());
+    }
+    if request.allow_other {
+        arguments.push("--allow-other".into());
     }
     if !request.passthrough {
         arguments.push("--no-passthrough".into());
@@ -184,6 +192,7 @@ mod tests {
             repository: "/-r".into(),
             mountpoint: "/m".into(),
             nonempty: true,
+            allow_other: true,
             threads: 3,
             passthrough: false,
             lock_wait: Duration::from_millis(2500),
@@ -194,7 +203,8 @@ mod tests {
         assert_eq!(again.repository(), Some(Path::new("/-r")));
         assert_eq!(again.mountpoint(), Path::new("/m"));
         assert_eq!(again.log_file, Some("/log".into()));
-        assert!(again.nonempty && again.no_passthrough && again.background_process);
+        assert!(again.nonempty && again.allow_other && again.no_passthrough);
+        assert!(again.background_process);
         assert_eq!(again.threads, 3);
         assert_eq!(again.lock_wait, request.lock_wait);
     }

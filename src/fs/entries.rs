@@ -6,7 +6,6 @@ use std::ffi::{CString, OsStr};
 use super::errno::{Fail, Patience, Result};
 use super::lookup::{is_dir, is_file};
 use super::node::{ROOT, Role};
-use super::open::own;
 use super::{Caller, Entry, Fs};
 use crate::repo::{LOCK, SessionName};
 use crate::sys::{self, Errno, Mode};
@@ -29,14 +28,15 @@ impl Fs {
         if parent == ROOT {
             let name = SessionName::new(name)?;
             must_wait(patience)?;
-            let session = self.repository.create_named(&name, mode)?;
-            own(session.dir(), &self.dir(ROOT)?.stat, caller)?;
+            let mode = Mode::from_raw_mode(mode);
+            (self.repository).create_by(&name, |root, name| {
+                caller.act(|| sys::mkdir(root, name, mode))
+            })?;
             return self.lookup(ROOT, name.as_os_str(), caller, patience);
         }
         self.make_way(parent, name, caller, patience)?;
         let dir = self.dir(parent)?;
-        sys::mkdir(&*dir.fd, name, Mode::from_raw_mode(mode))?;
-        own(sys::open_path(&*dir.fd, name)?, &dir.stat, caller)?;
+        caller.act(|| sys::mkdir(&*dir.fd, name, Mode::from_raw_mode(mode)))?;
         self.other_entry(parent, &dir, name, caller)
     }
 
@@ -57,8 +57,7 @@ impl Fs {
         }
         self.make_way(parent, name, caller, patience)?;
         let dir = self.dir(parent)?;
-        sys::symlink(target, &*dir.fd, name)?;
-        own(sys::open_path(&*dir.fd, name)?, &dir.stat, caller)?;
+        caller.act(|| sys::symlink(target, &*dir.fd, name))?;
         self.other_entry(parent, &dir, name, caller)
     }
 
@@ -92,8 +91,7 @@ impl Fs {
         }
         self.make_way(parent, name, caller, patience)?;
         let dir = self.dir(parent)?;
-        sys::mknod(&*dir.fd, name, mode, rdev)?;
-        own(sys::open_path(&*dir.fd, name)?, &dir.stat, caller)?;
+        caller.act(|| sys::mknod(&*dir.fd, name, mode, rdev))?;
         self.other_entry(parent, &dir, name, caller)
     }
 

@@ -160,7 +160,7 @@ impl Fs {
 
     /// `.` or `..`, which the kernel does not count as looked up.
     fn dot(&self, offset: u64, name: &str, id: u64) -> Result<Listed> {
-        let attr = self.getattr(id, None, Patience::None)?;
+        let attr = self.attributes(id, None, Patience::None)?;
         Ok(Listed {
             offset,
             name: name.into(),

@@ -14,7 +14,7 @@ use super::handle::Handle;
 use super::node::{Identity, ROOT, Role, empty_id};
 use super::writer::{Writer, empty_attr};
 use super::{Caller, DIRECTORY_TTL, Dir, Entry, Fs};
-use crate::repo::{CHECKPOINT, SessionName};
+use crate::repo::{CHECKPOINT, Session, SessionName};
 use crate::sys::{self, Errno, Statx};
 
 impl Fs {
@@ -98,7 +98,7 @@ impl Fs {
     fn empty_entry(&self, parent: u64) -> Result<Entry> {
         let session = self.session(parent)?;
         let id = empty_id(parent);
-        let attr = empty_attr(&session, id, 0o644, None)?;
+        let attr = absent_attr(&session, id)?;
         let name = OsStr::new(CHECKPOINT);
         Ok(Entry {
             generation: self
@@ -192,8 +192,28 @@ impl Fs {
     /// The attributes of a node, or of a handle if there is one.
     ///
     /// # Errors
-    /// `ESTALE` if the node is not where it was.
-    pub fn getattr(&self, id: u64, handle: Option<u64>, patience: Patience) -> Result<FileAttr> {
+    /// `ESTALE` if the node is not where it was; `EACCES` of the root, if the
+    /// caller cannot get to the repository.
+    pub fn getattr(
+        &self,
+        id: u64,
+        handle: Option<u64>,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<FileAttr> {
+        if id == ROOT {
+            self.admit(caller)?;
+        }
+        self.attributes(id, handle, patience)
+    }
+
+    /// The same for whoever is here already.
+    pub(super) fn attributes(
+        &self,
+        id: u64,
+        handle: Option<u64>,
+        patience: Patience,
+    ) -> Result<FileAttr> {
         if let Some(handle) = handle {
             match &*self.handles.get(handle)? {
                 Handle::File { file, .. } => return Ok(attr_of(&sys::fstat(&**file)?, id)),
@@ -206,7 +226,7 @@ impl Fs {
             Role::Writer(writer) => writer.attr(patience),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                empty_attr(&self.session(parent)?, id, 0o644, None)
+                absent_attr(&self.session(parent)?, id)
             }
             Role::Session | Role::Directory => Ok(attr_of(&self.dir(id)?.stat, id)),
             Role::Checkpoint | Role::Other => {
@@ -247,6 +267,14 @@ impl Fs {
             }),
         }
     }
+}
+
+/// The attributes of a checkpoint that is not there: everybody may read it,
+/// and who may make it, by the mode of its directory, may write it.
+fn absent_attr(session: &Session, id: u64) -> Result<FileAttr> {
+    let dir = sys::fstat(session.dir())?;
+    let mode = 0o444 | u32::from(dir.stx_mode) & 0o222;
+    empty_attr(session, id, mode, None)
 }
 
 pub(super) fn device(stat: &Statx) -> (u32, u32) {

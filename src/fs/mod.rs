@@ -7,6 +7,7 @@
 mod absence;
 mod activity;
 mod attr;
+mod credentials;
 mod entries;
 mod errno;
 mod handle;
@@ -58,6 +59,8 @@ pub struct Options {
     /// How long a writer waits for another one, or for a foreign
     /// `session.next`, before it gets `EBUSY`. Zero: not at all.
     pub lock_wait: Duration,
+    /// Other users get in: the kernel checks their permissions.
+    pub allow_other: bool,
 }
 
 impl Default for Options {
@@ -65,6 +68,7 @@ impl Default for Options {
         Self {
             passthrough: true,
             lock_wait: Duration::ZERO,
+            allow_other: false,
         }
     }
 }
@@ -75,9 +79,9 @@ pub struct Caller {
     /// The thread (what FUSE calls the pid); 0 if it is outside of the
     /// daemon's pid namespace.
     pub tid: u32,
-    /// Its user, for what it creates.
+    /// Its user.
     pub uid: u32,
-    /// Its group, likewise.
+    /// Its group, of what it makes.
     pub gid: u32,
 }
 
@@ -150,6 +154,11 @@ impl Fs {
             activity: Arc::default(),
             next_writer: AtomicU64::new(first_writer()),
         }
+    }
+
+    /// Whether users other than the one who mounted get in.
+    pub fn allows_others(&self) -> bool {
+        self.options.allow_other
     }
 
     /// To be held by a request that waits, until it is answered: an end of

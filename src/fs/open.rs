@@ -89,7 +89,7 @@ impl Fs {
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
                 let session = self.session(parent)?;
-                let writer = self.writer(self.origin(session, parent, None, caller));
+                let writer = self.writer(self.origin(session, parent, None, caller)?);
                 writer.open(false, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
             }
@@ -147,7 +147,8 @@ impl Fs {
     ) -> Result<Arc<Writer>> {
         let session = self.session(parent)?;
         let base = session.checkpoint()?;
-        let mut origin = self.origin(session, parent, base, caller);
+        self.check_writer(base.as_ref(), caller)?;
+        let mut origin = self.origin(session, parent, base, caller)?;
         origin.replaces = replaces;
         Ok(self.writer(origin))
     }
@@ -158,8 +159,8 @@ impl Fs {
         parent: u64,
         base: Option<Checkpoint>,
         caller: Caller,
-    ) -> Origin {
-        Origin {
+    ) -> Result<Origin> {
+        Ok(Origin {
             base,
             slot: self.slots.of(parent),
             activity: self.activity.clone(),
@@ -168,9 +169,9 @@ impl Fs {
             replaces: false,
             tid: caller.tid,
             first_mode: None,
-            first_owner: first_owner(&session, caller),
+            first_owner: first_owner(&session, caller)?,
             session,
-        }
+        })
     }
 
     fn writer(&self, origin: Origin) -> Arc<Writer> {
@@ -199,13 +200,9 @@ impl Fs {
         }
         let dir = self.dir(parent)?;
         let passed = flags & (PASSED_ON | libc::O_EXCL) | libc::O_CREAT | libc::O_NONBLOCK;
-        let file = sys::openat(
-            &*dir.fd,
-            name,
-            OFlags::from_bits_retain(passed.cast_unsigned()),
-            Mode::from_raw_mode(mode & 0o7777),
-        )?;
-        own(&file, &dir.stat, caller)?;
+        let passed = OFlags::from_bits_retain(passed.cast_unsigned());
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let file = caller.act(|| sys::openat(&*dir.fd, name, passed, mode))?;
         if self.is_lock(parent, name)? {
             // The flock that its maker takes stays in the kernel; this one
             // tells us, and others beside the mount, that he lives. Without
@@ -235,10 +232,19 @@ impl Fs {
         let session = self.session(parent)?;
         let mut base = session.checkpoint()?;
         let removed = base.take_if(|base| self.has_removed(parent, base, caller));
-        if base.is_some() && flags & libc::O_EXCL != 0 {
-            return Err(Errno::EXIST.into());
+        if base.is_some() {
+            // Made since the kernel looked, and it has not checked who may
+            // write it: it is to look again.
+            let is_exclusive = flags & libc::O_EXCL != 0;
+            return Err(if is_exclusive {
+                Errno::EXIST
+            } else {
+                Errno::STALE
+            }
+            .into());
         }
-        let mut origin = self.origin(session, parent, base, caller);
+        self.check_writer(None, caller)?;
+        let mut origin = self.origin(session, parent, None, caller)?;
         origin.removed = removed;
         origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
         // Nobody else may write it, unless its mode is changed.
@@ -350,26 +356,11 @@ impl Fs {
     }
 }
 
-/// Gives what has just been made to the caller, as it would be his without
-/// us; the group of a setgid directory is inherited (inode(7)).
-pub(super) fn own(file: impl AsFd, dir: &sys::Statx, caller: Caller) -> Result<()> {
-    let gid = (u32::from(dir.stx_mode) & libc::S_ISGID == 0).then_some(caller.gid);
-    let stat = sys::fstat(&file)?;
-    if stat.stx_uid != caller.uid || gid.is_some_and(|gid| gid != stat.stx_gid) {
-        sys::chown(&file, Some(caller.uid), gid)?;
-    }
-    Ok(())
-}
-
-/// The owner of a first checkpoint, if it is not the daemon itself.
-fn first_owner(session: &Session, caller: Caller) -> Option<(u32, u32)> {
-    let dir = sys::fstat(session.dir()).ok()?;
-    let gid = if u32::from(dir.stx_mode) & libc::S_ISGID == 0 {
-        caller.gid
-    } else {
-        dir.stx_gid
-    };
-    let own = rustix::process::geteuid().as_raw() == caller.uid
-        && rustix::process::getegid().as_raw() == caller.gid;
-    (!own).then_some((caller.uid, gid))
+/// The owner of a first checkpoint: the caller; the group of a setgid
+/// directory is inherited (inode(7)).
+fn first_owner(session: &Session, caller: Caller) -> Result<(u32, u32)> {
+    let dir = sys::fstat(session.dir())?;
+    let inherits = u32::from(dir.stx_mode) & libc::S_ISGID != 0;
+    let gid = if inherits { dir.stx_gid } else { caller.gid };
+    Ok((caller.uid, gid))
 }

@@ -161,6 +161,14 @@ pub(super) fn keeps_privileges(tid: u32) -> bool {
         .is_some_and(|set| set & (1 << CAP_FSETID) != 0)
 }
 
+/// The supplementary groups of a thread; none if nobody can tell.
+pub(super) fn groups(tid: u32) -> Vec<u32> {
+    let status = fs::read(format!("/proc/{tid}/status")).unwrap_or_default();
+    let groups = field(&status, "Groups:").unwrap_or_default();
+    let groups = groups.split_ascii_whitespace();
+    groups.filter_map(|group| group.parse().ok()).collect()
+}
+
 fn status_field(tid: u32, name: &str, radix: u32) -> Option<u32> {
     let status = fs::read(format!("/proc/{tid}/status")).ok()?;
     parse_status(&status, name, radix)

@@ -5,7 +5,7 @@ use fuser::FileAttr;
 use super::attr::{SetAttr, attr_of};
 use super::errno::{Patience, Result};
 use super::handle::Handle;
-use super::node::Role;
+use super::node::{ROOT, Role};
 use super::{Caller, Fs};
 use crate::repo::Checkpoint;
 use crate::sys::{self, Errno, OFlags};
@@ -25,6 +25,9 @@ impl Fs {
         caller: Caller,
         patience: Patience,
     ) -> Result<FileAttr> {
+        if id == ROOT {
+            self.admit(caller)?;
+        }
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
         if let Some(Handle::Writer(writer)) = handle.as_deref() {
             return writer.set_attr(set, caller.tid, patience);

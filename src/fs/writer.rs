@@ -50,7 +50,7 @@ pub(super) struct Writer {
     replaces: bool,
     opener: Opener,
     first_mode: u32,
-    first_owner: Option<(u32, u32)>,
+    first_owner: (u32, u32),
     state: Mutex<State>,
 }
 
@@ -71,8 +71,8 @@ pub(super) struct Origin {
     pub(super) tid: u32,
     /// Mode of a first checkpoint; 0644 less the opener's umask if nobody says.
     pub(super) first_mode: Option<u32>,
-    /// Owner of a first checkpoint, if it is not to be the daemon's own.
-    pub(super) first_owner: Option<(u32, u32)>,
+    /// Owner and group of a first checkpoint.
+    pub(super) first_owner: (u32, u32),
 }
 
 #[derive(Debug, Default)]
@@ -322,7 +322,13 @@ impl Writer {
     fn attr_of(&self, state: &State) -> Result<FileAttr> {
         let mut attr = match &state.base {
             Some(base) => attr_of(&sys::fstat(base.as_path_fd())?, self.ino),
-            None => empty_attr(&self.session, self.ino, self.first_mode, self.first_owner)?,
+            None => {
+                // Whoever makes a file has it open whatever its mode (open(2)):
+                // the kernel's check comes before the first open here.
+                let his = if state.handles == 0 { 0o600 } else { 0 };
+                let mode = self.first_mode | his;
+                empty_attr(&self.session, self.ino, mode, Some(self.first_owner))?
+            }
         };
         // The base may have been replaced; this file has its name.
         attr.nlink = 1;
@@ -604,7 +610,7 @@ impl Writer {
             removed: state.removed.as_ref(),
             attributes: std::mem::take(&mut state.attributes),
             first_mode: self.first_mode,
-            first_owner: self.first_owner,
+            first_owner: Some(self.first_owner),
         };
         let result = staged.commit(&how);
         drop(committing);

@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
+use super::credentials::{ACL, acl_of_absent};
 use super::errno::{Patience, Result};
 use super::node::Role;
 use super::{Caller, Fs};
@@ -18,6 +19,10 @@ impl Fs {
         let name = c_name(name)?;
         match self.role(id)? {
             Role::Writer(writer) => writer.xattr(&name, patience),
+            Role::Empty if *name == *ACL => {
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                Ok(acl_of_absent(sys::get_xattr(&self.dir(parent)?.fd, ACL)?))
+            }
             Role::Empty => Err(Errno::NODATA.into()),
             Role::Checkpoint if is_mark(&name) => Err(Errno::NODATA.into()),
             _ => Ok(sys::get_xattr(&*self.path_fd(id)?, &name)?),
@@ -72,7 +77,15 @@ impl Fs {
                 match value {
                     Some(value) => {
                         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-                        Ok(sys::set_xattr(&*fd, &name, value, flags)?)
+                        let set = || sys::set_xattr(&*fd, &name, value, flags);
+                        // It takes the setgid bit off for who is not in the
+                        // group, which only the caller's own groups tell.
+                        let set = if *name == *ACL {
+                            caller.act(set)
+                        } else {
+                            set()
+                        };
+                        Ok(set?)
                     }
                     None => Ok(sys::remove_xattr(&*fd, &name)?),
                 }

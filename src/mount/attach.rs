@@ -30,16 +30,20 @@ impl fmt::Display for Unmount {
     }
 }
 
+/// The options of a mount that lets other users in: the kernel checks their
+/// permissions.
+pub(super) const ALLOW_OTHER: &str = ",allow_other,default_permissions";
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// Mounts on a path without symlinks; answers the connection to the kernel.
-pub(super) fn mount(repository: &Path, mountpoint: &Path) -> Result<OwnedFd> {
+pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
     if is_root() {
-        kernel::mount(repository, mountpoint)
+        kernel::mount(repository, mountpoint, allow_other)
     } else {
-        fusermount::mount(repository, mountpoint)
+        fusermount::mount(repository, mountpoint, allow_other)
     }
 }
 

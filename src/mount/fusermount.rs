@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::attach::Unmount;
+use super::attach::{ALLOW_OTHER, Unmount};
 use super::error::{Error, Result};
 use super::kernel;
 
@@ -27,7 +27,7 @@ const SOCKET: &str = "_FUSE_COMMFD";
 const NOT_INSTALLED: &str = "fusermount3 is not installed (apt install fuse3)";
 
 /// Mounts, and answers the connection to the kernel.
-pub(super) fn mount(repository: &Path, mountpoint: &Path) -> Result<OwnedFd> {
+pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
     let cannot = |reason: String| {
         Error::failed(format!(
             "cannot mount on {}: {reason}",
@@ -42,7 +42,7 @@ pub(super) fn mount(repository: &Path, mountpoint: &Path) -> Result<OwnedFd> {
     // any other program.
     let child = Command::new(HELPER)
         .arg("-o")
-        .arg(options(repository.as_os_str()))
+        .arg(options(repository.as_os_str(), allow_other))
         .arg("--")
         .arg(mountpoint)
         .env(SOCKET, "0")
@@ -91,13 +91,16 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<()
 
 /// The options of the mount, as the helper parses them: a backslash before a
 /// comma or a backslash in the name.
-fn options(source: &OsStr) -> OsString {
+fn options(source: &OsStr, allow_other: bool) -> OsString {
     let mut options = b"nosuid,nodev,subtype=sessionfs,fsname=".to_vec();
     for &byte in source.as_bytes() {
         if matches!(byte, b',' | b'\\') {
             options.push(b'\\');
         }
         options.push(byte);
+    }
+    if allow_other {
+        options.extend(ALLOW_OTHER.bytes());
     }
     OsString::from_vec(options)
 }
@@ -157,9 +160,11 @@ mod tests {
 
     #[test]
     fn commas_and_backslashes_in_the_name_are_escaped() {
-        let escaped = options(OsStr::from_bytes(b"/a,b\\c \xff"));
+        let source = OsStr::from_bytes(b"/a,b\\c \xff");
         let expected = b"nosuid,nodev,subtype=sessionfs,fsname=/a\\,b\\\\c \xff";
-        assert_eq!(escaped.as_bytes(), expected);
+        assert_eq!(options(source, false).as_bytes(), expected);
+        let expected = [&expected[..], b",allow_other,default_permissions"].concat();
+        assert_eq!(options(source, true).as_bytes(), expected);
     }
 
     #[test]

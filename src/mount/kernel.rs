@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::attach::Unmount;
+use super::attach::{ALLOW_OTHER, Unmount};
 use super::error::{Error, Result};
 use super::table::TYPE;
 
@@ -19,7 +19,7 @@ pub(super) const DEVICE: &str = "/dev/fuse";
 pub(super) const NO_DEVICE: &str = "the FUSE device /dev/fuse is missing (modprobe fuse)";
 
 /// Mounts, and answers the connection to the kernel.
-pub(super) fn mount(repository: &Path, mountpoint: &Path) -> Result<OwnedFd> {
+pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
     let cannot = |reason: String| {
         Error::failed(format!(
             "cannot mount on {}: {reason}",
@@ -32,10 +32,11 @@ pub(super) fn mount(repository: &Path, mountpoint: &Path) -> Result<OwnedFd> {
         other => other.map_err(|errno| cannot(format!("{DEVICE}: {}", io::Error::from(errno))))?,
     };
     let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={}\0",
+        "fd={},rootmode=40000,user_id={},group_id={}{}\0",
         device.as_raw_fd(),
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
+        if allow_other { ALLOW_OTHER } else { "" },
     );
     let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes())
         .map_err(|_| cannot("the mount options contain a NUL".into()))?;

@@ -33,6 +33,8 @@ pub struct Request {
     pub mountpoint: PathBuf,
     /// Whether the mountpoint may have something in it.
     pub nonempty: bool,
+    /// Whether other users get in.
+    pub allow_other: bool,
     /// The number of threads that answer the kernel.
     pub threads: usize,
     /// Whether reads may go past this process.

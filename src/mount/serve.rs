@@ -56,12 +56,13 @@ pub fn serve(
     let options = Options {
         passthrough: request.passthrough,
         lock_wait: request.lock_wait,
+        allow_other: request.allow_other,
     };
     raise_limit_of_open_files();
     // The caller's umask is applied to a mode, and not ours.
     rustix::process::umask(rustix::fs::Mode::empty());
     let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
-    let connection = attach::mount(&place.repository, &place.mountpoint)?;
+    let connection = attach::mount(&place.repository, &place.mountpoint, request.allow_other)?;
     let name = place.mountpoint.display();
     let mounted = match Mounted::new(&place.mountpoint, &connection) {
         Ok(mounted) => mounted,

@@ -35,7 +35,7 @@ mod staged;
 mod tests;
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -216,9 +216,20 @@ impl Repository {
     /// [`Kind::Exists`], [`Kind::NotDurable`] if it is there but may not
     /// survive a power cut, and [`Kind::Os`].
     pub fn create_named(&self, name: &SessionName, mode: u32) -> Result<Session> {
+        let mode = Mode::from_raw_mode(mode);
+        self.create_by(name, |root, name| sys::mkdir(root, name, mode))
+    }
+
+    /// As [`create_named`](Self::create_named), with the directory made by
+    /// `mkdir`, which gets the repository's descriptor and the name.
+    pub(crate) fn create_by(
+        &self,
+        name: &SessionName,
+        mkdir: impl Fn(BorrowedFd<'_>, &OsStr) -> sys::Result<()>,
+    ) -> Result<Session> {
         let root = self.root_or_new()?;
         let create = || {
-            match sys::mkdir(&*root, name.as_os_str(), Mode::from_raw_mode(mode)) {
+            match mkdir(root.as_fd(), name.as_os_str()) {
                 Err(Errno::EXIST) => return Err(Error::new(Kind::Exists, "create", Errno::EXIST)),
                 other => other.during("make the session's directory")?,
             }

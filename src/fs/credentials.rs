@@ -1,0 +1,203 @@
+//! Callers that are not the user of the daemon, on a mount with `allow_other`.
+//!
+//! The kernel checks permissions on the mount itself (`default_permissions`),
+//! by the modes, owners and ACLs that it is told of (`FUSE_POSIX_ACL`). Three
+//! things it cannot do, and they are done here, with the caller's own ids and
+//! groups: make something that is his from its first moment, change an ACL as
+//! it would for him, and look at the directories above the repository.
+//!
+//! Seen on Linux 6.18: with attributes that are never believed without asking
+//! (a TTL of 0), the kernel asks GETATTR for each part of a path, and for the
+//! ACL as well if the caller is not the owner: 3 and up to 3 more requests for
+//! a read, 42 microseconds become 59 and 113. So that is only done where there
+//! are others. Without them every caller is who the daemon is, and what the
+//! backing filesystem refuses it is refused to him.
+
+use std::ffi::{CStr, OsStr};
+use std::marker::PhantomData;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::errno::Result;
+use super::process;
+use super::{Caller, Fs};
+use crate::repo::Checkpoint;
+use crate::sys::{self, Errno};
+
+/// The extended attribute that is the ACL of a file.
+pub(super) const ACL: &CStr = c"system.posix_acl_access";
+
+impl Caller {
+    /// Does something with the ids and groups of the caller: what comes of it
+    /// is what he would get without us, and belongs to him at once.
+    ///
+    /// # Errors
+    /// `EPERM` if the daemon is an ordinary user, and the caller another one.
+    pub(super) fn act<T>(self, f: impl FnOnce() -> sys::Result<T>) -> sys::Result<T> {
+        let _acting = Acting::begin(self)?;
+        f()
+    }
+
+    fn is_daemon(self) -> bool {
+        self.uid == rustix::process::geteuid().as_raw()
+            && self.gid == rustix::process::getegid().as_raw()
+    }
+}
+
+/// This thread acts as a caller until this value is dropped.
+struct Acting {
+    /// What it goes back to, if it is not itself all the time.
+    own: Option<sys::FileIds>,
+    /// Of this thread only.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Acting {
+    fn begin(caller: Caller) -> sys::Result<Self> {
+        let mut acting = Self {
+            own: None,
+            _not_send: PhantomData,
+        };
+        if caller.is_daemon() {
+            return Ok(acting);
+        }
+        let own = sys::FileIds::of_this_process()?;
+        let his = sys::FileIds {
+            uid: caller.uid,
+            gid: caller.gid,
+            // Of a caller outside of our pid namespace: none.
+            groups: process::groups(caller.tid),
+        };
+        // Before anything is changed: half a change is undone as well.
+        acting.own = Some(own);
+        his.assume()?;
+        Ok(acting)
+    }
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        if let Some(own) = &self.own
+            && let Err(errno) = own.assume()
+        {
+            log::error!("a thread stays with the groups of a caller: {errno}");
+        }
+    }
+}
+
+impl Fs {
+    /// Whether the caller can get to the repository without us: the mount
+    /// must not be a way around the directories above it. The kernel asks for
+    /// the attributes of the root on every way that leads through it, which is
+    /// where this is called.
+    ///
+    /// # Errors
+    /// `EACCES`
+    pub(super) fn admit(&self, caller: Caller) -> Result<()> {
+        let is_root = caller.uid == 0;
+        if !self.options.allow_other || is_root || caller.is_daemon() {
+            return Ok(());
+        }
+        let root = self.repository.root()?;
+        let path = match &root {
+            None => self.repository.path().to_owned(),
+            // It may have been moved.
+            Some(root) => {
+                let path = sys::path_of(&**root)?;
+                PathBuf::from(OsStr::from_bytes(path.to_bytes()))
+            }
+        };
+        if is_open_to_all(&path) {
+            return Ok(());
+        }
+        match caller.act(|| sys::stat(sys::CWD, path.as_os_str())) {
+            Ok(_) => Ok(()),
+            // Nothing on the way to a missing one has held him up.
+            Err(Errno::NOENT) if root.is_none() => Ok(()),
+            Err(_) => Err(Errno::ACCESS.into()),
+        }
+    }
+
+    /// Whether the caller may be given a writer of this checkpoint.
+    ///
+    /// The kernel has checked his permission where there are others. What
+    /// this daemon itself must not write (a mode of 0444, an immutable file)
+    /// could be replaced all the same, and is refused at the open as anywhere.
+    ///
+    /// # Errors
+    /// Those of access(2); `EPERM` to another user than an unprivileged
+    /// daemon's: what he makes would not be his, and `/proc` would not show
+    /// whether he was killed (DESIGN 5).
+    pub(super) fn check_writer(&self, base: Option<&Checkpoint>, caller: Caller) -> Result<()> {
+        let daemon = rustix::process::geteuid();
+        if !daemon.is_root() && daemon.as_raw() != caller.uid {
+            return Err(Errno::PERM.into());
+        }
+        if let Some(base) = base {
+            sys::access(base.as_path_fd(), libc::W_OK)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether all directories above a path let everybody pass. One with an ACL
+/// may hold up somebody.
+fn is_open_to_all(path: &Path) -> bool {
+    path.ancestors().skip(1).all(|dir| {
+        let Ok(fd) = sys::open_path(sys::CWD, dir.as_os_str()) else {
+            return false;
+        };
+        let open = |stat: sys::Statx| stat.stx_mode & 0o111 == 0o111;
+        let without_acl = matches!(
+            sys::get_xattr(&fd, ACL),
+            Err(Errno::NODATA | Errno::OPNOTSUPP)
+        );
+        without_acl && sys::fstat(&fd).is_ok_and(open)
+    })
+}
+
+/// The ACL of a checkpoint that is not there yet, from that of its directory:
+/// everybody may read it, and who may make it may write it.
+///
+/// `acl` is as of linux/posix_acl_xattr.h: a version of 4 bytes, and entries
+/// of a tag (2 bytes), permissions (2, little-endian) and an id (4).
+pub(super) fn acl_of_absent(mut acl: Vec<u8>) -> Vec<u8> {
+    for entry in acl.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
+        entry[2] = (entry[2] | 0o4) & !0o1;
+    }
+    acl
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn one_closed_directory_closes_what_is_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("a/b");
+        fs::create_dir_all(&path).unwrap();
+        let set = |mode| fs::set_permissions(dir.path(), PermissionsExt::from_mode(mode)).unwrap();
+        set(0o711);
+        assert!(is_open_to_all(&path));
+        assert!(is_open_to_all(&path.join("missing")));
+        for closed in [0o700, 0o710, 0o701, 0o611] {
+            set(closed);
+            assert!(!is_open_to_all(&path), "{closed:o}");
+        }
+        set(0o700);
+    }
+
+    #[test]
+    fn an_acl_of_a_directory_becomes_one_of_a_file() {
+        let entry = |permissions| [1, 0, permissions, 0, 9, 9, 9, 9];
+        let acl = |permissions: [u8; 3]| {
+            let entries = permissions.map(entry).concat();
+            [&[2, 0, 0, 0], &entries[..]].concat()
+        };
+        assert_eq!(acl_of_absent(acl([7, 5, 0])), acl([6, 4, 4]));
+        assert_eq!(acl_of_absent(vec![2, 0]), [2, 0]);
+    }
+}
