@@ -38,6 +38,16 @@ impl Caller {
         f()
     }
 
+    /// Whether he is somebody whom the daemon can act as.
+    fn check(self) -> sys::Result<()> {
+        let daemon = rustix::process::geteuid();
+        if daemon.is_root() || daemon.as_raw() == self.uid {
+            Ok(())
+        } else {
+            Err(Errno::PERM)
+        }
+    }
+
     fn is_daemon(self) -> bool {
         self.uid == rustix::process::geteuid().as_raw()
             && self.gid == rustix::process::getegid().as_raw()
@@ -61,6 +71,7 @@ impl Acting {
         if caller.is_daemon() {
             return Ok(acting);
         }
+        caller.check()?;
         let own = sys::FileIds::of_this_process()?;
         let his = sys::FileIds {
             uid: caller.uid,
@@ -129,10 +140,7 @@ impl Fs {
     /// daemon's: what he makes would not be his, and `/proc` would not show
     /// whether he was killed (DESIGN 5).
     pub(super) fn check_writer(&self, base: Option<&Checkpoint>, caller: Caller) -> Result<()> {
-        let daemon = rustix::process::geteuid();
-        if !daemon.is_root() && daemon.as_raw() != caller.uid {
-            return Err(Errno::PERM.into());
-        }
+        caller.check()?;
         if let Some(base) = base {
             sys::access(base.as_path_fd(), libc::W_OK)?;
         }

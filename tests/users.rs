@@ -1,0 +1,593 @@
+//! More than one user: everybody gets on the mount what he would get in an
+//! ordinary directory with the same permissions, and nothing that he could not
+//! get in the repository.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first surprise"
+)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::tools::{assert_saved, output_of};
+use common::{Backing, Mount, SESSIONFS, times};
+
+/// Who runs a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum User {
+    Root,
+    /// 61001, and in the group 61010.
+    Ann,
+    /// 61002, and in the group 61010.
+    Bob,
+    /// 61003, and in no other group.
+    Cid,
+}
+
+use User::{Ann, Bob, Cid, Root};
+
+/// A command in a directory, run by a user.
+fn run_as(user: User, directory: &Path, command: &str) -> Output {
+    let ids: &[&str] = match user {
+        Root => &[],
+        Ann => &["--reuid=61001", "--regid=61001", "--groups=61010"],
+        Bob => &["--reuid=61002", "--regid=61002", "--groups=61010"],
+        Cid => &["--reuid=61003", "--regid=61003", "--clear-groups"],
+    };
+    Command::new("setpriv")
+        .args(ids)
+        .args(["dash", "-c", command])
+        .current_dir(directory)
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// A mount for everybody.
+fn shared_mount(backing: Backing) -> Mount {
+    let mount = Mount::with(backing, &["--allow-other"]);
+    let open = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
+    open(&mount.disk.beside("."), 0o755).unwrap();
+    open(mount.disk.path(), 0o755).unwrap();
+    open(&mount.repository, 0o1777).unwrap();
+    mount
+}
+
+/// A mount, and an ordinary directory beside its repository.
+struct Twins {
+    mount: Mount,
+    ordinary: PathBuf,
+}
+
+impl Twins {
+    fn new(backing: Backing) -> Self {
+        let mount = shared_mount(backing);
+        let ordinary = mount.disk.path().join("ordinary");
+        fs::create_dir(&ordinary).unwrap();
+        fs::set_permissions(&ordinary, PermissionsExt::from_mode(0o1777)).unwrap();
+        Self { mount, ordinary }
+    }
+
+    /// Root runs `setup` in both places, and then each user his commands, a
+    /// line each. Fails unless all end in the same way, and leave the same.
+    #[track_caller]
+    fn compare(&self, setup: &str, commands: &[(User, &str)]) {
+        let places = [&self.mount.mountpoint, &self.ordinary];
+        let fresh = "rm -rf [abc].session; umask 022; mkdir a.session; cd a.session; set -e";
+        for (place, setup) in places.map(|place| (place, format!("{fresh}; {setup}"))) {
+            let output = run_as(Root, place, &setup);
+            assert!(output.status.success(), "{setup}: {output:?}");
+        }
+        for (user, lines) in commands {
+            // Each line on its own, so that one that fails ends no other.
+            let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
+            let script: String = lines
+                .map(|line| {
+                    format!(
+                        "echo '# {}'; ({line}); echo \"= $?\"\n",
+                        line.replace('\'', "")
+                    )
+                })
+                .collect();
+            let script = format!("exec 2>&1; umask 022; cd a.session || exit\n{script}");
+            let [got, expected] = places.map(|place| told(&run_as(*user, place, &script)));
+            assert_eq!(got, expected, "{setup}; {user:?}");
+        }
+        let repository = &self.mount.repository;
+        let [on_mount, in_repository, expected] =
+            [&self.mount.mountpoint, repository, &self.ordinary].map(|place| state(place));
+        assert_eq!(on_mount, expected, "{setup}; {commands:?}");
+        assert_eq!(in_repository, expected, "{setup}; {commands:?}");
+    }
+}
+
+/// Exit status and what was printed.
+fn told(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    format!("{:?}: {out}{err}", output.status.code())
+}
+
+/// Names, types, modes, owners, contents, attributes and ACLs of all but an
+/// empty `session`, which the mount shows where there is none.
+fn state(place: &Path) -> String {
+    let show = "list() { find *.session ! \\( -name session -empty \\) \"$@\" | sort; }; \
+        list -printf '%p %y %m %U:%G %l\\n'; \
+        list -type f | xargs -r tail -v -n +1; \
+        list ! -type l | xargs -r getfacl -np; \
+        list ! -type l | xargs -r getfattr -dm '^user'";
+    output_of(place, "sh", &["-c", show])
+}
+
+/// All ways to open `session` for writing, and to look at it.
+const TRIES: &str = "
+    cat session
+    printf x > session
+    printf x >> session
+    printf x 1<> session
+    truncate -s 9 session
+    ./open
+    test -r session; echo $?; test -w session; echo $?; test -x session; echo $?
+    cat session
+";
+
+/// A program that opens `session` in more ways, and tells what comes of each.
+const OPEN: &str = "cat > open <<'END'
+#!/usr/bin/python3 -S
+import os
+for flags in os.O_RDWR, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_TRUNC:
+    try: os.close(os.open('session', flags))
+    except OSError as e: print(flags, e)
+try: os.truncate('session', 2)
+except OSError as e: print('truncate', e)
+END
+chmod 755 open
+";
+
+#[test]
+fn what_users_do_to_a_checkpoint_is_as_in_any_directory() {
+    let twins = Twins::new(Backing::Ext4);
+    for (mode, more) in [
+        ("644", ""),
+        ("640", ""),
+        ("664", ""),
+        ("606", ""),
+        ("444", ""),
+        ("600", "setfacl -m u:61003:rw session"),
+        ("600", "setfacl -m u:61003:rw,m::r session"),
+        ("666", "setfacl -m u:61002:--- session"),
+        ("664", "setfacl -m g:61003:rw,g:61010:r session"),
+    ] {
+        // Ann's, of the group of Ann and Bob, in a directory of root's.
+        let setup = format!("echo old > session; chown 61001:61010 session; chmod {mode} session");
+        let setup = [OPEN, &setup, more].join("\n");
+        twins.compare(&setup, &[(Cid, TRIES), (Bob, TRIES), (Ann, TRIES)]);
+    }
+    let owned = "echo old > session; chown 61001:61010 . session; chmod 664 session";
+    let replace = "
+        echo by name > new
+        mv -f new session
+        rm -f session; echo second > session
+        sed -i s/e/E/ session 2> /dev/null
+        cp --remove-destination /dev/null session
+    ";
+    for mode in ["755", "775", "1777", "777"] {
+        let setup = format!("{owned}; chmod {mode} .");
+        twins.compare(&setup, &[(Cid, replace), (Bob, replace), (Ann, replace)]);
+    }
+    let attributes = "
+        chmod 600 session
+        chmod 4755 session
+        chmod 2775 session
+        chown 0 session
+        chown 61003 session
+        chgrp 61010 session
+        chgrp 61003 session
+        touch session
+        touch -d 2001-01-01 session
+        setfattr -n user.a -v 1 session
+        setfattr -n trusted.a -v 1 session
+        setfattr -n security.a -v 1 session
+        getfattr -n user.a session
+        setfacl -m u:61003:rw session
+    ";
+    for mode in ["644", "664"] {
+        let setup = format!("{owned}; chmod {mode} session");
+        twins.compare(&setup, &[(Cid, attributes), (Bob, attributes)]);
+        twins.compare(&setup, &[(Bob, attributes), (Ann, attributes)]);
+    }
+}
+
+#[test]
+fn a_first_checkpoint_is_made_by_whoever_may_make_a_file() {
+    let twins = Twins::new(Backing::Tmpfs);
+    let places = [&twins.mount.mountpoint, &twins.ordinary];
+    // An ordinary directory shows no file to who may not make one, and the
+    // mount an empty one: of what is refused only that is looked at.
+    let make = "for how in \
+            'echo first > session' \
+            'umask 027; echo first >> session' \
+            'umask 0277; echo first > session' \
+            'umask 0777; echo first > session'
+        do
+            n=$((n + 1)); cd ../$user$n.session
+            echo \"$how\"; (eval \"$how\") 2> /dev/null && stat -c '%s %a %u:%g' session
+        done";
+    for setup in [
+        "chown 61001:61010 $d; chmod 755 $d",
+        "chown 61001:61010 $d; chmod 2775 $d",
+        "chown 61001:61010 $d; chmod 555 $d",
+        "chown 61001:61010 $d; chmod 575 $d",
+        "chmod 1777 $d",
+        "setfacl -m u:61003:rwx $d",
+        "setfacl -m u:61003:rwx,m::rx $d",
+        "chmod 777 $d; setfacl -m u:61003:rx $d",
+    ] {
+        let fresh = "set -e; umask 022; rm -rf *.session; mkdir x.session";
+        let all = "$(for u in Ann Bob Cid; do for n in 1 2 3 4; do echo $u$n.session; done; done)";
+        let script = format!("{fresh}; for d in {all}; do mkdir $d; {setup}; done");
+        for place in places {
+            let output = run_as(Root, place, &script);
+            assert!(output.status.success(), "{script}: {output:?}");
+        }
+        for user in [Ann, Bob, Cid] {
+            let script = format!("umask 022; cd x.session; user={user:?}; n=0; {make}");
+            let [got, expected] = places.map(|place| told(&run_as(user, place, &script)));
+            assert_eq!(got, expected, "{setup}; {user:?}");
+        }
+    }
+}
+
+#[test]
+fn what_users_do_beside_a_checkpoint_is_as_in_any_directory() {
+    let twins = Twins::new(Backing::Xfs);
+    // One after the other, all users in one directory.
+    let make = |name: &str| {
+        format!(
+            "
+            umask 027; echo {name} > {name}
+            umask 0; mkdir {name}.d; mkdir -p {name}.d/e; mkfifo {name}.p; ln -s {name} {name}.l
+            python3 -Sc 'import socket; socket.socket(socket.AF_UNIX).bind(\"{name}.s\")'
+            umask 0777; echo {name} > {name}.0
+            mknod {name}.n c 1 3
+            install -m 2755 /dev/null {name}.g; stat -c %a {name}.g
+            chgrp 61010 {name}; chmod 2755 {name}; stat -c %a:%g {name}
+            ls -n .
+            rm -rf ann* 2>&1 | sort
+            cat *.0 ann bob cid > /dev/null
+        "
+        )
+    };
+    let (ann, bob, cid) = (make("ann"), make("bob"), make("cid"));
+    for setup in [
+        "chmod 777 .",
+        "chmod 1777 .",
+        "chown 61001:61010 .; chmod 2775 .",
+        "chown 61001:61010 .; chmod 750 .",
+        "chown 61001:61010 .; chmod 744 .",
+        "chown 61001:61010 .; chmod 711 .",
+        "chown 61001:61010 .; chmod 700 .",
+        "setfacl -m u:61003:rwx .",
+    ] {
+        let setup = format!("echo old > session; {setup}");
+        twins.compare(&setup, &[(Ann, &*ann), (Bob, &*bob), (Cid, &*cid)]);
+    }
+    // An ACL set by who is not in the group takes the setgid bit off.
+    let setup = "echo old > session; mkdir d; echo > f; chmod 2770 d f; chown 61003:61010 d f; \
+        chmod 2770 d f";
+    let set = "setfacl -m u:61001:rwx d; setfacl -m u:61001:rwx f; stat -c %a d f";
+    twins.compare(setup, &[(Bob, set), (Cid, set), (Ann, "touch d/x; cat f")]);
+    let script = "printf '#!/bin/sh\\necho run\\n' > s; cp s session; chown 61001:61010 s session; \
+        chmod 710 s; chmod 750 session";
+    let execute = "./session\n ./s\n cat s";
+    twins.compare(script, &[(Ann, execute), (Bob, execute), (Cid, execute)]);
+}
+
+#[test]
+fn what_users_do_with_sessions_is_as_in_any_directory() {
+    let twins = Twins::new(Backing::Tmpfs);
+    let tries = "
+        ls
+        cat session d/file
+        cd ..; ls -d *.session
+        cd ..; mkdir b.session; echo b > b.session/session; stat -c '%u:%g %a' b.session
+        cd ..; mv a.session c.session
+        cd ..; rmdir b.session
+        cd ..; rm -r b.session 2>&1 | sort
+        cd ..; rm -rf a.session 2>&1 | sort
+        cd ..; chmod 700 a.session
+        cd ..; touch -c a.session
+    ";
+    for mode in ["755", "700", "711", "744", "770"] {
+        let setup = format!(
+            "echo old > session; mkdir d; echo x > d/file; chown 61001:61010 . session; \
+             chmod {mode} ."
+        );
+        twins.compare(&setup, &[(Cid, tries), (Bob, tries)]);
+        twins.compare(
+            &setup,
+            &[
+                (Bob, "mkdir ../b.session; echo b > ../b.session/session"),
+                (Ann, tries),
+            ],
+        );
+    }
+}
+
+#[test]
+fn what_is_made_belongs_to_its_maker_from_the_first_moment() {
+    let mount = shared_mount(Backing::Ext4);
+    let session = mount.session("a");
+    fs::set_permissions(&session.in_repository, PermissionsExt::from_mode(0o777)).unwrap();
+    let ended = AtomicBool::new(false);
+    let count = times(2000);
+    let seen = std::thread::scope(|scope| {
+        let seen = scope.spawn(|| {
+            let mut seen = 0;
+            while !ended.load(Ordering::Relaxed) {
+                for entry in fs::read_dir(&session.in_repository).unwrap() {
+                    // One that is gone again belongs to nobody.
+                    if let Ok(made) = entry.unwrap().metadata() {
+                        assert_eq!((made.uid(), made.gid()), (61001, 61001), "{made:?}");
+                        seen += 1;
+                    }
+                }
+            }
+            seen
+        });
+        let make = format!(
+            "import os\n\
+             os.umask(0)\n\
+             for n in range({count}):\n \
+                 os.close(os.open('f', os.O_CREAT | os.O_WRONLY)); os.remove('f')\n \
+                 os.mkdir('d'); os.rmdir('d')\n \
+                 os.mkfifo('p'); os.remove('p')\n \
+                 os.symlink('t', 'l'); os.remove('l')\n"
+        );
+        let output = run_as(Ann, &session.on_mount, &format!("python3 -Sc \"{make}\""));
+        ended.store(true, Ordering::Relaxed);
+        assert!(output.status.success(), "{output:?}");
+        seen.join().unwrap()
+    });
+    assert!(seen > 0, "nothing was seen of what was made");
+}
+
+#[test]
+fn without_the_option_nobody_else_gets_in() {
+    let mount = Mount::new(Backing::Here);
+    let session = mount.session("a");
+    fs::write(session.file(), "saved").unwrap();
+    fs::set_permissions(mount.disk.beside("."), PermissionsExt::from_mode(0o755)).unwrap();
+    let output = run_as(Ann, mount.disk.path(), "cat repository/a.session/session");
+    assert_eq!(told(&output), "Some(0): saved");
+    let output = run_as(Ann, &mount.disk.beside("."), "cat mnt/a.session/session");
+    assert!(told(&output).contains("Permission denied"), "{output:?}");
+}
+
+#[test]
+fn the_mount_is_no_way_around_the_directories_above_the_repository() {
+    let disk = common::Disk::new(Backing::Tmpfs);
+    let above = disk.path().join("above");
+    let repository = above.join("between/repository");
+    fs::create_dir_all(&repository).unwrap();
+    let mut mount = Mount::of(disk, repository, &["--allow-other"]);
+    let outer = mount.disk.beside(".");
+    output_of(&outer, "chmod", &["755", ".", "disk"]);
+    let session = mount.session("a");
+    fs::write(session.file(), "saved").unwrap();
+    let [direct, through] =
+        [&session.checkpoint(), &session.file()].map(|path| format!("cat {}", path.display()));
+    let compare = |user| {
+        let [direct, through] = [&direct, &through].map(|line| run_as(user, Path::new("/"), line));
+        assert_eq!(through.status, direct.status, "{user:?}: {through:?}");
+        direct.status.success()
+    };
+    for (change, who) in [
+        ("chmod 755 above", [true, true, true]),
+        ("chmod 700 above", [false, false, false]),
+        ("chmod 711 above", [true, true, true]),
+        ("chmod 710 above; chgrp 61010 above", [true, true, false]),
+        ("chmod 705 above", [false, false, true]),
+        ("chmod 700 above; chown 61003 above", [false, false, true]),
+        ("setfacl -m u:61002:x above", [false, true, true]),
+        (
+            "setfacl -b above; chmod 755 above; setfacl -m u:61001:r above",
+            [false, true, true],
+        ),
+        (
+            "setfacl -b above; chmod 750 above/between",
+            [false, false, false],
+        ),
+        ("chgrp 61003 above/between", [false, false, true]),
+        ("mkdir -p closed; chmod 700 closed", [false, false, true]),
+        ("chmod 755 above/between", [true, true, true]),
+    ] {
+        output_of(mount.disk.path(), "sh", &["-c", change]);
+        // Again and again: nothing that is remembered lets anybody in.
+        for _ in 0..2 {
+            assert_eq!([Ann, Bob, Cid].map(compare), who, "{change}");
+        }
+        assert!(compare(Root));
+    }
+    // To where nobody can follow.
+    output_of(mount.disk.path(), "mv", &["above", "closed/above"]);
+    let output = run_as(Ann, Path::new("/"), &through);
+    assert!(told(&output).contains("Permission denied"), "{output:?}");
+    assert_eq!(fs::read_to_string(session.file()).unwrap(), "saved");
+    mount.may_complain = false;
+}
+
+/// Who holds a descriptor of what he may not open any more goes on, as
+/// anywhere; and a save keeps the owner of what it replaces.
+#[test]
+fn rule_2_7_a_save_by_another_user_keeps_the_owner() {
+    let mount = shared_mount(Backing::Ext4);
+    let session = mount.session("a");
+    fs::write(session.file(), "old").unwrap();
+    let own = "chown 61001:61010 session && chmod 666 session && chmod 755 .";
+    output_of(&session.in_repository, "sh", &["-c", own]);
+    let save = "exec 3> session; echo one >&3; echo open; read go; echo two >&3; exec 3>&-";
+    let mut saving = Command::new("setpriv")
+        .args([
+            "--reuid=61003",
+            "--regid=61003",
+            "--clear-groups",
+            "dash",
+            "-ec",
+            save,
+        ])
+        .current_dir(&session.on_mount)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut open = [0; 5];
+    std::io::Read::read_exact(saving.stdout.as_mut().unwrap(), &mut open).unwrap();
+    output_of(&session.in_repository, "chmod", &["600", "session"]);
+    std::io::Write::write_all(saving.stdin.as_mut().unwrap(), b"go\n").unwrap();
+    assert!(saving.wait().unwrap().success());
+    assert_saved(&session, "one\ntwo\n");
+    let made = fs::metadata(session.checkpoint()).unwrap();
+    assert_eq!(
+        (made.uid(), made.gid(), made.mode() & 0o7777),
+        (61001, 61010, 0o600)
+    );
+}
+
+#[test]
+fn rule_2_6_a_killed_writer_of_another_user_saves_nothing() {
+    let mount = shared_mount(Backing::Tmpfs);
+    let session = mount.session("a");
+    fs::write(session.file(), "old").unwrap();
+    fs::set_permissions(session.checkpoint(), PermissionsExt::from_mode(0o666)).unwrap();
+    let output = run_as(
+        Cid,
+        &session.on_mount,
+        "exec > session; echo half; kill -9 $$",
+    );
+    assert_eq!(output.status.code(), None, "{output:?}");
+    assert_saved(&session, "old");
+    let output = run_as(Cid, &session.on_mount, "echo whole > session");
+    assert!(output.status.success(), "{output:?}");
+    assert_saved(&session, "whole\n");
+}
+
+/// In a mount namespace of its own, with `/dev/fuse` for everybody, and
+/// `user_allow_other` in `/etc/fuse.conf` for the second mount.
+const AN_ORDINARY_USER_LETS_OTHERS_IN: &str = r#"
+exec 2>&1
+cd "$1"
+own="setpriv --reuid=65534 --regid=65534 --clear-groups"
+bob="setpriv --reuid=61002 --regid=61002 --groups=61010"
+mount -t tmpfs -o mode=0755 tmpfs dev
+mknod -m 0666 dev/fuse c 10 229
+mount --bind dev/fuse /dev/fuse
+: > fuse.conf
+mount --bind fuse.conf /etc/fuse.conf
+$own ./sessionfs mount --allow-other above/repository mnt
+echo "status $?"
+echo user_allow_other > fuse.conf
+$own ./sessionfs mount --allow-other --log-file log above/repository mnt || exit
+trap "$own ./sessionfs umount --lazy mnt" EXIT
+$own dash -c '
+    cd mnt; umask 022; mkdir a.session b.session; cd a.session
+    echo one > session; echo file > file; echo secret > ../b.session/session
+    chmod 666 session; setfacl -m u:61002:- file; chmod 600 ../b.session/session; chmod 777 .
+    cat session ../b.session/session
+    chmod 444 session; echo two > session; truncate -s 1 session; chmod 666 session'
+for line in "cat session" "cat file" "cat ../b.session/session" "echo two > session" \
+    "truncate -s 1 session" "echo two > new" "mkdir d" "mkdir ../c.session" "ln -s t l" \
+    "chmod 777 session" "mv session ../b.session/session" "cat session" "rm file" "ls"
+do
+    echo "-- $line"
+    $bob dash -c "cd mnt/a.session && $line"
+done
+echo "-- a closed directory above"
+chmod 750 above
+$bob cat mnt/a.session/session
+$own cat mnt/a.session/session
+cat mnt/a.session/session
+chmod 755 above
+trap - EXIT
+$own ./sessionfs umount mnt
+cd above/repository; stat -c "%n %u:%g %a" */*
+cat ../../log
+"#;
+
+/// What comes of it: who may not read in the repository may not read here,
+/// and others make nothing and save nothing, whatever the modes say.
+const WHAT_OTHERS_GET: &str = "\
+sessionfs: cannot mount on /mnt: fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf
+status 1
+one
+secret
+dash: 6: cannot create session: Permission denied
+truncate: cannot open 'session' for writing: Permission denied
+-- cat session
+one
+-- cat file
+cat: file: Permission denied
+-- cat ../b.session/session
+cat: ../b.session/session: Permission denied
+-- echo two > session
+dash: 1: cannot create session: Operation not permitted
+-- truncate -s 1 session
+truncate: cannot open 'session' for writing: Operation not permitted
+-- echo two > new
+dash: 1: cannot create new: Operation not permitted
+-- mkdir d
+mkdir: cannot create directory ‘d’: Operation not permitted
+-- mkdir ../c.session
+mkdir: cannot create directory ‘../c.session’: Permission denied
+-- ln -s t l
+ln: failed to create symbolic link 'l': Operation not permitted
+-- chmod 777 session
+chmod: changing permissions of 'session': Operation not permitted
+-- mv session ../b.session/session
+mv: cannot move 'session' to '../b.session/session': Permission denied
+-- cat session
+one
+-- rm file
+-- ls
+session
+-- a closed directory above
+cat: mnt/a.session/session: Permission denied
+one
+one
+a.session/session 65534:65534 666
+b.session/session 65534:65534 600
+";
+
+#[test]
+fn a_daemon_of_an_ordinary_user_lets_others_read() {
+    let disk = common::Disk::new(Backing::Here);
+    let path = disk.path();
+    let outer = path.parent().unwrap();
+    fs::set_permissions(outer, PermissionsExt::from_mode(0o711)).unwrap();
+    fs::copy(SESSIONFS, path.join("sessionfs")).unwrap();
+    for name in ["above/repository", "mnt", "dev"] {
+        fs::create_dir_all(path.join(name)).unwrap();
+    }
+    for path in [path, &path.join("above/repository"), &path.join("mnt")] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "dash", "-c"])
+        .args([AN_ORDINARY_USER_LETS_OTHERS_IN, "sh"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let said = said.replace(path.to_str().unwrap(), "");
+    assert_eq!(said, WHAT_OTHERS_GET);
+}
