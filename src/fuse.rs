@@ -573,10 +573,11 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = caller(request);
         self.serve(
             reply,
-            move |fs, patience, _| fitting(fs.listxattr(ino.0, patience)?, size),
+            move |fs, patience, _| fitting(fs.listxattr(ino.0, caller, patience)?, size),
             reply::xattr(size),
         );
     }

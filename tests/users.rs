@@ -172,7 +172,8 @@ fn what_users_do_to_a_checkpoint_is_as_in_any_directory() {
         let setup = [OPEN, &setup, more].join("\n");
         twins.compare(&setup, &[(Cid, TRIES), (Bob, TRIES), (Ann, TRIES)]);
     }
-    let owned = "echo old > session; chown 61001:61010 . session; chmod 664 session";
+    let owned = "echo old > session; setfattr -n trusted.hidden -v 1 session; \
+        chown 61001:61010 . session; chmod 664 session";
     let replace = "
         echo by name > new
         mv -f new session
@@ -198,6 +199,7 @@ fn what_users_do_to_a_checkpoint_is_as_in_any_directory() {
         setfattr -n trusted.a -v 1 session
         setfattr -n security.a -v 1 session
         getfattr -n user.a session
+        getfattr -d -m - session
         setfacl -m u:61003:rw session
     ";
     for mode in ["644", "664"] {

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use super::errno::Result;
 use super::process;
 use super::{Caller, Fs};
-use crate::repo::Checkpoint;
+use crate::repo::{Checkpoint, Session};
 use crate::sys::{self, Errno};
 
 /// The extended attribute that is the ACL of a file.
@@ -129,20 +129,28 @@ impl Fs {
         }
     }
 
-    /// Whether the caller may be given a writer of this checkpoint.
+    /// Whether the caller may be given a writer that starts from `base`.
     ///
-    /// The kernel has checked his permission where there are others. What
-    /// this daemon itself must not write (a mode of 0444, an immutable file)
-    /// could be replaced all the same, and is refused at the open as anywhere.
+    /// The kernel has checked his permission on the file where there are
+    /// others. But a save replaces also what must not be written (a mode of
+    /// 0444 of the daemon's own user, an immutable file); that is refused here,
+    /// at the open as anywhere. And a first checkpoint is a new file in its
+    /// directory, which the kernel has not asked about.
     ///
     /// # Errors
     /// Those of access(2); `EPERM` to another user than an unprivileged
     /// daemon's: what he makes would not be his, and `/proc` would not show
     /// whether he was killed (DESIGN 5).
-    pub(super) fn check_writer(&self, base: Option<&Checkpoint>, caller: Caller) -> Result<()> {
+    pub(super) fn check_writer(
+        &self,
+        session: &Session,
+        base: Option<&Checkpoint>,
+        caller: Caller,
+    ) -> Result<()> {
         caller.check()?;
-        if let Some(base) = base {
-            sys::access(base.as_path_fd(), libc::W_OK)?;
+        match base {
+            Some(base) => sys::access(base.as_path_fd(), libc::W_OK)?,
+            None => caller.act(|| sys::access(session.dir(), libc::W_OK | libc::X_OK))?,
         }
         Ok(())
     }

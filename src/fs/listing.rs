@@ -144,9 +144,11 @@ impl Fs {
         } else {
             LISTING_TTL
         };
+        // A permission that is taken away in the repository is gone at once.
+        let believed = !self.options.allow_other;
         Ok(Some(Entry {
             entry_ttl: ttl,
-            attr_ttl: ttl,
+            attr_ttl: if believed { ttl } else { Duration::ZERO },
             ..entry
         }))
     }

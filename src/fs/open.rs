@@ -147,7 +147,7 @@ impl Fs {
     ) -> Result<Arc<Writer>> {
         let session = self.session(parent)?;
         let base = session.checkpoint()?;
-        self.check_writer(base.as_ref(), caller)?;
+        self.check_writer(&session, base.as_ref(), caller)?;
         let mut origin = self.origin(session, parent, base, caller)?;
         origin.replaces = replaces;
         Ok(self.writer(origin))
@@ -243,7 +243,7 @@ impl Fs {
             }
             .into());
         }
-        self.check_writer(None, caller)?;
+        self.check_writer(&session, None, caller)?;
         let mut origin = self.origin(session, parent, None, caller)?;
         origin.removed = removed;
         origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;

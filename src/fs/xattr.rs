@@ -1,6 +1,6 @@
 //! Extended attributes, ACLs among them.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
 use super::credentials::{ACL, acl_of_absent};
@@ -33,22 +33,28 @@ impl Fs {
     ///
     /// # Errors
     /// Those of listxattr(2).
-    pub fn listxattr(&self, id: u64, patience: Patience) -> Result<Vec<u8>> {
-        let list = match self.role(id)? {
-            Role::Writer(writer) => writer.with_base(patience, |base| match base {
-                Some(base) => Ok(sys::list_xattrs(base.as_path_fd())?),
-                None => Ok(Vec::new()),
-            })?,
-            Role::Empty => Vec::new(),
-            Role::Checkpoint => sys::list_xattrs(&*self.path_fd(id)?)?,
-            _ => return Ok(sys::list_xattrs(&*self.path_fd(id)?)?),
-        };
+    pub fn listxattr(&self, id: u64, caller: Caller, patience: Patience) -> Result<Vec<u8>> {
+        let is_checkpoint = matches!(self.role(id)?, Role::Writer(_) | Role::Checkpoint);
+        let list = self.all_xattrs(id, patience)?;
         let names = list.split_inclusive(|&byte| byte == 0);
         Ok(names
-            .filter(|name| !CString::from_vec_with_nul(name.to_vec()).is_ok_and(|n| is_mark(&n)))
+            .filter(|name| !(is_checkpoint && is_name_of_mark(name)))
+            // Which the filesystem itself hides (xattr(7)).
+            .filter(|name| caller.uid == 0 || !name.starts_with(b"trusted."))
             .flatten()
             .copied()
             .collect())
+    }
+
+    fn all_xattrs(&self, id: u64, patience: Patience) -> Result<Vec<u8>> {
+        match self.role(id)? {
+            Role::Writer(writer) => writer.with_base(patience, |base| match base {
+                Some(base) => Ok(sys::list_xattrs(base.as_path_fd())?),
+                None => Ok(Vec::new()),
+            }),
+            Role::Empty => Ok(Vec::new()),
+            _ => Ok(sys::list_xattrs(&*self.path_fd(id)?)?),
+        }
     }
 
     /// Sets an attribute, or removes it if `value` is `None`.
@@ -92,6 +98,10 @@ impl Fs {
             }
         }
     }
+}
+
+fn is_name_of_mark(name: &[u8]) -> bool {
+    CStr::from_bytes_with_nul(name).is_ok_and(is_mark)
 }
 
 fn c_name(name: &OsStr) -> Result<CString> {
