@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::tools::{assert_saved, output_of};
+use common::tools::{assert_next_save_works, assert_saved, errno, open_rw, output_of};
 use common::{Backing, Mount, SESSIONFS, times};
 
 /// Who runs a command.
@@ -381,7 +381,7 @@ fn the_mount_is_no_way_around_the_directories_above_the_repository() {
     let above = disk.path().join("above");
     let repository = above.join("between/repository");
     fs::create_dir_all(&repository).unwrap();
-    let mut mount = Mount::of(disk, repository, &["--allow-other"]);
+    let mount = Mount::of(disk, repository, &["--allow-other"]);
     let outer = mount.disk.beside(".");
     output_of(&outer, "chmod", &["755", ".", "disk"]);
     let session = mount.session("a");
@@ -425,7 +425,6 @@ fn the_mount_is_no_way_around_the_directories_above_the_repository() {
     let output = run_as(Ann, Path::new("/"), &through);
     assert!(told(&output).contains("Permission denied"), "{output:?}");
     assert_eq!(fs::read_to_string(session.file()).unwrap(), "saved");
-    mount.may_complain = false;
 }
 
 /// Who holds a descriptor of what he may not open any more goes on, as
@@ -466,6 +465,19 @@ fn rule_2_7_a_save_by_another_user_keeps_the_owner() {
 }
 
 #[test]
+fn an_immutable_checkpoint_is_refused_at_the_open() {
+    let mount = Mount::new(Backing::Ext4);
+    let session = mount.session("a");
+    fs::write(session.file(), "old").unwrap();
+    output_of(&session.in_repository, "chattr", &["+i", "session"]);
+    assert_eq!(errno(fs::File::create(session.file())), libc::EPERM);
+    assert_eq!(errno(open_rw(session.file())), libc::EPERM);
+    assert_saved(&session, "old");
+    output_of(&session.in_repository, "chattr", &["-i", "session"]);
+    assert_next_save_works(&session);
+}
+
+#[test]
 fn rule_2_6_a_killed_writer_of_another_user_saves_nothing() {
     let mount = shared_mount(Backing::Tmpfs);
     let session = mount.session("a");
@@ -497,11 +509,18 @@ mount --bind dev/fuse /dev/fuse
 mount --bind fuse.conf /etc/fuse.conf
 $own ./sessionfs mount --allow-other above/repository mnt
 echo "status $?"
+$own ./sessionfs mount --log-file log above/repository mnt || exit
+trap "$own ./sessionfs umount --lazy mnt" EXIT
+$own dash -c 'mkdir mnt/a.session; cd mnt/a.session; echo zero > session; chmod 444 session
+    echo one > session; truncate -s 1 session; cat session; chmod 644 session'
+$bob cat mnt/a.session/session
+cat mnt/a.session/session
+$own ./sessionfs umount mnt
 echo user_allow_other > fuse.conf
 $own ./sessionfs mount --allow-other --log-file log above/repository mnt || exit
 trap "$own ./sessionfs umount --lazy mnt" EXIT
 $own dash -c '
-    cd mnt; umask 022; mkdir a.session b.session; cd a.session
+    cd mnt; umask 022; mkdir b.session; cd a.session
     echo one > session; echo file > file; echo secret > ../b.session/session
     chmod 666 session; setfacl -m u:61002:- file; chmod 600 ../b.session/session; chmod 777 .
     cat session ../b.session/session
@@ -530,6 +549,11 @@ cat ../../log
 const WHAT_OTHERS_GET: &str = "\
 sessionfs: cannot mount on /mnt: fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf
 status 1
+dash: 2: cannot create session: Permission denied
+truncate: cannot open 'session' for writing: Permission denied
+zero
+cat: mnt/a.session/session: Permission denied
+cat: mnt/a.session/session: Permission denied
 one
 secret
 dash: 6: cannot create session: Permission denied
