@@ -14,7 +14,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::{Backing, Mount, shell};
+use common::{Backing, Mount, shell, wait_until};
 
 on_each_filesystem!(
     an_ordinary_tool_copies_a_whole_session_in_and_out,
@@ -108,7 +108,7 @@ fn a_checkpoint_is_removed_and_made_anew_by_one_program(backing: Backing) {
         assert_eq!(session.names(), ["session"], "{command}");
     }
     succeeds(&session.on_mount, "rm session");
-    assert_eq!(session.names(), [""; 0]);
+    wait_until("it is removed", || session.names().is_empty());
     assert_eq!(
         fs::read_to_string(session.file()).unwrap(),
         "",

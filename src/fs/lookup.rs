@@ -12,6 +12,7 @@ use super::attr::attr_of;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::{Identity, ROOT, Role, empty_id};
+use super::process::thread_group;
 use super::writer::{Writer, empty_attr};
 use super::{Caller, DIRECTORY_TTL, Dir, Entry, Fs};
 use crate::repo::{CHECKPOINT, Session, SessionName};
@@ -116,7 +117,11 @@ impl Fs {
         writer: &Arc<Writer>,
         patience: Patience,
     ) -> Result<Entry> {
-        let attr = writer.attr(patience)?;
+        let attr = FileAttr {
+            // Here it is the node id.
+            ino: INodeNo(writer.ino),
+            ..writer.attr(patience)?
+        };
         let role = Role::Writer(writer.clone());
         let name = OsStr::new(CHECKPOINT);
         Ok(Entry {
@@ -204,7 +209,23 @@ impl Fs {
         if id == ROOT {
             self.admit(caller)?;
         }
-        self.attributes(id, handle, patience)
+        let mut attr = self.attributes(id, handle, patience)?;
+        if let Some(shown) = self.shown_to_writer(id, caller) {
+            attr.ino = INodeNo(shown);
+        }
+        Ok(attr)
+    }
+
+    /// Who has made a save point and goes on writing compares the file that he
+    /// has open with what the path shows (sqlite): it is one file to him.
+    fn shown_to_writer(&self, id: u64, caller: Caller) -> Option<u64> {
+        let Some(Role::Checkpoint) = self.nodes.role(id) else {
+            return None;
+        };
+        let (session, _) = self.nodes.place(id)?;
+        let published = self.slots.find(session)?.last_published()?;
+        let is_his = published.checkpoint == id && published.tgid == thread_group(caller.tid);
+        is_his.then_some(published.shown)
     }
 
     /// The same for whoever is here already.

@@ -32,8 +32,8 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuser::FileAttr;
@@ -117,6 +117,8 @@ pub struct Fs {
     removals: Removals,
     activity: Arc<Activity>,
     next_writer: AtomicU64,
+    /// The device of the mount.
+    device: Arc<OnceLock<(u32, u32)>>,
     /// Whether passthrough still seems possible.
     passthrough: AtomicBool,
     /// Whether a writer has shared a checkpoint's inode with its readers.
@@ -153,12 +155,20 @@ impl Fs {
             removals: Removals::default(),
             activity: Arc::default(),
             next_writer: AtomicU64::new(first_writer()),
+            device: Arc::default(),
         }
     }
 
     /// Whether users other than the one who mounted get in.
     pub fn allows_others(&self) -> bool {
         self.options.allow_other
+    }
+
+    /// It is mounted, as this device (major and minor number): by it `/proc`
+    /// tells the files of one mount from those of others.
+    pub fn mounted(&self, device: (u32, u32)) {
+        // Once and for all.
+        let _ = self.device.set(device);
     }
 
     /// To be held by a request that waits, until it is answered: an end of

@@ -102,6 +102,8 @@ pub(super) struct Node {
     /// The open files, for attributes after the name is gone: whichever of
     /// them is closed last.
     open: Vec<Weak<OwnedFd>>,
+    /// The writer that programs see under this number.
+    writer: Weak<Writer>,
     /// The kernel takes one passthrough file for each inode at a time.
     pub(super) backing: Weak<BackingId>,
     /// What the page cache has, if anything.
@@ -167,6 +169,7 @@ impl Nodes {
             lookups: 0,
             held: None,
             open: Vec::new(),
+            writer: Weak::new(),
             backing: Weak::new(),
             cached: None,
         });
@@ -235,6 +238,20 @@ impl Nodes {
             .holding
             .wait_while(inner, |inner| inner.held.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// Lets programs see a writer under the number of the checkpoint that it
+    /// starts from, unless they see another file so that is open for writing:
+    /// in `/proc` they could not be told apart.
+    pub(super) fn show_writer(&self, id: u64, writer: &Arc<Writer>) {
+        self.with(id, |node| {
+            let is_free = node.writer.strong_count() == 0
+                && !node.open.iter().filter_map(Weak::upgrade).any(writes);
+            if is_free {
+                node.writer = Arc::downgrade(writer);
+                writer.show_as(id);
+            }
+        });
     }
 
     /// The kernel has forgotten so many lookups.
@@ -336,6 +353,12 @@ impl Nodes {
     pub(super) fn open_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
         self.with(id, |node| node.open.iter().find_map(Weak::upgrade))?
     }
+}
+
+/// Whether a file is open for writing.
+fn writes(file: Arc<OwnedFd>) -> bool {
+    let flags = rustix::fs::fcntl_getfl(&*file);
+    flags.is_ok_and(|flags| flags.bits() & libc::O_ACCMODE.cast_unsigned() != 0)
 }
 
 /// The node id of a session's checkpoint while there is none.

@@ -1,7 +1,6 @@
 //! Open files: OPEN, CREATE, READ, WRITE, FLUSH, FSYNC and RELEASE.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +9,7 @@ use fuser::{BackingId, FopenFlags};
 use super::errno::{Fail, Patience, Result};
 use super::handle::Handle;
 use super::lookup::{birth, other_role};
-use super::node::Role;
+use super::node::{Role, empty_id};
 use super::passthrough::OpenBacking;
 use super::writer::{Origin, Verdict, Writer};
 use super::{Caller, Entry, Fs};
@@ -78,7 +77,7 @@ impl Fs {
             }
             Role::Checkpoint | Role::Empty if writes => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                let writer = self.new_writer(parent, flags & libc::O_TRUNC != 0, caller)?;
+                let writer = self.new_writer(id, flags & libc::O_TRUNC != 0, caller)?;
                 if caller.tid == 0 {
                     return self.open_shared(id, writer, flags, patience);
                 }
@@ -90,6 +89,8 @@ impl Fs {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
                 let session = self.session(parent)?;
                 let writer = self.writer(self.origin(session, parent, None, caller)?);
+                // It never writes: others may be shown so as well.
+                writer.show_as(id);
                 writer.open(false, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
             }
@@ -141,16 +142,23 @@ impl Fs {
     /// A writer that starts from the current checkpoint.
     pub(super) fn new_writer(
         &self,
-        parent: u64,
+        id: u64,
         replaces: bool,
         caller: Caller,
     ) -> Result<Arc<Writer>> {
+        let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
         let session = self.session(parent)?;
         let base = session.checkpoint()?;
         self.check_writer(&session, base.as_ref(), caller)?;
+        // What the kernel has looked up may have been replaced since.
+        let is_same = base.as_ref().map_or(empty_id(parent), |b| b.stat().stx_ino) == id;
         let mut origin = self.origin(session, parent, base, caller)?;
         origin.replaces = replaces;
-        Ok(self.writer(origin))
+        let writer = self.writer(origin);
+        if is_same {
+            self.nodes.show_writer(id, &writer);
+        }
+        Ok(writer)
     }
 
     fn origin(
@@ -165,6 +173,7 @@ impl Fs {
             slot: self.slots.of(parent),
             activity: self.activity.clone(),
             lock_wait: self.options.lock_wait,
+            device: self.device.clone(),
             removed: None,
             replaces: false,
             tid: caller.tid,

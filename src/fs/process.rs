@@ -59,12 +59,26 @@ pub(super) enum Closer {
     Unknown,
 }
 
-/// Looks at the thread that sent a FLUSH of the file `ino`.
-pub(super) fn closer(tid: u32, ino: u64) -> Closer {
+/// A writer's file, as `/proc` shows it.
+///
+/// fdinfo has the inode number that the kernel was told last: the node id at
+/// a lookup, and at fstat(2) the one that programs are to see.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sought {
+    /// The node id, of a range that nothing else uses.
+    pub(super) ino: u64,
+    /// The number that fstat(2) shows: the checkpoint's, as a rule.
+    pub(super) shown: u64,
+    /// The device of the mount; `None` while that is not known.
+    pub(super) device: Option<(u32, u32)>,
+}
+
+/// Looks at the thread that sent a FLUSH of the file.
+pub(super) fn closer(tid: u32, file: Sought) -> Closer {
     if tid == 0 {
         return Closer::Unknown;
     }
-    match table(tid, ino) {
+    match table(tid, file) {
         Ok(Table::Holds | Table::HoldsUntilExec) => Closer::Holds,
         Ok(Table::Other) => Closer::Closed,
         // An empty table: it closes all, or had just this one.
@@ -86,10 +100,10 @@ pub(super) enum Held {
     Meant,
 }
 
-/// Whether any process but `closer` holds the file `ino` that `opener`
+/// Whether any process but `closer` holds the file that `opener`
 /// opened: itself, or one that was born since and may have inherited it.
-pub(super) fn held_by_others(opener: &Opener, closer: u32, ino: u64) -> Held {
-    let holds = |pid| match table_of_other(pid, ino) {
+pub(super) fn held_by_others(opener: &Opener, closer: u32, file: Sought) -> Held {
+    let holds = |pid| match table_of_other(pid, file) {
         Ok(Table::Holds) => Held::Meant,
         // A program that was started since has made it itself: a shell keeps
         // so what it redirects for one command.
@@ -196,7 +210,7 @@ enum Table {
     Empty,
 }
 
-fn table(pid: u32, ino: u64) -> io::Result<Table> {
+fn table(pid: u32, sought: Sought) -> io::Result<Table> {
     let mut found = Table::Empty;
     let mut buffer = [0; 512];
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
@@ -209,10 +223,10 @@ fn table(pid: u32, ino: u64) -> io::Result<Table> {
         }
         let n = file.read(&mut buffer).unwrap_or(0);
         let fdinfo = &buffer[..n];
-        if field(fdinfo, "ino:").and_then(|value| value.parse().ok()) != Some(ino) {
+        let flags = field(fdinfo, "flags:").and_then(|value| i64::from_str_radix(value, 8).ok());
+        if !is_sought(pid, fdinfo, flags, sought) {
             continue;
         }
-        let flags = field(fdinfo, "flags:").and_then(|value| i64::from_str_radix(value, 8).ok());
         match flags {
             Some(flags) if flags & i64::from(libc::O_CLOEXEC) != 0 => {
                 found = Table::HoldsUntilExec;
@@ -223,12 +237,43 @@ fn table(pid: u32, ino: u64) -> io::Result<Table> {
     Ok(found)
 }
 
+/// Whether a descriptor is of the writer's file. The number that is shown is
+/// also that of the checkpoint's readers, and of any file on other devices.
+fn is_sought(pid: u32, fdinfo: &[u8], flags: Option<i64>, sought: Sought) -> bool {
+    let number = |name| field(fdinfo, name).and_then(|value| value.parse::<u64>().ok());
+    let ino = number("ino:");
+    if ino == Some(sought.ino) {
+        return true;
+    }
+    let writes = flags.is_some_and(|flags| flags & i64::from(libc::O_ACCMODE) != 0);
+    ino == Some(sought.shown)
+        && writes
+        && number("mnt_id:").is_none_or(|mount| is_mount_of(pid, mount, sought.device))
+}
+
+/// Whether a mount that a process sees is of this device; yes, if nobody can
+/// tell.
+fn is_mount_of(pid: u32, mount: u64, device: Option<(u32, u32)>) -> bool {
+    let Some((major, minor)) = device else {
+        return true;
+    };
+    let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else {
+        return true;
+    };
+    // proc_pid_mountinfo(5): id, parent, major:minor, ...
+    let of_mount = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        (fields.next() == Some(&mount.to_string())).then(|| fields.nth(1))?
+    });
+    of_mount.is_none_or(|of_mount| of_mount == format!("{major}:{minor}"))
+}
+
 /// The table of a process that goes on meanwhile. A descriptor that a shell
 /// moves back to a lower number, after a redirection, is missed by a look that
 /// is just between the two numbers; the next look finds it.
-fn table_of_other(pid: u32, ino: u64) -> io::Result<Table> {
-    match table(pid, ino) {
-        Ok(Table::Other) => table(pid, ino),
+fn table_of_other(pid: u32, file: Sought) -> io::Result<Table> {
+    match table(pid, file) {
+        Ok(Table::Other) => table(pid, file),
         other => other,
     }
 }
@@ -328,10 +373,36 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let ino = file.metadata().unwrap().ino();
         let me = std::process::id();
-        assert_eq!(closer(me, ino), Closer::Holds);
-        assert_eq!(table(me, u64::MAX).unwrap(), Table::Other);
+        let sought = |ino, shown| Sought {
+            ino,
+            shown,
+            device: None,
+        };
+        assert_eq!(closer(me, sought(ino, 0)), Closer::Holds);
+        assert_eq!(closer(me, sought(0, ino)), Closer::Holds);
+        assert_eq!(table(me, sought(u64::MAX, 0)).unwrap(), Table::Other);
+        let elsewhere = Sought {
+            device: Some((u32::MAX, 0)),
+            ..sought(0, ino)
+        };
+        assert_eq!(table(me, elsewhere).unwrap(), Table::Other);
         drop(file);
-        assert_eq!(closer(0, ino), Closer::Unknown);
+        assert_eq!(closer(0, sought(ino, ino)), Closer::Unknown);
+    }
+
+    #[test]
+    fn who_reads_a_checkpoint_does_not_hold_its_writer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let ino = file.as_file().metadata().unwrap().ino();
+        let reader = fs::File::open(file.path()).unwrap();
+        drop(file);
+        let sought = Sought {
+            ino: 0,
+            shown: ino,
+            device: None,
+        };
+        assert_eq!(table(std::process::id(), sought).unwrap(), Table::Other);
+        drop(reader);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::node::ROOT;
 use super::removal::{Asked, Removal, Removals};
 use super::slot::Slot;
 use super::{Caller, Entry, Fs};
-use crate::repo::{CHECKPOINT, Checkpoint, Kind, LOCK, Session, SessionName};
+use crate::repo::{CHECKPOINT, Checkpoint, Kind, LOCK, Linked, Session, SessionName};
 use crate::sys::{self, Errno, RenameFlags, Statx};
 
 /// A name in a directory.
@@ -54,6 +54,8 @@ impl Fs {
                 self.make_way(to.0, to.1, caller, patience)?;
             }
             self.rename_to_checkpoint(from, to.0, &stat, flags, patience)?;
+        } else if self.keep_as_backup(from, to, flags, caller, patience)? {
+            return Ok(());
         } else {
             let (source, target) = (self.dir(from.0)?, self.dir(to.0)?);
             sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags)?;
@@ -117,6 +119,43 @@ impl Fs {
         }
         self.removals.forget(to);
         Ok(())
+    }
+
+    /// Programs that make a backup by renaming the old file away (`mv -b`,
+    /// `sed -i.bak`, vim) make one save as well: the checkpoint gets the other
+    /// name in addition, and its removal is promised. Answers whether that was
+    /// done; where it cannot be, it is an ordinary rename.
+    fn keep_as_backup(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: RenameFlags,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<bool> {
+        if !(flags - RenameFlags::NOREPLACE).is_empty() || !self.is_checkpoint(from.0, from.1)? {
+            return Ok(false);
+        }
+        must_wait(patience)?;
+        let session = self.session(from.0)?;
+        let checkpoint = match session.checkpoint() {
+            Ok(Some(checkpoint)) => checkpoint,
+            Err(error) if error.kind() != Kind::NotAFile => return Err(error.into()),
+            _ => return Ok(false),
+        };
+        if session.is_locked()? {
+            return Err(Errno::BUSY.into());
+        }
+        let target = self.dir(to.0)?;
+        match checkpoint.link(&*target.fd, to.1, flags)? {
+            Linked::Yes => {}
+            Linked::ItIsTheSame => return Ok(true),
+            Linked::Impossible => return Ok(false),
+        }
+        if let Asked::Due(removal) = self.removals.ask(from.0, session, checkpoint, caller.tid) {
+            carry_out(&removal, patience)?;
+        }
+        Ok(true)
     }
 
     /// Gives a file another name. A regular file that gets the name of a

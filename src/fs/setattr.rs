@@ -44,8 +44,7 @@ impl Fs {
                 self.truncate_checkpoint(id, set, caller, patience)
             }
             Role::Empty => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                let writer = self.new_writer(parent, false, caller)?;
+                let writer = self.new_writer(id, false, caller)?;
                 writer.set_attr(set, caller.tid, patience)
             }
             Role::Checkpoint => {
@@ -71,7 +70,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<FileAttr> {
         let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-        let writer = self.new_writer(parent, false, caller)?;
+        let writer = self.new_writer(id, false, caller)?;
         if caller.tid == 0 {
             return writer.set_attr(set, caller.tid, patience);
         }

@@ -1,7 +1,7 @@
 //! One writer at a time: the slot of each session (DESIGN 2.8).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 /// The slots of all sessions that have writers, by the inode number of the
@@ -17,9 +17,31 @@ pub(super) struct Slot {
     /// The node id of the writer.
     owner: Mutex<Option<u64>>,
     freed: Condvar,
+    /// What an open writer has made of the checkpoint.
+    published: Mutex<Option<Published>>,
+}
+
+/// A save point of a writer that is still open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Published {
+    /// The inode number of the checkpoint.
+    pub(super) checkpoint: u64,
+    /// The node id of the writer.
+    pub(super) writer: u64,
+    /// The number that its opener sees it under.
+    pub(super) shown: u64,
+    /// The opener's process.
+    pub(super) tgid: u32,
 }
 
 impl Slots {
+    /// The slot of a session, if it has writers.
+    pub(super) fn find(&self, session: u64) -> Option<Arc<Slot>> {
+        let slots = self.by_session.lock();
+        let slots = slots.unwrap_or_else(PoisonError::into_inner);
+        slots.get(&session)?.upgrade()
+    }
+
     /// The slot of a session.
     pub(super) fn of(&self, session: u64) -> Arc<Slot> {
         let mut slots = self
@@ -39,6 +61,27 @@ impl Slots {
 }
 
 impl Slot {
+    /// Remembers a save point.
+    pub(super) fn publish(&self, published: Published) {
+        *self.published() = Some(published);
+    }
+
+    /// The writer is closed.
+    pub(super) fn unpublish(&self, writer: u64) {
+        self.published().take_if(|known| known.writer == writer);
+    }
+
+    /// The last save point.
+    pub(super) fn last_published(&self) -> Option<Published> {
+        *self.published()
+    }
+
+    fn published(&self) -> MutexGuard<'_, Option<Published>> {
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the slot for `writer`, waiting until `deadline` for whoever has
     /// it. Answers whether it has it now.
     pub(super) fn take(&self, writer: u64, deadline: Option<Instant>) -> bool {

@@ -10,7 +10,8 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use fuser::FileAttr;
@@ -18,8 +19,8 @@ use fuser::FileAttr;
 use super::activity::Activity;
 use super::attr::{SetAttr, attr_of, merge, overlay, without_privileges};
 use super::errno::{Fail, Patience, Result};
-use super::process::{self, Closer, Held, Opener};
-use super::slot::Slot;
+use super::process::{self, Closer, Held, Opener, Sought};
+use super::slot::{Published, Slot};
 use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Kind, Session, Staged};
 use crate::sys;
 
@@ -41,6 +42,12 @@ const EXEC_POLL: Duration = Duration::from_millis(1);
 pub(super) struct Writer {
     /// The node id, of a range that no filesystem uses.
     pub(super) ino: u64,
+    /// The inode number that programs see. Many compare that of the path with
+    /// that of what they have opened (vim, sqlite): it is the checkpoint's,
+    /// for one of its writers at a time.
+    shown: AtomicU64,
+    /// The device of the mount.
+    device: Arc<OnceLock<(u32, u32)>>,
     session: Session,
     slot: Arc<Slot>,
     activity: Arc<Activity>,
@@ -57,6 +64,7 @@ pub(super) struct Writer {
 /// What a writer is made of.
 #[derive(Debug)]
 pub(super) struct Origin {
+    pub(super) device: Arc<OnceLock<(u32, u32)>>,
     pub(super) session: Session,
     /// The checkpoint it starts from.
     pub(super) base: Option<Checkpoint>,
@@ -81,6 +89,9 @@ struct State {
     base: Option<Checkpoint>,
     /// The checkpoint that is to be there no more (DESIGN 2.12).
     removed: Option<Checkpoint>,
+    /// The checkpoint whose number is shown, kept so that no other file gets
+    /// the number meanwhile.
+    shown_base: Option<Checkpoint>,
     /// The base, opened for reading when that was needed first.
     base_file: Option<File>,
     /// What it has written. `None` while nothing has changed.
@@ -130,6 +141,8 @@ impl Writer {
         };
         Self {
             ino,
+            shown: AtomicU64::new(ino),
+            device: origin.device,
             session: origin.session,
             slot: origin.slot,
             activity: origin.activity,
@@ -143,6 +156,23 @@ impl Writer {
                 removed: origin.removed,
                 ..State::default()
             }),
+        }
+    }
+
+    /// From now on programs see this inode number.
+    pub(super) fn show_as(&self, ino: u64) {
+        self.shown.store(ino, Ordering::Relaxed);
+    }
+
+    fn shown(&self) -> u64 {
+        self.shown.load(Ordering::Relaxed)
+    }
+
+    fn sought(&self) -> Sought {
+        Sought {
+            ino: self.ino,
+            shown: self.shown(),
+            device: self.device.get().copied(),
         }
     }
 
@@ -320,20 +350,21 @@ impl Writer {
     }
 
     fn attr_of(&self, state: &State) -> Result<FileAttr> {
+        let shown = self.shown();
         let mut attr = match &state.base {
-            Some(base) => attr_of(&sys::fstat(base.as_path_fd())?, self.ino),
+            Some(base) => attr_of(&sys::fstat(base.as_path_fd())?, shown),
             None => {
                 // Whoever makes a file has it open whatever its mode (open(2)):
                 // the kernel's check comes before the first open here.
                 let his = if state.handles == 0 { 0o600 } else { 0 };
                 let mode = self.first_mode | his;
-                empty_attr(&self.session, self.ino, mode, Some(self.first_owner))?
+                empty_attr(&self.session, shown, mode, Some(self.first_owner))?
             }
         };
         // The base may have been replaced; this file has its name.
         attr.nlink = 1;
         if let Some(staged) = &state.staged {
-            let own = attr_of(&staged.stat()?, self.ino);
+            let own = attr_of(&staged.stat()?, shown);
             attr = FileAttr {
                 perm: attr.perm,
                 uid: attr.uid,
@@ -428,7 +459,7 @@ impl Writer {
                 Verdict::Nothing
             });
         }
-        let closer = process::closer(tid, self.ino);
+        let closer = process::closer(tid, self.sought());
         match closer {
             Closer::Holds => return Ok(Verdict::Nothing),
             // A guess, where an early close of a duplicate comes before the
@@ -443,7 +474,7 @@ impl Writer {
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
         }
         let killed = closer == Closer::Killed && self.vouched_for(tgid);
-        let held = process::held_by_others(&self.opener, tgid, self.ino) != Held::No;
+        let held = process::held_by_others(&self.opener, tgid, self.sought()) != Held::No;
         Ok(match (held, killed) {
             (false, _) => Verdict::Last {
                 killed: killed || self.others_are_being_killed(tgid),
@@ -468,7 +499,7 @@ impl Writer {
             let held = if self.has_data() {
                 Held::No
             } else {
-                process::held_by_others(&self.opener, tgid, self.ino)
+                process::held_by_others(&self.opener, tgid, self.sought())
             };
             let is_late = Instant::now() > deadline;
             match held {
@@ -551,7 +582,9 @@ impl Writer {
                 std::io::Error::from_raw_os_error(fail.errno().into())
             );
         }
+        self.slot.unpublish(self.ino);
         state.removed = None;
+        state.shown_base = None;
         state.set_base(None);
         true
     }
@@ -617,7 +650,7 @@ impl Writer {
         match result {
             Ok(checkpoint) => {
                 state.removed = None;
-                state.set_base(Some(checkpoint));
+                self.publish(state, checkpoint);
                 state.published = true;
                 Ok(())
             }
@@ -629,6 +662,24 @@ impl Writer {
                 Err(error.into())
             }
         }
+    }
+
+    /// A save point: the opener goes on seeing the number it saw.
+    fn publish(&self, state: &mut State, checkpoint: Checkpoint) {
+        self.slot.publish(Published {
+            checkpoint: checkpoint.stat().stx_ino,
+            writer: self.ino,
+            shown: self.shown(),
+            tgid: self.opener.tgid,
+        });
+        let old = state.base.take();
+        if old
+            .as_ref()
+            .is_some_and(|old| old.stat().stx_ino == self.shown())
+        {
+            state.shown_base = old;
+        }
+        state.set_base(Some(checkpoint));
     }
 
     fn log_failure(&self, error: &repo::Error) {

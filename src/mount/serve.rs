@@ -75,6 +75,7 @@ pub fn serve(
             )));
         }
     };
+    fs.mounted(mounted.device());
     let _shown = presence::show(mounted.device());
     let started = if mounted.is_stacked() {
         Err(Error::refused(format!(

@@ -48,6 +48,7 @@ pub use location::{DefaultLocation, default_location};
 pub use lock::NEXT as LOCK;
 pub(crate) use lock::is_mark;
 pub use name::SessionName;
+pub use rename::Linked;
 pub use session::{CHECKPOINT, Session};
 pub use staged::{Base, Commit, Staged};
 

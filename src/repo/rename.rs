@@ -1,7 +1,7 @@
 //! Checkpoints that come and go by their name alone: rename(2), link(2) and
 //! unlink(2) of `session` (DESIGN 2.11 and 2.12).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::checkpoint::{Checkpoint, FileId};
@@ -179,6 +179,60 @@ impl Session {
         }
         let left = sys::open_dir(from, OsStr::new(".")).during("open the directory")?;
         Ok(Some(left))
+    }
+}
+
+/// What came of giving a checkpoint another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linked {
+    /// It has it.
+    Yes,
+    /// It had it before.
+    ItIsTheSame,
+    /// The filesystem has no hard links, or no more of this file.
+    Impossible,
+}
+
+impl Checkpoint {
+    /// Gives the checkpoint the name `name` in `dir` as well, in the place of
+    /// what has it, at once, as a rename to that name would.
+    ///
+    /// # Errors
+    /// [`Kind::Os`], as of rename(2): with [`RenameFlags::NOREPLACE`] `EEXIST`.
+    pub fn link(&self, dir: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<Linked> {
+        let (dir, during) = (dir.as_fd(), "link the checkpoint");
+        match sys::link_fd(self.as_path_fd(), dir, name) {
+            Ok(()) => return Ok(Linked::Yes),
+            Err(Errno::EXIST) if !flags.contains(RenameFlags::NOREPLACE) => {}
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => return Ok(Linked::Impossible),
+            Err(errno) => return Err(errno).during(during),
+        }
+        let there = sys::stat(dir, name).during(during)?;
+        if FileId::of(&there) == self.id() {
+            return Ok(Linked::ItIsTheSame);
+        }
+        let temporary = self.link_anywhere(dir)?;
+        let renamed = sys::rename(dir, &temporary, dir, name, RenameFlags::empty());
+        if let Err(errno) = renamed {
+            if let Err(errno) = sys::unlink(dir, &temporary) {
+                log::warn!("{} stays behind: {errno}", temporary.display());
+            }
+            return Err(errno).during(during);
+        }
+        Ok(Linked::Yes)
+    }
+
+    /// A name in `dir` that nobody had.
+    fn link_anywhere(&self, dir: BorrowedFd<'_>) -> Result<OsString> {
+        let mut number = 0_u32;
+        loop {
+            let name = OsString::from(format!(".session.{}.{number}", std::process::id()));
+            match sys::link_fd(self.as_path_fd(), dir, &name) {
+                Ok(()) => return Ok(name),
+                Err(Errno::EXIST) if number < u32::MAX => number += 1,
+                Err(errno) => return Err(errno).during("link the checkpoint"),
+            }
+        }
     }
 }
 
