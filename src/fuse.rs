@@ -468,11 +468,10 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOTTY);
     }
 
-    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let caller = caller(request);
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.serve(
             reply,
-            move |fs, patience, _| fs.opendir(ino.0, caller, patience),
+            move |fs, patience, _| fs.opendir(ino.0, patience),
             |reply: ReplyOpen, result| match result {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(errno) => reply.error(errno),

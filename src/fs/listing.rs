@@ -13,12 +13,12 @@ use super::{Caller, Dir, Entry, Fs, LISTING_TTL};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno};
 
-/// The names of a directory as they were when it was opened or rewound.
-#[derive(Debug)]
+/// The names of a directory as they were when somebody began to read it: a
+/// descriptor may have been open for long by then. Until he starts over they
+/// have the same places, whatever comes and goes meanwhile.
+#[derive(Debug, Default)]
 pub(super) struct Listing {
     names: Vec<OsString>,
-    /// Whether the names are to be read again when the reading starts over.
-    used: bool,
 }
 
 /// One entry of a directory.
@@ -36,14 +36,16 @@ impl Fs {
     /// Opens a directory.
     ///
     /// # Errors
-    /// `ESTALE` if it is not where it was, and those of reading it.
-    pub fn opendir(&self, id: u64, caller: Caller, patience: Patience) -> Result<u64> {
+    /// `ESTALE` if it is not where it was, `EACCES` if it must not be read.
+    pub fn opendir(&self, id: u64, patience: Patience) -> Result<u64> {
         if let Role::Session = self.role(id)? {
             self.settle_removal(id, patience)?;
         }
-        let names = self.names(id, caller)?;
-        let listing = Listing { names, used: false };
-        Ok(self.handles.add(Handle::Directory(Mutex::new(listing))))
+        // A repository that is missing lists as empty.
+        if id != ROOT || self.repository.root()?.is_some() {
+            sys::open_dir(&*self.dir(id)?.fd, OsStr::new("."))?;
+        }
+        Ok(self.handles.add(Handle::Directory(Mutex::default())))
     }
 
     /// The names in a directory: of the root the sessions, youngest first; of
@@ -89,7 +91,7 @@ impl Fs {
             return Err(Errno::NOTDIR.into());
         };
         let mut listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset == 0 && std::mem::replace(&mut listing.used, true) {
+        if offset == 0 {
             listing.names = self.names(id, caller)?;
         }
         if offset == 0 && !take(&self.dot(1, ".", id)?) {
