@@ -151,7 +151,7 @@ impl Fs {
             self.retries.looked_up_link(caller.tid, stat.stx_ino);
             return Ok(Entry {
                 attr: attr_of(&stat, stat.stx_ino),
-                generation: self.nodes.remember_link(stat.stx_ino, parent, name),
+                generation: self.nodes.remember_link(stat.stx_ino),
                 entry_ttl: Duration::ZERO,
                 attr_ttl: Duration::ZERO,
             });

@@ -247,13 +247,14 @@ impl Fs {
         Ok((self.dir(parent)?, name))
     }
 
-    /// An `O_PATH` descriptor of a node.
+    /// A descriptor of a node, which may be an `O_PATH` one. What is open has
+    /// one in any case, also when its name is gone.
     fn path_fd(&self, id: u64) -> Result<Arc<OwnedFd>> {
         if id == ROOT {
             return Ok(self.dir(ROOT)?.fd);
         }
-        if let Some(held) = self.nodes.held(id) {
-            return Ok(held);
+        if let Some(fd) = self.nodes.open_file(id).or_else(|| self.nodes.held(id)) {
+            return Ok(fd);
         }
         let (dir, name) = self.locate(id)?;
         let fd = sys::open_path(&*dir.fd, &name)?;

@@ -90,8 +90,6 @@ pub(super) struct Node {
     pub(super) parent: u64,
     pub(super) name: OsString,
     pub(super) role: Role,
-    /// Another name of a checkpoint: a hard link.
-    link: Option<(u64, OsString)>,
     identity: Identity,
     /// Raised when the number comes back as another inode; the kernel drops
     /// what it has cached then.
@@ -163,7 +161,6 @@ impl Nodes {
             parent,
             name: name.to_owned(),
             role: role.clone(),
-            link: None,
             identity,
             generation: 0,
             lookups: 0,
@@ -191,18 +188,12 @@ impl Nodes {
     }
 
     /// The kernel is about to be told of another name of a checkpoint.
-    pub(super) fn remember_link(&self, id: u64, parent: u64, name: &OsStr) -> u64 {
+    pub(super) fn remember_link(&self, id: u64) -> u64 {
         let generation = self.with(id, |node| {
             node.lookups += 1;
-            node.link = Some((parent, name.to_owned()));
             u64::from(node.generation)
         });
         generation.unwrap_or(0)
-    }
-
-    /// The other name of a checkpoint that was looked up last.
-    pub(super) fn link(&self, id: u64) -> Option<(u64, OsString)> {
-        self.with(id, |node| node.link.clone())?
     }
 
     /// Holds a checkpoint that has been looked up, for its open.

@@ -72,8 +72,7 @@ impl Fs {
                 Ok(self.opened_writer(writer, FopenFlags::empty()))
             }
             Role::Checkpoint if writes && self.retries.came_by_link(caller.tid, id) => {
-                let place = self.nodes.link(id).ok_or(Errno::STALE)?;
-                self.open_other(id, place, flags, caller, open_backing)
+                self.open_other(id, flags, caller, open_backing)
             }
             Role::Checkpoint | Role::Empty if writes => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
@@ -94,10 +93,7 @@ impl Fs {
                 writer.open(false, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
             }
-            Role::Other => {
-                let place = self.nodes.place(id).ok_or(Errno::STALE)?;
-                self.open_other(id, place, flags, caller, open_backing)
-            }
+            Role::Other => self.open_other(id, flags, caller, open_backing),
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }
     }

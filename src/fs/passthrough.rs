@@ -23,7 +23,6 @@
 //! must not lose the rest. In passthrough or not, nobody can open the
 //! checkpoint itself in this way.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -68,24 +67,19 @@ impl Fs {
     pub(super) fn open_other(
         &self,
         id: u64,
-        (parent, name): (u64, OsString),
         flags: i32,
         caller: Caller,
         open_backing: OpenBacking<'_>,
     ) -> Result<Opened> {
-        let dir = self.dir(parent)?;
-        if flags & libc::O_ACCMODE != libc::O_RDONLY {
-            let stat = sys::stat(&*dir.fd, &name)?;
-            if stat.stx_nlink > 1 && self.is_a_checkpoint_as_well(id)? {
-                return Err(Errno::BUSY.into());
-            }
+        // By descriptor: `/proc/self/fd/N` leads to files without a name.
+        let path = self.path_fd(id)?;
+        let stat = sys::fstat(&*path)?;
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if writes && stat.stx_nlink > 1 && self.is_a_checkpoint_as_well(id)? {
+            return Err(Errno::BUSY.into());
         }
         let passed = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned());
-        let file = sys::openat(&*dir.fd, &name, passed | OFlags::NONBLOCK, Mode::empty())?;
-        let stat = sys::fstat(&file)?;
-        if stat.stx_ino != id {
-            return Err(Errno::STALE.into());
-        }
+        let file = sys::reopen(&*path, passed | OFlags::NONBLOCK)?;
         if flags & libc::O_TRUNC != 0
             && let Some(mode) = without_privileges(stat.stx_mode.into())
             && !process::keeps_privileges(caller.tid)

@@ -87,10 +87,7 @@ impl Fs {
             attributes.apply(file)?;
             return Ok(attr_of(&sys::fstat(&**file)?, id));
         }
-        let fd = match self.nodes.open_file(id) {
-            Some(file) => file,
-            None => self.path_fd(id)?,
-        };
+        let fd = self.path_fd(id)?;
         if let Some(size) = set.size {
             sys::set_len(sys::reopen(&*fd, OFlags::WRONLY)?, size)?;
         }
