@@ -151,6 +151,32 @@ pub fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedF
     })
 }
 
+/// A descriptor (`O_PATH`) of the directory at `path` below `dir`, as of
+/// [`open_beneath`]. The path may be longer than the kernel takes at a time
+/// (`PATH_MAX`, 4096 bytes), as those below a current directory are: then it
+/// is walked in pieces.
+pub fn open_dir_beneath(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let open = |dir: BorrowedFd<'_>, piece: &[u8]| {
+        open_beneath(dir, Path::new(OsStr::from_bytes(piece)), flags)
+    };
+    let mut rest = path.as_os_str().as_bytes();
+    let mut at = None;
+    while rest.len() >= libc::PATH_MAX as usize {
+        // Of a name that is too long the kernel tells.
+        let end = rest[..libc::PATH_MAX as usize]
+            .iter()
+            .rposition(|&byte| byte == b'/')
+            .ok_or(Errno::NAMETOOLONG)?;
+        at = Some(open(
+            at.as_ref().map_or(dir.as_fd(), AsFd::as_fd),
+            &rest[..end],
+        )?);
+        rest = &rest[end + 1..];
+    }
+    open(at.as_ref().map_or(dir.as_fd(), AsFd::as_fd), rest)
+}
+
 /// Opens the very file that an `O_PATH` descriptor holds, even if it has no
 /// name any more.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {

@@ -48,7 +48,7 @@ use self::removal::Removals;
 use self::retry::Retries;
 use self::slot::Slots;
 use crate::repo::{CHECKPOINT, LOCK, Repository, Session, SessionName};
-use crate::sys::{self, Errno, OFlags, Statx};
+use crate::sys::{self, Errno, Statx};
 
 /// How a mount behaves.
 #[derive(Debug, Clone)]
@@ -288,7 +288,7 @@ fn first_writer() -> u64 {
 }
 
 fn open_dir(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
-    sys::open_beneath(root, path, OFlags::PATH | OFlags::DIRECTORY).map_err(|errno| match errno {
+    sys::open_dir_beneath(root, path).map_err(|errno| match errno {
         // Something else has its name.
         Errno::NOTDIR | Errno::LOOP | Errno::XDEV => Errno::STALE.into(),
         errno => errno.into(),
