@@ -64,7 +64,7 @@ pub(super) struct Arguments {
           value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
 
-    /// Read through the daemon, not past it
+    /// Read and write through the daemon, not past it
     #[arg(long)]
     no_passthrough: bool,
 
