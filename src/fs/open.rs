@@ -108,8 +108,11 @@ impl Fs {
         flags: i32,
         patience: Patience,
     ) -> Result<Opened> {
-        self.passthrough.store(false, Ordering::Relaxed);
-        if !self.has_shared_writers.swap(true, Ordering::Relaxed) {
+        // In this order: a reader that finds no passthrough asks for the other
+        // next, and must not take it for one that may use the page cache.
+        let is_first = !self.has_shared_writers.swap(true, Ordering::SeqCst);
+        self.passthrough.store(false, Ordering::SeqCst);
+        if is_first {
             log::info!(
                 "a program outside of this process id namespace writes: \
                  checkpoints are read through the daemon from now on"

@@ -51,7 +51,7 @@ impl Fs {
         let version = Version::of(&sys::fstat(&file)?);
         let mut opened = self.opened_file(id, file, libc::O_RDONLY, open_backing);
         if opened.backing.is_none() {
-            if self.has_shared_writers.load(Ordering::Relaxed) {
+            if self.has_shared_writers.load(Ordering::SeqCst) {
                 opened.flags |= FopenFlags::FOPEN_DIRECT_IO;
             } else {
                 let cached = self.nodes.with(id, |node| node.cached.replace(version));
@@ -129,7 +129,7 @@ impl Fs {
     }
 
     fn new_backing(&self, file: &OwnedFd, open_backing: OpenBacking<'_>) -> Option<Arc<BackingId>> {
-        if !self.passthrough.load(Ordering::Relaxed) {
+        if !self.passthrough.load(Ordering::SeqCst) {
             return None;
         }
         match open_backing(file.as_fd()) {
