@@ -162,6 +162,7 @@ fn what_users_do_to_a_checkpoint_is_as_in_any_directory() {
         ("664", ""),
         ("606", ""),
         ("444", ""),
+        ("6777", ""),
         ("600", "setfacl -m u:61003:rw session"),
         ("600", "setfacl -m u:61003:rw,m::r session"),
         ("666", "setfacl -m u:61002:--- session"),
