@@ -13,6 +13,7 @@ pub mod observe;
 pub mod saves;
 pub mod side_by_side;
 pub mod tools;
+pub mod users;
 
 use std::ffi::OsStr;
 use std::fs;
