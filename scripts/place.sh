@@ -30,8 +30,12 @@ place_make() {
     local backing=$1
     shift
     [ "$(id -u)" = 0 ] || die "it makes filesystems and mounts them: run it as root"
-    cargo build --quiet --release --locked
-    sessionfs=$PWD/target/release/sessionfs
+    # Another build can be tried as well.
+    sessionfs=${SESSIONFS:-}
+    if [ -z "$sessionfs" ]; then
+        cargo build --quiet --release --locked
+        sessionfs=$PWD/target/release/sessionfs
+    fi
     work=$(mktemp -d)
     daemon=
     trap place_end EXIT
