@@ -1,0 +1,69 @@
+//! Contents that tell whether they are whole, and chance.
+
+/// Contents that tell whether they are whole: the length, where the rest
+/// begins in a table of noise, and the rest.
+pub struct Content {
+    noise: Vec<u8>,
+}
+
+impl Content {
+    const HEAD: usize = 16;
+
+    pub fn new() -> Self {
+        // The same in all processes.
+        let mut random = Random(0x5eed);
+        let noise = (0..3 << 17).flat_map(|_| random.next().to_le_bytes());
+        Self {
+            noise: noise.collect(),
+        }
+    }
+
+    pub fn of(&self, seed: u64, len: usize) -> Vec<u8> {
+        if len < Self::HEAD {
+            return vec![len as u8; len];
+        }
+        let start = (seed % (1 << 20)) as usize;
+        let mut bytes = Vec::with_capacity(len);
+        bytes.extend_from_slice(&(len as u64).to_le_bytes());
+        bytes.extend_from_slice(&seed.to_le_bytes());
+        bytes.extend_from_slice(&self.noise[start..start + len - Self::HEAD]);
+        bytes
+    }
+
+    /// Any, of up to 1 MiB; a short one as likely as a long one.
+    pub fn any(&self, random: &mut Random) -> Vec<u8> {
+        let longest = 1 << random.below(21);
+        self.of(random.next(), 1 + random.below(longest) as usize)
+    }
+
+    pub fn check(&self, bytes: &[u8]) {
+        assert!(!bytes.is_empty(), "an empty file was read");
+        let seed = bytes.get(8..16).map_or(0, |seed| {
+            u64::from_le_bytes(seed.try_into().expect("8 bytes"))
+        });
+        let whole = bytes.len() <= 1 << 20 && self.of(seed, bytes.len()) == bytes;
+        assert!(whole, "a torn checkpoint of {} bytes", bytes.len());
+    }
+}
+
+/// Numbers that are random enough (splitmix64).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        Self(RandomState::new().hash_one(0))
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
