@@ -12,6 +12,8 @@ END = "<!-- end of what scripts/compatibility made -->"
 
 def table(results):
     lines = [
+        f"<details><summary>All {len(results)} rows</summary>",
+        "",
         "| tool | way of saving | status | `session` | came, went | mount and directory "
         "| a reader on the mount saw | and in the directory |",
         "|---|---|---|---|---|---|---|---|",
@@ -28,7 +30,7 @@ def table(results):
             ", ".join(result.seen_natively),
         )
         lines.append("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "</details>"])
 
 
 def _content(content):

@@ -86,8 +86,9 @@ def differences(native, other, start, varies=()):
     * a missing checkpoint is shown as an empty file (DESIGN 1, load), so the
       caller hands the mount's view through `without_empty_checkpoints`;
     * a save gives the checkpoint a new inode under its name (DESIGN 3), which
-      its directory's time of modification tells, where a native save in place
-      leaves that alone: `_told_of_save`.
+      the times of modification tell: the directory's, where a native save in
+      place leaves it alone, and its own, where a native mapping does (tmpfs).
+      See `_told_of_save`.
     """
     found = []
     for path in sorted(native.keys() | other.keys()):
@@ -117,15 +118,14 @@ def _different(a, b, varies):
 
 
 def _told_of_save(path, native, entry, other, start):
-    checkpoint = f"{path}/{CHECKPOINT}"
-    return (
-        path.endswith(".session")
-        and entry.fresh
-        and not native.fresh
-        and checkpoint in other
-        and checkpoint in start
-        and other[checkpoint] != start[checkpoint]
-    )
+    own = path.endswith(f".session/{CHECKPOINT}")
+    checkpoint = path if own else f"{path}/{CHECKPOINT}"
+    if native.fresh or not entry.fresh or not checkpoint.endswith(f".session/{CHECKPOINT}"):
+        return False
+    if checkpoint not in start or checkpoint not in other:
+        return False
+    before, after = start[checkpoint], other[checkpoint]
+    return before.content != after.content or (after.fresh and not own)
 
 
 def _shown(entry, what):

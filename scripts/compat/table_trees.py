@@ -7,9 +7,10 @@ IN = "$OUT/saved.session"
 # The time is that of the starting state, so that archives do not differ.
 SAVED = f"cp -a . {IN}; cat {IN}/draft > {IN}/session; touch -d 2020-02-02 {IN}/session"
 
-# With extended attributes, and without times and process ids of the packing.
-TAR = ("tar --xattrs --pax-option=delete=atime,delete=ctime,"
-       "exthdr.name=%d/PaxHeaders/%f")
+# With extended attributes, and without what differs between two packings:
+# times, process ids, the order of entries.
+PACK = (f"{SAVED}; tar --xattrs --pax-option=delete=atime,delete=ctime,"
+        f"exthdr.name=%d/PaxHeaders/%f --sort=name -cf $OUT/saved.tar -C {IN} .")
 
 # A file that was not written out has no blocks yet.
 SYNC = "sync $(find . -type f)"
@@ -43,13 +44,14 @@ ROWS = [
     Row("tar", "`c` of a session",
         "tar cf $OUT/saved.tar --sort=name . && sha256sum < $OUT/saved.tar"),
     Row("tar", "`x` of a session, over it", "tar xf $OUT/saved.tar",
-        prepare=f"{SAVED}; tar cf $OUT/saved.tar -C {IN} ."),
+        prepare=PACK),
     Row("tar", "`x --overwrite`", "tar xf $OUT/saved.tar --overwrite",
-        prepare=f"{SAVED}; tar cf $OUT/saved.tar -C {IN} ."),
+        prepare=PACK),
     Row("tar", "`x --xattrs` of a new session",
         "mkdir ../third.session && tar xf $OUT/saved.tar -C ../third.session --xattrs",
-        prepare=f"{SAVED}; {TAR} -cf $OUT/saved.tar -C {IN} .", watch=THIRD),
-    Row("cpio", "`-o` of a session", "find . | sort | cpio -o -H newc --reproducible --quiet | sha256sum"),
+        prepare=PACK, watch=THIRD),
+    Row("cpio", "`-o` of a session",
+        "find . | sort | cpio -o -H newc --reproducible --quiet | sha256sum"),
     Row("cpio", "`-i` of a session, over it", "cpio -idmu --quiet < $OUT/saved.cpio",
         prepare=f"{SAVED}; cd {IN}; find . | cpio -o -H newc --reproducible --quiet > $OUT/saved.cpio"),
     Row("cpio", "`-p` of a new session", "find . | cpio -pdm --quiet ../third.session", watch=THIRD),
@@ -63,7 +65,7 @@ ROWS = [
         "find . -newer draft -o -size +1M | sort; find . -links 2; find . -samefile saved",
         prepare="ln draft saved"),
     Row("du", "`-a`", "du -ak . | sort -k 2; du -ab . | sort -k 2", prepare=SYNC),
-    Row("df", "size", "df -B1 --output=size,itotal . session; stat -f -c '%s %S %l %b %c' session"),
+    Row("df", "size", "df -B1 --output=size . session; stat -f -c '%s %S %l %b' session"),
     Row("stat", "everything but inode numbers", "stat -c '%n %F %a %u %g %s %b %B %h %t %T %y' . * */*",
         prepare=SYNC),
     Row("ls", "`-laiR`, inode numbers by first sight",
