@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 
 # Several reads for a checkpoint: a reader has to get one whole content to the
 # end even if a save comes between them.
@@ -42,6 +43,9 @@ def look(path):
 
 
 def _poll(path, pipe):
+    # A signal to all of us is for the one who waits for this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     seen, last, ended = [], None, False
     while not ended:
         # Asked before the look: the final one begins after the command ended.

@@ -1,26 +1,14 @@
 """Runs a row on both sides, and compares."""
 
-import os
-import pty
-import select
 import shutil
-import signal
-import subprocess
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import scene, snapshot
-from .observer import ABSENT, Observer, Wholes, digest, look
-
-# Seconds that a command, or an answer on a terminal, may take.
-PATIENCE = 60
+from . import command, scene, snapshot
+from .observer import ABSENT, EMPTY, Observer, Wholes, digest, look
 
 PROGRAMS = Path(__file__).parent / "programs"
-
-# Debian's tools first, not those of whoever runs this.
-PATH = "/usr/bin:/bin:/usr/sbin:/sbin:" + os.environ.get("PATH", "")
 
 
 @dataclass
@@ -105,8 +93,8 @@ class Runner:
             return []
         root = self.work / "native"
         with self._prepared(row, root) as out:
-            return [digest(self._execute(command, "bash", root, out)[1])
-                    for command in row.between]
+            return [digest(self._execute(text, "bash", root, out)[1])
+                    for text in row.between]
 
     def _natively(self, row):
         root = self.work / "native"
@@ -154,10 +142,10 @@ class Runner:
         old = _key(look(watched if root == behind else behind / "main.session" / row.watch))
         statuses, output, contents = [], b"", []
         with Observer(watched) as observer:
-            for command in row.commands:
-                status, text = self._execute(command, row.shell, root, out, row.keys)
+            for text in row.commands:
+                status, printed = self._execute(text, row.shell, root, out, row.keys)
                 statuses.append(status)
-                output += text
+                output += printed
                 final = look(watched)
                 contents.append(_key(final))
         trees = {"here": snapshot.entries_of(root), "outside": snapshot.entries_of(out)}
@@ -169,65 +157,9 @@ class Runner:
         status = ", ".join(map(str, dict.fromkeys(statuses)))
         return Side(status, output, before, trees, old, contents, final, observer.seen)
 
-    def _execute(self, command, shell, root, out, keys=()):
-        """The exit status of a command, and what it wrote to stdout and stderr."""
-        environment = {
-            "PATH": PATH,
-            "HOME": str(out / "home"),
-            "LC_ALL": "C.UTF-8",
-            "TZ": "UTC",
-            "TERM": "xterm",
-            "OUT": str(out),
-            "PROGRAMS": str(self.programs),
-            "TMPDIR": str(out),
-            "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org",
-            "GIT_AUTHOR_DATE": "1600000000 +0000",
-            "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org",
-            "GIT_COMMITTER_DATE": "1600000000 +0000",
-        }
-        arguments = {
-            "args": [shell, "-c", command],
-            "cwd": root / "main.session",
-            "env": environment,
-            "start_new_session": True,
-            "umask": 0o022,
-        }
-        if keys:
-            return _typed(arguments, keys)
-        process = subprocess.Popen(
-            **arguments, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        try:
-            output, _ = process.communicate(timeout=PATIENCE)
-            return process.returncode, output
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return "timeout", process.communicate()[0]
-
-
-def _typed(arguments, keys):
-    """Runs a command on a terminal and types: what comes before the program
-    has set up its terminal would be lost, so it waits for the screen."""
-    terminal, theirs = pty.openpty()
-    process = subprocess.Popen(**arguments, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    screen, deadline, waiting = b"", time.monotonic() + PATIENCE, list(keys)
-    while time.monotonic() < deadline:
-        if waiting and waiting[0][0] in screen:
-            screen = b""
-            os.write(terminal, waiting.pop(0)[1])
-        if not select.select([terminal], [], [], 0.1)[0]:
-            continue
-        try:
-            screen += os.read(terminal, 65536)
-        except OSError:  # EIO: nobody has the terminal open any more
-            break
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
-    os.close(terminal)
-    status = process.wait()
-    return (status if status >= 0 and not waiting else f"{status}, with {waiting}"), screen
+    def _execute(self, text, shell, root, out, keys=()):
+        variables = {"OUT": out, "PROGRAMS": self.programs}
+        return command.run([shell, "-c", text], root / "main.session", variables, keys)
 
 
 def _key(content):
@@ -239,6 +171,9 @@ def _differences(row, native, mount):
         yield f"exit status {mount.status}, natively {native.status}"
     if mount.output != native.output:
         yield f"it printed {_brief(mount.output)}, natively {_brief(native.output)}"
+    for number, (a, b) in enumerate(zip(native.contents, mount.contents), 1):
+        if a != b and not (a == ABSENT and b == EMPTY):
+            yield f"{row.watch} after step {number}: {b[:8]}, natively {a[:8]}"
     repository = mount.trees["repository"]
     trees = {
         "on the mount": (

@@ -9,6 +9,8 @@ VIM = "vim -Nu NONE -i NONE -n -es -c 'set backupskip='"
 EMACS = "emacs -Q --batch --eval '(setq backup-enable-predicate (lambda (_) t))'"
 REPLACE = "--eval '(progn (replace-string \"old\" \"new\") (save-buffer))'"
 
+CHANGES = "diff -u session draft > changes; true"
+
 
 def vim(backupcopy, command="", prepare="", file="session"):
     """Changes every line and saves."""
@@ -26,7 +28,8 @@ ROWS = [
     Row("sed", "`w`", "sed -n 'w session' draft"),
     Row("perl", "`-i`", "perl -i -pe s/old/new/ session"),
     Row("perl", "`-i.bak`", "perl -i.bak -pe s/old/new/ session"),
-    Row("awk", "temporary file and `mv`", "awk '{ print $2, $1 }' session > next && mv next session"),
+    Row("awk", "temporary file and `mv`",
+        "awk '{ print $2, $1 }' session > next && mv next session"),
     Row("awk", "`print >`", "awk '{ print $2 > \"session\" }' draft"),
     Row("gawk", "`-i inplace`", "gawk -i inplace '{ print $2 }' session"),
     Row("ed", "`w`", r"printf ',s/old/new/\nw\nq\n' | ed -s session"),
@@ -51,9 +54,8 @@ ROWS = [
         f"{EMACS} --eval '(setq backup-by-copying t)' session {REPLACE}"),
     Row("emacs", "`write-region`",
         "emacs -Q --batch draft --eval '(write-region nil nil \"session\")'"),
-    Row("patch", "plain", "patch -s session changes", prepare="diff -u session draft > changes; true"),
-    Row("patch", "`-b`", "patch -s -b session changes",
-        prepare="diff -u session draft > changes; true"),
+    Row("patch", "plain", "patch -s session changes", prepare=CHANGES),
+    Row("patch", "`-b`", "patch -s -b session changes", prepare=CHANGES),
     Row("less", "on a terminal", "less -X session", keys=((b"old 00000000", b"G"), (b"END", b"q"))),
     Row("less", "to a pipe", "cat draft | less -O session | sha256sum"),
 ]

@@ -2,7 +2,6 @@
 
 from .row import Row
 
-HALF = 1 << 20
 TWICE = "{ cat draft; sleep 0.02; cat io-logs/one; }"
 
 
@@ -21,7 +20,7 @@ def of_shell(shell):
         "`set -C; >|`": "set -C; cat draft >| session",
         "a line at a time": "i=0; while [ $i -lt 5000 ]; do echo $i; i=$((i + 1)); done > session",
         "here document": "cat > session <<END\nnew\nEND",
-        "`>` through `/dev/stdout`": "cat draft > /dev/stdout > session",
+        "`>` through `/dev/stdout`": "{ cat draft > /dev/stdout; } > session",
         "`>` in the background": "cat draft > session & wait",
         "`>` through a symlink": "cat draft > current",
     }

@@ -91,7 +91,8 @@ ROWS = [
            "for at in reversed(range(0, len(d), 1 << 16)): os.pwrite(f, d[at:at + (1 << 16)], at)\n"
            "print(os.pread(f, len(d), 0) == d, os.fstat(f).st_size); os.close(f)"),
     python("`ftruncate` down and up", "f = os.open('session', os.O_RDWR)\n"
-           "os.ftruncate(f, 5000); os.ftruncate(f, 1 << 20); os.pwrite(f, b'x', 9000); os.close(f)"),
+           "os.ftruncate(f, 5000); os.ftruncate(f, 1 << 20); os.pwrite(f, b'x', 9000)\n"
+           "os.close(f)"),
     python("three save points by `fsync`",
            "d = open('draft', 'rb').read()\nf = os.open('session', os.O_WRONLY | os.O_TRUNC)\n"
            "for at in range(0, len(d), 1 << 20):\n"
@@ -106,7 +107,8 @@ ROWS = [
            "os.posix_fallocate(f, 0, 3 << 20); os.close(f)"),
     python("`flock` of another file", LOCKS.format(file="draft")),
     python("`flock` of `session`", LOCKS.format(file="session")),
-    Row("python3", "`O_TMPFILE`, else a temporary name", "python3 $PROGRAMS/tmpfile.py draft session"),
+    Row("python3", "`O_TMPFILE`, else a temporary name",
+        "python3 $PROGRAMS/tmpfile.py draft session"),
     Row("python3", "`RENAME_EXCHANGE`", "python3 $PROGRAMS/exchange.py draft session"),
     Row("python3", "the original's algorithm", "python3 $PROGRAMS/original.py save < draft"),
     Row("python3", "the original's algorithm, locked",
@@ -120,5 +122,6 @@ ROWS = [
     Row("node", "`writeFile` with `flush`, `rename`", "node -e \"const fs = require('fs'); "
         "fs.writeFileSync('next', fs.readFileSync('draft')); fs.renameSync('next', 'session')\""),
     Row("gcc", "a C program, stdio, line buffered", "$PROGRAMS/lines session 20000"),
-    Row("gcc", "`-o`", "gcc -o session -x c - <<< 'int main(void) { return 7; }'; ./session; echo $?"),
+    Row("gcc", "`-o`",
+        "gcc -o session -x c - <<< 'int main(void) { return 7; }'; ./session; echo $?"),
 ]
