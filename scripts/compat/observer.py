@@ -86,9 +86,10 @@ class Observer:
 class Wholes:
     """The contents that a reader may see, and what they are called."""
 
-    def __init__(self, old, between, steps):
+    def __init__(self, old, between, steps, on_mount):
         """Digests (or ABSENT): the old content, those saved on the way, and
-        those after each step."""
+        those after each step. On the mount a missing checkpoint is shown as
+        an empty file."""
         self._names = {}
         for number, content in enumerate(between, 1):
             self._names[content] = f"save {number}"
@@ -98,12 +99,8 @@ class Wholes:
         self._names[old] = "old"
         if ABSENT in self._names:
             self._names[ABSENT] = "none"
-
-    def as_on_mount(self):
-        """On the mount a missing checkpoint is shown as an empty file."""
-        if ABSENT in self._names:
-            self._names.setdefault(EMPTY, "none")
-        return self
+            if on_mount:
+                self._names.setdefault(EMPTY, "none")
 
     def name(self, content):
         """What a content is called, and whether it is a whole one."""

@@ -79,13 +79,13 @@ class Runner:
         native = self._natively(row)
         mount = self._on_mount(row)
         reasons = list(_differences(row, native, mount))
-        wholes = Wholes(native.old, between, native.contents)
-        natively = wholes.names(native.seen)
-        wholes.as_on_mount()
-        on_mount = wholes.names(mount.seen)
+        whole = (native.old, between, native.contents)
+        seen_natively = Wholes(*whole, on_mount=False).names(native.seen)
+        wholes = Wholes(*whole, on_mount=True)
+        seen_on_mount = wholes.names(mount.seen)
         if not wholes.all_whole(mount.seen):
-            reasons.append("a reader saw: " + ", ".join(on_mount))
-        return Result(row, native, mount, reasons, on_mount, natively)
+            reasons.append("a reader saw: " + ", ".join(seen_on_mount))
+        return Result(row, native, mount, reasons, seen_on_mount, seen_natively)
 
     def _between(self, row):
         """Digests of the contents that are saved on the way."""

@@ -32,6 +32,8 @@ ROWS = [
     *of_shell("dash"),
     Row("bash", "`&>` of several processes", "{ cat draft & wait; ls -d nothing; } &> session"),
     Row("bash", "`> >(…)`", "cat draft > >(cat > session); wait $!"),
+    Row("bash", "`umask 027`, the first checkpoint", "umask 027; cat draft > session",
+        prepare="rm session"),
     Row("bash", "runs a checkpoint that is a script", "chmod u+x session; ./session",
         prepare=r"printf '#!/bin/sh\necho ran $0\n' > session"),
 
@@ -81,6 +83,8 @@ ROWS = [
     Row("dd", "`seek`", "dd if=io-logs/one of=session bs=1K seek=3000 status=none"),
     Row("dd", "`oflag=append conv=notrunc`",
         "dd if=draft of=session oflag=append conv=notrunc bs=64K status=none"),
+    Row("dd", "`oflag=sync`", "dd if=draft of=session bs=1M oflag=sync status=none",
+        between=("head -c 1M draft", "head -c 2M draft")),
     Row("dd", "`oflag=direct`", "dd if=draft of=session bs=64K oflag=direct status=none"),
     Row("dd", "`iflag=direct`", "dd if=session of=saved bs=64K iflag=direct status=none"),
     Row("dd", "`oflag=direct` to another file",

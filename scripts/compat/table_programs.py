@@ -45,8 +45,13 @@ ROWS = [
         between=tuple(f"sqlite3 session '{'; '.join(SQL[:count])}'; cat session"
                       for count in (1, 2))),
 
+    Row("sqlite3", "`.backup` to `session`", "sqlite3 state.db '.backup session'",
+        prepare=f"{SQLITE.format(file='state.db', mode='delete')}; sqlite3 state.db '{SQL[0]}'; "
+        "rm session"),
     Row("git", "`init`, `commit`", f"{GIT} && git status --short && git fsck && git log --stat",
         varies=INDEX),
+    Row("git", "`config --file`", "git config --file session part.key new; cat session",
+        prepare=r"printf '[part]\n\tkey = old\n' > session"),
     Row("git", "`checkout` of `session`", "git checkout -q -- session && git status --short",
         prepare=f"{GIT}; cat draft > session", varies=INDEX),
     Row("git", "`stash`, `stash pop`",
@@ -72,6 +77,9 @@ ROWS = [
            "os.replace(f.name, 'session')"),
     python("`pathlib`", "import pathlib\n"
            "pathlib.Path('session').write_bytes(pathlib.Path('draft').read_bytes())"),
+    python("`fileinput`, in place", "import fileinput\n"
+           "with fileinput.input('session', inplace=True) as f:\n"
+           "    for line in f: print(line.replace('old', 'new'), end='')"),
     python("`shutil.copyfile` (`sendfile`)", "import shutil\nshutil.copyfile('draft', 'session')"),
     python("`shutil.move`", "import shutil\nshutil.move('draft', 'session')"),
     python("`os.copy_file_range`, in and out",
@@ -117,9 +125,13 @@ ROWS = [
         prepare="echo half > session.next"),
     Row("node", "`writeFile`", "node -e \"const fs = require('fs'); fs.writeFile('session', "
         "fs.readFileSync('draft'), e => { if (e) throw e; })\""),
+    Row("node", "`copyFile`", "node -e \"const fs = require('fs'); "
+        "fs.copyFile('draft', 'session', e => { if (e) throw e; })\""),
+    Row("node", "`appendFile`", "node -e \"const fs = require('fs'); "
+        "fs.appendFile('session', fs.readFileSync('draft'), e => { if (e) throw e; })\""),
     Row("node", "`createWriteStream`", "node -e \"const fs = require('fs'); "
         "fs.createReadStream('draft').pipe(fs.createWriteStream('session'))\""),
-    Row("node", "`writeFile` with `flush`, `rename`", "node -e \"const fs = require('fs'); "
+    Row("node", "`writeFile`, `rename`", "node -e \"const fs = require('fs'); "
         "fs.writeFileSync('next', fs.readFileSync('draft')); fs.renameSync('next', 'session')\""),
     Row("gcc", "a C program, stdio, line buffered", "$PROGRAMS/lines session 20000"),
     Row("gcc", "`-o`",
