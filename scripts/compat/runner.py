@@ -105,15 +105,10 @@ class Runner:
         repository, mountpoint = self.work / "repository", self.work / "mnt"
         log = self.work / "log"
         with self._prepared(row, repository) as out:
-            scene.call(self.sessionfs, "mount", "--log-file", log, repository, mountpoint)
-            try:
+            with scene.mount(self.sessionfs, repository, mountpoint, log):
                 side = self._watched(row, mountpoint, repository, out)
-            finally:
-                scene.call(self.sessionfs, "umount", mountpoint)
-                text = log.read_text()
-                log.unlink()
-                mountpoint.rmdir()
-        side.log = text
+        side.log = log.read_text()
+        log.unlink()
         return side
 
     @contextmanager

@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +17,12 @@ OTHER = b"".join(b"other %06d %s\n" % (n, b"z" * 50) for n in range(1 << 14))
 
 # The time of the oldest file of a starting state, seconds since the epoch.
 LONG_AGO = 1_577_836_800  # 2020-01-01
+
+# What `sessionfs umount` exits with when the mount is in use.
+BUSY = 6
+
+# Seconds that it may be.
+PATIENCE = 5
 
 FILESYSTEMS = {
     "ext4": ("mkfs.ext4", "-q", "-F"),
@@ -62,6 +70,32 @@ def elsewhere(work):
         yield place
     finally:
         shutil.rmtree(place)
+
+
+@contextmanager
+def mount(sessionfs, repository, mountpoint, log):
+    """Mounts a repository."""
+    call(sessionfs, "mount", "--log-file", log, repository, mountpoint)
+    try:
+        yield
+    finally:
+        # Whoever looks around in temporary directories keeps it busy: that
+        # is nothing that the row has done.
+        deadline = time.monotonic() + PATIENCE
+        while (busy := _busy(sessionfs, mountpoint)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if busy:
+            print(f"{mountpoint}: in use by others, detached", file=sys.stderr)
+            call(sessionfs, "umount", "--lazy", mountpoint)
+        mountpoint.rmdir()
+
+
+def _busy(sessionfs, mountpoint):
+    """Unmounts; whether somebody is in the way."""
+    done = subprocess.run([sessionfs, "umount", mountpoint], capture_output=True)
+    if done.returncode not in (0, BUSY):
+        raise SystemExit(f"umount: {done.stderr.decode()}")
+    return done.returncode == BUSY
 
 
 def sessions(root):
