@@ -75,6 +75,11 @@ ROWS = [
            "with tempfile.NamedTemporaryFile(dir='.', delete=False) as f:\n"
            "    f.write(open('draft', 'rb').read()); f.flush(); os.fsync(f.fileno())\n"
            "os.replace(f.name, 'session')"),
+    python("`os.replace` of a file that stays open", "import subprocess\n"
+           "with open('next', 'wb') as f:\n"
+           "    f.write(open('draft', 'rb').read()); f.flush(); os.fsync(f.fileno())\n"
+           "    os.replace('next', 'session')\n"
+           "    subprocess.run(['cmp', 'draft', 'session'])"),
     python("`pathlib`", "import pathlib\n"
            "pathlib.Path('session').write_bytes(pathlib.Path('draft').read_bytes())"),
     python("`fileinput`, in place", "import fileinput\n"
