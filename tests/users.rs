@@ -215,7 +215,7 @@ fn what_users_do_beside_a_checkpoint_is_as_in_any_directory() {
             mknod {name}.n c 1 3
             install -m 2755 /dev/null {name}.g; stat -c %a {name}.g
             chgrp 61010 {name}; chmod 2755 {name}; stat -c %a:%g {name}
-            ls -n .
+            ls -n --time-style=+ .
             rm -rf ann* 2>&1 | sort
             cat *.0 ann bob cid > /dev/null
         "

@@ -247,7 +247,19 @@ impl Fs {
             Role::Writer(writer) => writer.attr(patience),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                absent_attr(&self.session(parent)?, id)
+                match self.session(parent) {
+                    Ok(session) => absent_attr(&session, id),
+                    // Who has it open still, sees a file without a name.
+                    Err(_) => Ok(FileAttr {
+                        ino: INodeNo(id),
+                        nlink: 0,
+                        size: 0,
+                        blocks: 0,
+                        kind: FileType::RegularFile,
+                        perm: 0o444,
+                        ..self.root_attr()?
+                    }),
+                }
             }
             Role::Session | Role::Directory => Ok(attr_of(&self.dir(id)?.stat, id)),
             Role::Checkpoint | Role::Other => {
@@ -295,7 +307,11 @@ impl Fs {
 fn absent_attr(session: &Session, id: u64) -> Result<FileAttr> {
     let dir = sys::fstat(session.dir())?;
     let mode = 0o444 | u32::from(dir.stx_mode) & 0o222;
-    empty_attr(session, id, mode, None)
+    Ok(FileAttr {
+        // Older than anything: what makes it must not take it for newer.
+        mtime: UNIX_EPOCH,
+        ..empty_attr(session, id, mode, None)?
+    })
 }
 
 pub(super) fn device(stat: &Statx) -> (u32, u32) {

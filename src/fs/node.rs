@@ -100,6 +100,8 @@ pub(super) struct Node {
     /// The open files, for attributes after the name is gone: whichever of
     /// them is closed last.
     open: Vec<Weak<OwnedFd>>,
+    /// The file of a running program.
+    executed: Weak<OwnedFd>,
     /// The writer that programs see under this number.
     writer: Weak<Writer>,
     /// The kernel takes one passthrough file for each inode at a time.
@@ -166,6 +168,7 @@ impl Nodes {
             lookups: 0,
             held: None,
             open: Vec::new(),
+            executed: Weak::new(),
             writer: Weak::new(),
             backing: Weak::new(),
             cached: None,
@@ -338,6 +341,17 @@ impl Nodes {
             node.open.push(Arc::downgrade(file));
             backing
         })?
+    }
+
+    /// A program is started from this open file of a node.
+    pub(super) fn executed(&self, id: u64, file: &Arc<OwnedFd>) {
+        self.with(id, |node| node.executed = Arc::downgrade(file));
+    }
+
+    /// Whether a program runs that was started from a node, the last one that
+    /// was.
+    pub(super) fn is_executed(&self, id: u64) -> bool {
+        self.with(id, |node| node.executed.strong_count() > 0) == Some(true)
     }
 
     /// An open file of a node.

@@ -44,6 +44,12 @@ pub(super) const PASSED_ON: i32 = libc::O_ACCMODE
     | libc::O_DSYNC
     | libc::O_NOATIME;
 
+/// Whether an open with these flags is to change the file: truncating does,
+/// whatever the access mode.
+pub(super) fn changes(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
+}
+
 impl Fs {
     /// Opens a file. A checkpoint that is to be written answers `ESTALE`, and
     /// is opened as the writer that the same thread finds then (DESIGN 4).
@@ -58,7 +64,7 @@ impl Fs {
         open_backing: OpenBacking<'_>,
         patience: Patience,
     ) -> Result<Opened> {
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let writes = changes(flags);
         match self.role(id)? {
             Role::Writer(writer) => {
                 // Whatever comes of it: a thread that is refused, or reads after
@@ -67,8 +73,7 @@ impl Fs {
                 if !writes && !writer.is_open() {
                     return Err(Errno::STALE.into());
                 }
-                let truncates = writes && flags & libc::O_TRUNC != 0;
-                writer.open(truncates, patience)?;
+                writer.open(flags & libc::O_TRUNC != 0, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::empty()))
             }
             Role::Checkpoint if writes && self.retries.came_by_link(caller.tid, id) => {

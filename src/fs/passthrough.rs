@@ -34,7 +34,7 @@ use super::attr::without_privileges;
 use super::errno::Result;
 use super::handle::Handle;
 use super::node::{Role, Version};
-use super::open::{Opened, PASSED_ON};
+use super::open::{Opened, PASSED_ON, changes};
 use super::process;
 use super::{Caller, Fs};
 use crate::repo::CHECKPOINT;
@@ -42,6 +42,10 @@ use crate::sys::{self, Errno, Mode, OFlags};
 
 /// Makes a file one that the kernel reads and writes by itself.
 pub type OpenBacking<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
+
+/// In the flags of the open that execve(2) makes (include/linux/fs.h); the
+/// file stays open while the program runs. Seen on Linux 6.18.
+const FMODE_EXEC: i32 = 0x20;
 
 impl Fs {
     /// Opens a checkpoint for reading.
@@ -74,9 +78,14 @@ impl Fs {
         // By descriptor: `/proc/self/fd/N` leads to files without a name.
         let path = self.path_fd(id)?;
         let stat = sys::fstat(&*path)?;
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        if writes && stat.stx_nlink > 1 && self.is_a_checkpoint_as_well(id)? {
+        if changes(flags) && stat.stx_nlink > 1 && self.is_a_checkpoint_as_well(id)? {
             return Err(Errno::BUSY.into());
+        }
+        // Whoever opens a running program for writing is refused by the kernel
+        // itself; who only truncates it, after we have done it (Linux 6.18,
+        // with ATOMIC_O_TRUNC).
+        if flags & libc::O_TRUNC != 0 && self.nodes.is_executed(id) {
+            return Err(Errno::TXTBSY.into());
         }
         let passed = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned());
         let file = sys::reopen(&*path, passed | OFlags::NONBLOCK)?;
@@ -112,6 +121,9 @@ impl Fs {
         open_backing: OpenBacking<'_>,
     ) -> Opened {
         let file = Arc::new(file);
+        if flags & FMODE_EXEC != 0 {
+            self.nodes.executed(id, &file);
+        }
         let backing = (self.nodes).opened(id, &file, || self.new_backing(&file, open_backing));
         let flags = if flags & libc::O_ACCMODE == libc::O_RDONLY {
             FopenFlags::FOPEN_NOFLUSH
