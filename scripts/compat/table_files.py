@@ -61,6 +61,8 @@ ROWS = [
     Row("mv", "`-n`", "mv -n draft session"),
     Row("mv", "`session` to another name", "mv session saved"),
     Row("mv", "`session` to another name and back", ("mv session saved", "mv saved session")),
+    Row("mv", "`session` to another name, while it is read",
+        "exec 3< session; mv session saved; sha256sum < saved; cat draft >> saved; wc -c < saved"),
     Row("mv", "`session` to another session", "mv session ../other.session/session"),
     Row("mv", "`session` to another filesystem", "mv session $OUT/"),
     Row("rm", "`session`", "rm session"),
