@@ -89,12 +89,12 @@ class Runner:
 
     def _between(self, row):
         """Digests of the contents that are saved on the way."""
-        if not row.between:
-            return []
+        return [self._content_between(row, text) for text in row.between]
+
+    def _content_between(self, row, text):
         root = self.work / "native"
         with self._prepared(row, root) as out:
-            return [digest(self._execute(text, "bash", root, out)[1])
-                    for text in row.between]
+            return digest(self._execute(text, "bash", root, out)[1])
 
     def _natively(self, row):
         root = self.work / "native"

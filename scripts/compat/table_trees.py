@@ -58,9 +58,10 @@ ROWS = [
     Row("cpio", "`-p` of a new session",
         "find . | cpio -pdm --quiet ../third.session", watch=THIRD),
     Row("zip", "a session, out", "zip -qrX $OUT/saved.zip . && sha256sum < $OUT/saved.zip"),
-    Row("unzip", "of a session, over it", "unzip -qo $OUT/saved.zip",
+    Row("unzip", "`-o` of a session, over it", "unzip -qo $OUT/saved.zip",
         prepare=f"{SAVED}; cd {IN}; zip -qryX $OUT/saved.zip ."),
-    Row("unzip", "of a new session", "unzip -q $OUT/saved.zip -d ../third.session",
+    # Without -o it asks: `session` is shown where there is none.
+    Row("unzip", "`-o` of a new session", "unzip -qo $OUT/saved.zip -d ../third.session",
         prepare=f"{SAVED}; cd {IN}; zip -qryX $OUT/saved.zip .", watch=THIRD),
 
     Row("find", "`-printf`, `-newer`, `-size`, `-links`, `-samefile`",

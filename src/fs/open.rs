@@ -263,9 +263,14 @@ impl Fs {
         // Nobody else may write it, unless its mode is changed.
         origin.first_mode = Some(mode & 0o755);
         let writer = self.writer(origin);
-        // An empty file is a file: it is saved even if nothing is written.
-        writer.open(true, patience)?;
-        self.removals.forget(parent);
+        // An empty file is a file: it is saved even if nothing is written. With
+        // the writer the removal is part of a save, and one that is refused
+        // leaves the old checkpoint.
+        let opened = writer.open(true, patience);
+        if opened != Err(Fail::WouldBlock) {
+            self.removals.forget(parent);
+        }
+        opened?;
         Ok(Created {
             entry: self.writer_entry(parent, &writer, patience)?,
             opened: self.opened_writer(writer, FopenFlags::empty()),

@@ -4,6 +4,8 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use log::Level;
+
 use super::entries::must_wait;
 use super::errno::{Fail, Patience, Result};
 use super::lookup::is_file;
@@ -237,7 +239,7 @@ impl Fs {
         must_wait(patience)?;
         if let Err(error) = removal.carry_out() {
             // Nobody asks for it here; what is there is shown.
-            log::warn!("{error}; it was to be removed");
+            log::warn!("{error}; it is to be removed");
         }
         Ok(())
     }
@@ -286,8 +288,10 @@ impl Fs {
             let mut is_left = false;
             for removal in self.removals.wait_for_due() {
                 if let Err(error) = removal.carry_out() {
-                    log::error!("{error}; it was to be removed");
-                    is_left = true;
+                    let is_locked = error.kind() == Kind::Locked;
+                    let level = if is_locked { Level::Warn } else { Level::Error };
+                    log::log!(level, "{error}; it is to be removed");
+                    is_left |= is_locked;
                 }
             }
             if is_left {

@@ -86,13 +86,14 @@ impl Session {
 
     fn unlink_checkpoint(&self, which: Option<&Checkpoint>) -> Result<bool> {
         let name = OsStr::new(CHECKPOINT);
+        // What has been replaced need not wait for the lock; what has not may
+        // be replaced until that is held.
+        if !self.is_current(which)? {
+            return Ok(false);
+        }
         let lock = self.hold_lock()?;
-        if let Some(which) = which {
-            match sys::stat(self.dir(), name) {
-                Ok(stat) if FileId::of(&stat) == which.id() => {}
-                Ok(_) | Err(Errno::NOENT) => return Ok(false),
-                Err(errno) => return Err(errno).during("look at the checkpoint"),
-            }
+        if !self.is_current(which)? {
+            return Ok(false);
         }
         match sys::unlink(self.dir(), name) {
             Ok(()) => {}
@@ -102,6 +103,17 @@ impl Session {
         drop(lock);
         self.sync_dir()?;
         Ok(true)
+    }
+
+    fn is_current(&self, which: Option<&Checkpoint>) -> Result<bool> {
+        let Some(which) = which else {
+            return Ok(true);
+        };
+        match sys::stat(self.dir(), OsStr::new(CHECKPOINT)) {
+            Ok(stat) => Ok(FileId::of(&stat) == which.id()),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno).during("look at the checkpoint"),
+        }
     }
 
     fn link_checkpoint(&self, file: BorrowedFd<'_>) -> Result<()> {

@@ -48,16 +48,7 @@ const fn continuing(name: &'static str, save: fn(&mut Save<'_>) -> io::Result<()
     }
 }
 
-/// Whether unlink and create are one save on the mount already (DESIGN 2.12).
-const REMOVAL_IS_PART_OF_A_SAVE: bool = false;
-
-/// All ways that hold on the mount.
-pub const WAYS: &[Way] = match ALL.split_last() {
-    Some((_removal, others)) if !REMOVAL_IS_PART_OF_A_SAVE => others,
-    _ => ALL,
-};
-
-const ALL: &[Way] = &[
+pub const WAYS: &[Way] = &[
     replacing("truncate, write", truncate),
     replacing("truncate, write through a duplicate", duplicate),
     continuing("read, modify, write", read_modify_write),
@@ -242,7 +233,11 @@ fn remove_and_make(save: &mut Save<'_>) -> io::Result<()> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
         true => fs::remove_file(source),
-        false if complaint.contains("Device or resource busy") => {
+        // Or another one has made it anew between the two steps, as anywhere.
+        false
+            if complaint.contains("Device or resource busy")
+                || complaint.contains("File exists") =>
+        {
             Err(ErrorKind::ResourceBusy.into())
         }
         false => Err(io::Error::other(complaint.into_owned())),
