@@ -41,8 +41,15 @@ impl Content {
         let seed = bytes.get(8..16).map_or(0, |seed| {
             u64::from_le_bytes(seed.try_into().expect("8 bytes"))
         });
-        let whole = bytes.len() <= 1 << 20 && self.of(seed, bytes.len()) == bytes;
-        assert!(whole, "a torn checkpoint of {} bytes", bytes.len());
+        assert!(bytes.len() <= 1 << 20, "{} bytes", bytes.len());
+        let whole = self.of(seed, bytes.len());
+        let differs = whole.iter().zip(bytes).position(|(a, b)| a != b);
+        assert!(
+            differs.is_none(),
+            "a torn checkpoint of {} bytes: wrong at {differs:?}, begins with {:?}",
+            bytes.len(),
+            &bytes[..bytes.len().min(Self::HEAD)],
+        );
     }
 }
 

@@ -58,7 +58,9 @@ pub const WAYS: &[Way] = &[
     continuing("pwrite in any order, ftruncate", scattered),
     continuing("save points", save_points),
     replacing("copy_file_range", copied),
+    replacing("sendfile", sent),
     replacing("session.next, rename, fsync of directory", session_next),
+    replacing("RENAME_EXCHANGE, unlink", exchanged),
     replacing("unlink, create", remove_and_make),
 ];
 
@@ -186,19 +188,46 @@ fn save_points(save: &mut Save<'_>) -> io::Result<()> {
 }
 
 fn copied(save: &mut Save<'_>) -> io::Result<()> {
+    from_another_file(save, |from, to| {
+        rustix::fs::copy_file_range(from, None, to, None, 1 << 20)
+    })
+}
+
+fn sent(save: &mut Save<'_>) -> io::Result<()> {
+    from_another_file(save, |from, to| {
+        rustix::fs::sendfile(to, from, None, 1 << 20)
+    })
+}
+
+/// The kernel is asked to copy until there is nothing left.
+fn from_another_file(
+    save: &mut Save<'_>,
+    copy: impl Fn(&File, &File) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
     let source = save.directory.join(format!("{}.source", save.own));
     let bytes = save.any();
     fs::write(&source, &bytes)?;
     let (from, to) = (File::open(&source)?, File::create(save.session())?);
-    let mut left = bytes.len();
-    while left > 0 {
-        match rustix::fs::copy_file_range(&from, None, &to, None, left)? {
-            0 => return Err(ErrorKind::UnexpectedEof.into()),
-            count => left -= count,
-        }
-    }
+    while copy(&from, &to)? > 0 {}
+    assert_eq!(to.metadata()?.len(), bytes.len() as u64);
     close(to)?;
     fs::remove_file(source)
+}
+
+/// The old checkpoint gets the name of the temporary file.
+fn exchanged(save: &mut Save<'_>) -> io::Result<()> {
+    let new = save.directory.join(format!("{}.exchanged", save.own));
+    fs::write(&new, save.any())?;
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        &new,
+        rustix::fs::CWD,
+        save.session(),
+        exchange,
+    )?;
+    save.content.check(&fs::read(&new)?);
+    fs::remove_file(new)
 }
 
 /// What the original does in the repository itself.
