@@ -7,19 +7,20 @@
 //! went wrong once stays wrong until the writer begins anew by truncating:
 //! a save of which a piece was lost is never published.
 
-use std::ffi::{CStr, CString};
+mod attributes;
+mod close;
+
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use fuser::FileAttr;
-
+pub(super) use self::attributes::empty_attr;
+pub(super) use self::close::Verdict;
 use super::activity::Activity;
-use super::attr::{SetAttr, attr_of, merge, overlay, without_privileges};
 use super::errno::{Fail, Patience, Result};
-use super::process::{self, Closer, Held, Opener, Sought};
+use super::process::{self, Opener, Sought};
 use super::slot::{Published, Slot};
 use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Kind, Session, Staged};
 use crate::sys;
@@ -31,11 +32,6 @@ const QUICK_COPY: u64 = 64 << 10;
 /// How often a foreign `session.next` is looked at while waiting for it: it
 /// tells nobody when it goes.
 const LOCK_POLL: Duration = Duration::from_millis(10);
-
-/// How long a program may take to close what it was not meant to inherit, and
-/// how often it is looked at meanwhile.
-const EXEC_TIME: Duration = Duration::from_millis(100);
-const EXEC_POLL: Duration = Duration::from_millis(1);
 
 /// An open for writing, with all descriptors that go back to it.
 #[derive(Debug)]
@@ -115,22 +111,6 @@ struct State {
     handles: u32,
 }
 
-/// What a close means, as far as `/proc` tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing: others hold the file, or nothing has changed.
-    Nothing,
-    /// Others hold it, but a process that wrote has been killed.
-    Doom,
-    /// It was the last. `killed`: and the end of a killed process.
-    Last {
-        /// By a signal.
-        killed: bool,
-    },
-    /// The opener comes after a close that failed, and has not heard of it.
-    Tell,
-}
-
 impl Writer {
     pub(super) fn new(ino: u64, origin: Origin) -> Self {
         let first_mode = match (origin.first_mode, &origin.base) {
@@ -197,22 +177,6 @@ impl Writer {
             self.drop_privileges(&mut state)?;
         }
         state.handles += 1;
-        Ok(())
-    }
-
-    /// What an open with `O_TRUNC` by somebody unprivileged takes off a
-    /// setuid file goes with the save. Before any other change the kernel
-    /// sends the mode.
-    fn drop_privileges(&self, state: &mut State) -> Result<()> {
-        if let Some(mode) = without_privileges(self.attr_of(state)?.perm.into())
-            && !process::keeps_privileges(self.opener.tgid)
-        {
-            let attributes = Attributes {
-                mode: Some(mode),
-                ..Attributes::default()
-            };
-            merge(&mut state.attributes, attributes);
-        }
         Ok(())
     }
 
@@ -288,126 +252,6 @@ impl Writer {
         }
     }
 
-    /// Sets size and attributes, and answers the new ones. Without an open
-    /// handle a change is a save of its own: truncate(2), or an attribute of
-    /// a checkpoint that is not there yet.
-    pub(super) fn set_attr(&self, set: &SetAttr, tid: u32, patience: Patience) -> Result<FileAttr> {
-        let mut state = self.lock(patience)?;
-        if state.handles == 0 && patience == Patience::None {
-            return Err(Fail::WouldBlock);
-        }
-        let mut done = Ok(());
-        if let Some(size) = set.size {
-            state.note_writer(tid);
-            done = self.truncate(&mut state, size, patience);
-            done = state.keep_failure(done);
-        }
-        done = done.and_then(|()| self.set_attributes(&mut state, set.attributes(), patience));
-        self.save_if_alone(&mut state, done)?;
-        self.attr_of(&state)
-    }
-
-    /// A change without an open handle is a save of its own.
-    fn save_if_alone(&self, state: &mut State, done: Result<()>) -> Result<()> {
-        if state.handles > 0 {
-            return done;
-        }
-        let done = state.keep_failure(done);
-        let finished = self.finish(state);
-        done.and(finished)
-    }
-
-    /// Before a change they go to the checkpoint at once, after it with the
-    /// save, and after a save point to both (DESIGN 4).
-    fn set_attributes(
-        &self,
-        state: &mut State,
-        attributes: Attributes,
-        patience: Patience,
-    ) -> Result<()> {
-        let at_once = state.staged.is_none() || state.published;
-        if attributes.is_empty() {
-            // Only a new size.
-        } else if let Some(base) = state.base.as_ref().filter(|_| at_once) {
-            match self.session.set_attributes(base, &attributes) {
-                // As on any file that lost its name while it was open.
-                Err(error) if error.kind() == Kind::Superseded => {}
-                other => other?,
-            }
-        }
-        if state.base.is_none() {
-            self.change(state, false, patience)?;
-        }
-        if state.staged.is_some() {
-            merge(&mut state.attributes, attributes);
-        }
-        Ok(())
-    }
-
-    /// What the holder of a descriptor sees of it.
-    pub(super) fn attr(&self, patience: Patience) -> Result<FileAttr> {
-        self.attr_of(&*self.lock(patience)?)
-    }
-
-    fn attr_of(&self, state: &State) -> Result<FileAttr> {
-        let shown = self.shown();
-        let mut attr = match &state.base {
-            Some(base) => attr_of(&sys::fstat(base.as_path_fd())?, shown),
-            None => {
-                // Whoever makes a file has it open whatever its mode (open(2)):
-                // the kernel's check comes before the first open here.
-                let his = if state.handles == 0 { 0o600 } else { 0 };
-                let mode = self.first_mode | his;
-                empty_attr(&self.session, shown, mode, Some(self.first_owner))?
-            }
-        };
-        // The base may have been replaced; this file has its name.
-        attr.nlink = 1;
-        if let Some(staged) = &state.staged {
-            let own = attr_of(&staged.stat()?, shown);
-            attr = FileAttr {
-                perm: attr.perm,
-                uid: attr.uid,
-                gid: attr.gid,
-                nlink: 1,
-                ..own
-            };
-            overlay(&mut attr, &state.attributes);
-        }
-        Ok(attr)
-    }
-
-    /// The value of an extended attribute; `ENODATA` if there is none.
-    pub(super) fn xattr(&self, name: &CStr, patience: Patience) -> Result<Vec<u8>> {
-        let state = self.lock(patience)?;
-        let set = state.attributes.xattrs.iter().find(|(n, _)| **n == *name);
-        let value = match (set, &state.base) {
-            (Some((_, value)), _) => value.clone().ok_or(sys::Errno::NODATA),
-            (None, Some(base)) => sys::get_xattr(base.as_path_fd(), name),
-            (None, None) => Err(sys::Errno::NODATA),
-        };
-        Ok(value?)
-    }
-
-    /// Sets or removes an extended attribute.
-    pub(super) fn set_xattr(
-        &self,
-        name: CString,
-        value: Option<Vec<u8>>,
-        patience: Patience,
-    ) -> Result<()> {
-        let mut state = self.lock(patience)?;
-        if state.handles == 0 && patience == Patience::None {
-            return Err(Fail::WouldBlock);
-        }
-        let attributes = Attributes {
-            xattrs: vec![(name, value)],
-            ..Attributes::default()
-        };
-        let done = self.set_attributes(&mut state, attributes, patience);
-        self.save_if_alone(&mut state, done)
-    }
-
     /// The checkpoint it started from or made last, for what is the same.
     pub(super) fn with_base<T>(
         &self,
@@ -439,192 +283,6 @@ impl Writer {
             Some(base) => Ok(sys::fsync(base.open()?)?),
             None => Ok(()),
         }
-    }
-
-    /// What the close by thread `tid` means, as `/proc` tells it.
-    pub(super) fn judge_close(&self, tid: u32, patience: Patience) -> Result<Verdict> {
-        let (untouched, untold) = match self.lock(Patience::None) {
-            Ok(state) => (state.is_untouched(), state.untold.is_some()),
-            Err(_) => (false, false),
-        };
-        if untouched && !untold {
-            return Ok(Verdict::Nothing);
-        }
-        let tgid = process::thread_group(tid);
-        if untouched {
-            let by_opener = tgid == self.opener.tgid;
-            return Ok(if by_opener {
-                Verdict::Tell
-            } else {
-                Verdict::Nothing
-            });
-        }
-        let closer = process::closer(tid, self.sought());
-        match closer {
-            Closer::Holds => return Ok(Verdict::Nothing),
-            // A guess, where an early close of a duplicate comes before the
-            // first write; without data it is left to RELEASE.
-            Closer::Unknown if tgid == self.opener.tgid && self.has_data() => {
-                return Ok(Verdict::Last { killed: false });
-            }
-            Closer::Unknown => return Ok(Verdict::Nothing),
-            Closer::Closed if tgid == self.opener.tgid => {
-                return self.judge_close_by_opener(tgid, patience);
-            }
-            Closer::Closed | Closer::Exiting | Closer::Killed => {}
-        }
-        let killed = closer == Closer::Killed && self.vouched_for(tgid);
-        let held = process::held_by_others(&self.opener, tgid, self.sought()) != Held::No;
-        Ok(match (held, killed) {
-            (false, _) => Verdict::Last {
-                killed: killed || self.others_are_being_killed(tgid),
-            },
-            (true, true) => Verdict::Doom,
-            (true, false) => Verdict::Nothing,
-        })
-    }
-
-    /// Who opened it, wrote and closes it, and goes on, wants to know how it
-    /// ended: copies that children got by the way do not matter then (DESIGN
-    /// 2.3). Before any data, those meant for a child do: it was opened for
-    /// the child's sake.
-    ///
-    /// While a program is being started, the kernel takes the close-on-exec
-    /// marks off before it closes what they were on (do_close_on_exec,
-    /// fs/file.c, Linux 6.18), and the copies of a process that is about to
-    /// start one are gone in a moment: what stays for longer is looked at.
-    fn judge_close_by_opener(&self, tgid: u32, patience: Patience) -> Result<Verdict> {
-        let deadline = Instant::now() + EXEC_TIME;
-        loop {
-            let held = if self.has_data() {
-                Held::No
-            } else {
-                process::held_by_others(&self.opener, tgid, self.sought())
-            };
-            let is_late = Instant::now() > deadline;
-            match held {
-                Held::No => {}
-                _ if patience == Patience::None => return Err(Fail::WouldBlock),
-                _ if !is_late => {
-                    std::thread::sleep(EXEC_POLL);
-                    continue;
-                }
-                Held::Meant => return Ok(Verdict::Nothing),
-                Held::ByTheWay => {}
-            }
-            let killed = self.others_are_being_killed(tgid);
-            return Ok(Verdict::Last { killed });
-        }
-    }
-
-    /// Whether there is something to tell of: data, or the loss of it.
-    fn has_data(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.has_data || state.failed.is_some()
-    }
-
-    /// Whether the content depends on this process: it wrote, or it opened
-    /// the file and may have meant to write more.
-    fn vouched_for(&self, tgid: u32) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        tgid == self.opener.tgid || state.wrote.contains(&tgid)
-    }
-
-    /// Whether a process that wrote, and not the one that closes now, is
-    /// about to die by a signal: it may be in the middle of a write still,
-    /// and its own close is yet to come.
-    fn others_are_being_killed(&self, closer: u32) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.wrote.iter()).any(|&pid| pid != closer && process::is_being_killed(pid))
-    }
-
-    /// Does what a verdict on the close by thread `tid` asks for. Waits for
-    /// the disk.
-    pub(super) fn settle(&self, verdict: Verdict, tid: u32) -> Result<()> {
-        let by_opener = process::thread_group(tid) == self.opener.tgid;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let settled = match verdict {
-            Verdict::Nothing | Verdict::Tell => Ok(()),
-            Verdict::Doom => {
-                state.doomed = true;
-                Ok(())
-            }
-            Verdict::Last { killed } => {
-                state.doomed |= killed;
-                self.finish(&mut state)
-            }
-        };
-        if by_opener {
-            let untold = state.untold.take().map(Fail::Errno);
-            return settled.and(untold.map_or(Ok(()), Err));
-        }
-        if let Err(Fail::Errno(errno)) = settled {
-            state.untold = Some(errno);
-        }
-        settled
-    }
-
-    /// A handle is gone. Whatever its closes left undecided is decided now;
-    /// nobody hears of an error any more, so it goes to the log.
-    /// Answers whether it was the last handle.
-    pub(super) fn release(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.handles = state.handles.saturating_sub(1);
-        if state.handles > 0 {
-            return false;
-        }
-        if !state.is_untouched()
-            && let Err(fail) = self.finish(&mut state)
-        {
-            log::error!(
-                "{}: the save was lost after its last close: {}",
-                self.session.name(),
-                std::io::Error::from_raw_os_error(fail.errno().into())
-            );
-        }
-        self.slot.unpublish(self.ino);
-        state.removed = None;
-        state.shown_base = None;
-        state.set_base(None);
-        true
-    }
-
-    /// Whether a release would have to wait for a commit.
-    pub(super) fn release_waits(&self) -> bool {
-        !matches!(self.lock(Patience::None), Ok(state) if state.is_untouched() || state.handles > 1)
-    }
-
-    /// The last close: commits, or abandons a save that must not be. After
-    /// it, a descriptor that turns up late begins a new save.
-    fn finish(&self, state: &mut State) -> Result<()> {
-        let result = match state.failed {
-            Some(errno) => Err(Fail::Errno(errno)),
-            None if state.doomed && state.staged.is_some() => {
-                log::warn!(
-                    "{}: a process that was writing was killed; the save is abandoned",
-                    self.session.name()
-                );
-                Err(Fail::Errno(libc::ECANCELED))
-            }
-            None if state.staged.is_some() => self.commit(state),
-            None => Ok(()),
-        };
-        let mut abandoned = state.staged.take();
-        state.attributes = Attributes::default();
-        state.wrote.clear();
-        state.has_data = false;
-        state.published = false;
-        state.doomed = false;
-        state.failed = None;
-        if let Some(staged) = &mut abandoned {
-            staged.withdraw();
-            self.activity.settled();
-        }
-        // Before the abandoned file goes: the next writer need not wait until
-        // all its blocks are freed.
-        self.slot.free(self.ino);
-        drop(abandoned);
-        result
     }
 
     /// Publishes what is staged. Afterwards nothing is.
@@ -839,27 +497,4 @@ impl State {
 fn staged(state: &State) -> Result<&Staged> {
     // `change` has just made it.
     state.staged.as_ref().ok_or(Fail::Errno(libc::EIO))
-}
-
-/// The attributes of a checkpoint that nobody has saved yet: an empty file,
-/// as old as its session.
-pub(super) fn empty_attr(
-    session: &Session,
-    ino: u64,
-    mode: u32,
-    owner: Option<(u32, u32)>,
-) -> Result<FileAttr> {
-    let dir = sys::fstat(session.dir())?;
-    let (uid, gid) = owner.unwrap_or((dir.stx_uid, dir.stx_gid));
-    Ok(FileAttr {
-        size: 0,
-        blocks: 0,
-        kind: fuser::FileType::RegularFile,
-        perm: (mode & 0o7777) as u16,
-        nlink: 1,
-        uid,
-        gid,
-        rdev: 0,
-        ..attr_of(&dir, ino)
-    })
 }
