@@ -1,0 +1,118 @@
+//! The attributes of a file: status, mode, owner, times, extended attributes,
+//! and what may be done with it.
+
+use std::ffi::{CStr, OsStr};
+use std::os::fd::AsFd;
+
+use rustix::fs::StatxFlags;
+
+use super::{
+    AtFlags, CWD, Call, Errno, Mode, Result, Statx, Timestamps, XattrFlags, call, proc_path,
+};
+
+fn statx_mask() -> StatxFlags {
+    StatxFlags::BASIC_STATS | StatxFlags::BTIME
+}
+
+/// statx(2) of an open descriptor, also of an `O_PATH` one.
+pub fn fstat(fd: impl AsFd) -> Result<Statx> {
+    call(Call::Stat, || {
+        rustix::fs::statx(fd.as_fd(), c"", AtFlags::EMPTY_PATH, statx_mask())
+    })
+}
+
+/// statx(2) of a name; of a symlink itself.
+pub fn stat(dir: impl AsFd, name: &OsStr) -> Result<Statx> {
+    call(Call::Stat, || {
+        rustix::fs::statx(dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW, statx_mask())
+    })
+}
+
+/// fstatvfs(3), also of an `O_PATH` descriptor
+pub fn statvfs(fd: impl AsFd) -> Result<rustix::fs::StatVfs> {
+    call(Call::Stat, || rustix::fs::fstatvfs(fd.as_fd()))
+}
+
+/// faccessat2(2) of what a descriptor holds, with the effective ids; `mask`
+/// as of access(2)
+pub fn access(fd: impl AsFd, mask: i32) -> Result<()> {
+    let path = proc_path(fd.as_fd());
+    let mask = rustix::fs::Access::from_bits_retain(mask.cast_unsigned());
+    call(Call::Stat, || {
+        rustix::fs::accessat(CWD, &path, mask, AtFlags::EACCESS)
+    })
+}
+
+/// chmod(2) of what a descriptor holds, also an `O_PATH` one
+pub fn chmod(fd: impl AsFd, mode: Mode) -> Result<()> {
+    let path = proc_path(fd.as_fd());
+    call(Call::Chmod, || rustix::fs::chmod(&path, mode))
+}
+
+/// fchownat(2) of what a descriptor holds; `None` leaves an id as it is
+pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    let uid = uid.map(rustix::fs::Uid::from_raw);
+    let gid = gid.map(rustix::fs::Gid::from_raw);
+    call(Call::Chown, || {
+        rustix::fs::chownat(fd.as_fd(), c"", uid, gid, AtFlags::EMPTY_PATH)
+    })
+}
+
+/// utimensat(2) of what a descriptor holds, also an `O_PATH` one
+pub fn futimens(fd: impl AsFd, times: &Timestamps) -> Result<()> {
+    let path = proc_path(fd.as_fd());
+    call(Call::Utimens, || {
+        rustix::fs::utimensat(CWD, &path, times, AtFlags::empty())
+    })
+}
+
+/// The names of the extended attributes of what a descriptor holds.
+pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<u8>> {
+    let path = proc_path(fd.as_fd());
+    grow(|buffer| {
+        call(Call::GetXattr, || {
+            rustix::fs::listxattr(&path, &mut *buffer)
+        })
+    })
+}
+
+/// The value of an extended attribute of what a descriptor holds; `ENODATA`
+/// when there is none.
+pub fn get_xattr(fd: impl AsFd, name: &CStr) -> Result<Vec<u8>> {
+    let path = proc_path(fd.as_fd());
+    grow(|buffer| {
+        call(Call::GetXattr, || {
+            rustix::fs::getxattr(&path, name, &mut *buffer)
+        })
+    })
+}
+
+/// Calls with a larger buffer for as long as the answer is `ERANGE`, up to
+/// the kernel's own limit of 64 KiB (`XATTR_SIZE_MAX`).
+fn grow(mut f: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; 256];
+    loop {
+        match f(&mut buffer) {
+            Ok(n) => {
+                buffer.truncate(n);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 65536 => buffer.resize(65536, 0),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// setxattr(2) of what a descriptor holds
+pub fn set_xattr(fd: impl AsFd, name: &CStr, value: &[u8], flags: XattrFlags) -> Result<()> {
+    let path = proc_path(fd.as_fd());
+    call(Call::SetXattr, || {
+        rustix::fs::setxattr(&path, name, value, flags)
+    })
+}
+
+/// removexattr(2) of what a descriptor holds
+pub fn remove_xattr(fd: impl AsFd, name: &CStr) -> Result<()> {
+    let path = proc_path(fd.as_fd());
+    call(Call::SetXattr, || rustix::fs::removexattr(&path, name))
+}

@@ -1,0 +1,101 @@
+//! The entries of a directory: reading, making, renaming and removing them.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+
+use super::{AtFlags, CWD, Call, Mode, RenameFlags, Result, call, open_dir, proc_path};
+
+/// The names in a directory but `.` and `..`, in the filesystem's order.
+pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
+    let fd = open_dir(dir, OsStr::new("."))?;
+    let mut stream = rustix::fs::Dir::new(fd)?;
+    let mut names = Vec::new();
+    loop {
+        let Some(entry) = call(Call::ReadDir, || stream.next().transpose())? else {
+            return Ok(names);
+        };
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+}
+
+/// mkdirat(2)
+pub fn mkdir(dir: impl AsFd, name: &OsStr, mode: Mode) -> Result<()> {
+    call(Call::Mkdir, || rustix::fs::mkdirat(dir.as_fd(), name, mode))
+}
+
+/// mknodat(2); type and permissions in `mode`, `rdev` as FUSE carries it
+/// (`new_encode_dev`, linux/kdev_t.h)
+pub fn mknod(dir: impl AsFd, name: &OsStr, mode: u32, rdev: u32) -> Result<()> {
+    let kind = rustix::fs::FileType::from_raw_mode(mode);
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    let major = (rdev & 0xf_ff00) >> 8;
+    let minor = (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00);
+    call(Call::Mkdir, || {
+        rustix::fs::mknodat(
+            dir.as_fd(),
+            name,
+            kind,
+            mode,
+            rustix::fs::makedev(major, minor),
+        )
+    })
+}
+
+/// Gives an unnamed file its name, by way of `/proc`: `AT_EMPTY_PATH` would
+/// need `CAP_DAC_READ_SEARCH` (open(2), on `O_TMPFILE`).
+pub fn link_fd(fd: impl AsFd, dir: impl AsFd, name: &OsStr) -> Result<()> {
+    let path = proc_path(fd.as_fd());
+    call(Call::Link, || {
+        let follow = AtFlags::SYMLINK_FOLLOW;
+        rustix::fs::linkat(CWD, &path, dir.as_fd(), name, follow)
+    })
+}
+
+/// renameat2(2)
+pub fn rename(
+    from_dir: impl AsFd,
+    from: &OsStr,
+    to_dir: impl AsFd,
+    to: &OsStr,
+    flags: RenameFlags,
+) -> Result<()> {
+    call(Call::Rename, || {
+        if flags.is_empty() {
+            rustix::fs::renameat(from_dir.as_fd(), from, to_dir.as_fd(), to)
+        } else {
+            rustix::fs::renameat_with(from_dir.as_fd(), from, to_dir.as_fd(), to, flags)
+        }
+    })
+}
+
+/// unlinkat(2) of anything but a directory
+pub fn unlink(dir: impl AsFd, name: &OsStr) -> Result<()> {
+    call(Call::Unlink, || {
+        rustix::fs::unlinkat(dir.as_fd(), name, AtFlags::empty())
+    })
+}
+
+/// unlinkat(2) of an empty directory
+pub fn rmdir(dir: impl AsFd, name: &OsStr) -> Result<()> {
+    call(Call::Unlink, || {
+        rustix::fs::unlinkat(dir.as_fd(), name, AtFlags::REMOVEDIR)
+    })
+}
+
+/// symlinkat(2)
+pub fn symlink(target: &OsStr, dir: impl AsFd, name: &OsStr) -> Result<()> {
+    call(Call::Link, || {
+        rustix::fs::symlinkat(target, dir.as_fd(), name)
+    })
+}
+
+/// readlinkat(2)
+pub fn read_link(dir: impl AsFd, name: &OsStr) -> Result<CString> {
+    call(Call::Open, || {
+        rustix::fs::readlinkat(dir.as_fd(), name, Vec::new())
+    })
+}

@@ -1,0 +1,119 @@
+//! Opening: by a name in a directory, by a path below one, and again by a
+//! descriptor.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::ResolveFlags;
+
+use super::{CWD, Call, Errno, Mode, OFlags, Result, call};
+
+/// openat(2); `O_CLOEXEC` and `O_NOFOLLOW` are always added.
+pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    call(Call::Open, || {
+        rustix::fs::openat(dir.as_fd(), name, flags, mode)
+    })
+}
+
+/// An unnamed file in `dir` (`O_TMPFILE`), readable and writable, mode 0600.
+///
+/// `EOPNOTSUPP` where the filesystem has no such files.
+pub fn open_tmpfile(dir: impl AsFd) -> Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    call(Call::OpenTmpfile, || {
+        rustix::fs::openat(dir.as_fd(), c".", flags, Mode::RUSR | Mode::WUSR)
+    })
+}
+
+/// Opens a directory for reading its entries, for fsync and as a base of
+/// other calls.
+pub fn open_dir(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Opens the directory at `path`, where alone a symlink is followed: it is
+/// the user who says where the repository is.
+pub fn open_root(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    call(Call::Open, || rustix::fs::open(path, flags, Mode::empty()))
+}
+
+/// A descriptor of whatever `name` is, without opening it (`O_PATH`).
+pub fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    openat(dir, name, OFlags::PATH, Mode::empty())
+}
+
+/// openat2(2), Linux 5.6: `path` may have several components, of which none
+/// may be a symlink, lead out of `dir` or cross into another mount.
+fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    call(Call::OpenBeneath, || {
+        // EAGAIN: a concurrent rename made the check of ".." inconclusive
+        // (openat2(2)); there is no ".." in our paths, so asking again ends.
+        loop {
+            match rustix::fs::openat2(dir.as_fd(), path, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+    })
+}
+
+/// A descriptor (`O_PATH`) of the directory at `path` below `dir`, as of
+/// [`open_beneath`]. The path may be longer than the kernel takes at a time
+/// (`PATH_MAX`, 4096 bytes), as those below a current directory are: then it
+/// is walked in pieces.
+pub fn open_dir_beneath(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let open = |dir: BorrowedFd<'_>, piece: &[u8]| {
+        open_beneath(dir, Path::new(OsStr::from_bytes(piece)), flags)
+    };
+    let mut rest = path.as_os_str().as_bytes();
+    let mut at = None;
+    while rest.len() >= libc::PATH_MAX as usize {
+        // Of a name that is too long the kernel tells.
+        let end = rest[..libc::PATH_MAX as usize]
+            .iter()
+            .rposition(|&byte| byte == b'/')
+            .ok_or(Errno::NAMETOOLONG)?;
+        at = Some(open(
+            at.as_ref().map_or(dir.as_fd(), AsFd::as_fd),
+            &rest[..end],
+        )?);
+        rest = &rest[end + 1..];
+    }
+    open(at.as_ref().map_or(dir.as_fd(), AsFd::as_fd), rest)
+}
+
+/// Opens the very file that an `O_PATH` descriptor holds, even if it has no
+/// name any more.
+pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+    let path = proc_path(fd.as_fd());
+    call(Call::Open, || {
+        rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
+    })
+}
+
+/// The name under which the kernel follows a descriptor to its file; for the
+/// calls that have no form for an `O_PATH` descriptor.
+pub fn proc_path(fd: BorrowedFd<'_>) -> CString {
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
+}
+
+/// Where what a descriptor holds is now.
+pub fn path_of(fd: impl AsFd) -> Result<CString> {
+    let path = proc_path(fd.as_fd());
+    call(Call::Open, || {
+        rustix::fs::readlinkat(CWD, &path, Vec::new())
+    })
+}
+
+/// A [`File`] of a descriptor that this module opened.
+pub fn into_file(fd: OwnedFd) -> File {
+    File::from(fd)
+}
