@@ -147,8 +147,10 @@ impl Fs {
             // are not ours.
             return Err(Errno::NOENT.into());
         }
-        if self.is_linked_checkpoint(&stat) {
+        if self.nodes.session(stat.stx_ino).is_some() {
             self.retries.looked_up_link(caller.tid, stat.stx_ino);
+        }
+        if self.is_linked_checkpoint(&stat) {
             return Ok(Entry {
                 attr: attr_of(&stat, stat.stx_ino),
                 generation: self.nodes.remember_link(stat.stx_ino),

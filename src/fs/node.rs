@@ -90,6 +90,8 @@ pub(super) struct Node {
     pub(super) parent: u64,
     pub(super) name: OsString,
     pub(super) role: Role,
+    /// The session whose checkpoint it is, or has been.
+    session: Option<u64>,
     identity: Identity,
     /// Raised when the number comes back as another inode; the kernel drops
     /// what it has cached then.
@@ -163,6 +165,7 @@ impl Nodes {
             parent,
             name: name.to_owned(),
             role: role.clone(),
+            session: None,
             identity,
             generation: 0,
             lookups: 0,
@@ -181,6 +184,10 @@ impl Nodes {
             node.cached = None;
             node.backing = Weak::new();
             node.open = Vec::new();
+            node.session = None;
+        }
+        if let Role::Checkpoint | Role::Empty = role {
+            node.session = Some(parent);
         }
         if node.parent != parent || node.name != name {
             node.parent = parent;
@@ -285,6 +292,12 @@ impl Nodes {
             return Some(Role::Root);
         }
         self.with(id, |node| node.role.clone())
+    }
+
+    /// The session of which a node is the checkpoint, or has been since the
+    /// kernel knows it: who opens it may have meant `session`.
+    pub(super) fn session(&self, id: u64) -> Option<u64> {
+        self.with(id, |node| node.session)?
     }
 
     /// Parent and name of a node.

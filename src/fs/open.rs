@@ -76,16 +76,24 @@ impl Fs {
                 writer.open(flags & libc::O_TRUNC != 0, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::empty()))
             }
-            Role::Checkpoint if writes && self.retries.came_by_link(caller.tid, id) => {
+            Role::Checkpoint | Role::Other
+                if writes && self.retries.came_by_link(caller.tid, id) =>
+            {
                 self.open_other(id, flags, caller, open_backing)
             }
-            Role::Checkpoint | Role::Empty if writes => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                let writer = self.new_writer(id, flags & libc::O_TRUNC != 0, caller)?;
+            role @ (Role::Checkpoint | Role::Empty | Role::Other)
+                if writes && let Some(session) = self.nodes.session(id) =>
+            {
+                if let Role::Other = role
+                    && caller.tid == 0
+                {
+                    return self.open_other(id, flags, caller, open_backing);
+                }
+                let writer = self.new_writer(session, id, flags & libc::O_TRUNC != 0, caller)?;
                 if caller.tid == 0 {
                     return self.open_shared(id, writer, flags, patience);
                 }
-                self.retries.remember(caller.tid, parent, id, writer);
+                self.retries.remember(caller.tid, session, id, writer);
                 Err(Errno::STALE.into())
             }
             Role::Checkpoint => self.open_checkpoint(id, open_backing),
@@ -143,14 +151,15 @@ impl Fs {
         }
     }
 
-    /// A writer that starts from the current checkpoint.
+    /// A writer that starts from the current checkpoint of a session, which
+    /// the kernel has found as the node `id`.
     pub(super) fn new_writer(
         &self,
+        parent: u64,
         id: u64,
         replaces: bool,
         caller: Caller,
     ) -> Result<Arc<Writer>> {
-        let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
         let session = self.session(parent)?;
         let base = session.checkpoint()?;
         self.check_writer(&session, base.as_ref(), caller)?;

@@ -78,8 +78,8 @@ impl Fs {
         // By descriptor: `/proc/self/fd/N` leads to files without a name.
         let path = self.path_fd(id)?;
         let stat = sys::fstat(&*path)?;
-        if changes(flags) && stat.stx_nlink > 1 && self.is_a_checkpoint_as_well(id)? {
-            return Err(Errno::BUSY.into());
+        if changes(flags) {
+            self.check_link(id)?;
         }
         // Whoever opens a running program for writing is refused by the kernel
         // itself; who only truncates it, after we have done it (Linux 6.18,
@@ -98,16 +98,20 @@ impl Fs {
         Ok(self.opened_file(id, file, flags, open_backing))
     }
 
-    /// Whether a file has the name `session` of its session too (a hard link):
-    /// under its other name it must not be changed either (I1).
-    fn is_a_checkpoint_as_well(&self, id: u64) -> Result<bool> {
+    /// Refuses a change of a file that has the name `session` of its session
+    /// too (a hard link): under its other name it must not be changed either
+    /// (I1).
+    pub(super) fn check_link(&self, id: u64) -> Result<()> {
+        if sys::fstat(&*self.path_fd(id)?)?.stx_nlink < 2 {
+            return Ok(());
+        }
         let mut at = id;
         while !matches!(self.role(at)?, Role::Session) {
             (at, _) = self.nodes.place(at).ok_or(Errno::STALE)?;
         }
         match sys::stat(&*self.dir(at)?.fd, CHECKPOINT.as_ref()) {
-            Ok(stat) => Ok(stat.stx_ino == id),
-            Err(Errno::NOENT) => Ok(false),
+            Ok(stat) if stat.stx_ino == id => Err(Errno::BUSY.into()),
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }

@@ -32,19 +32,28 @@ impl Fs {
         if let Some(Handle::Writer(writer)) = handle.as_deref() {
             return writer.set_attr(set, caller.tid, patience);
         }
+        if let Some(handle @ Handle::File { .. }) = handle.as_deref() {
+            return self.set_other(id, set, Some(handle));
+        }
         match self.role(id)? {
             Role::Writer(writer) => {
                 self.retries.done(caller.tid);
                 writer.set_attr(set, caller.tid, patience)
             }
-            Role::Checkpoint if set.size.is_some() && self.retries.came_by_link(caller.tid, id) => {
-                self.set_other(id, set, None)
-            }
-            Role::Checkpoint | Role::Empty if set.size.is_some() => {
-                self.truncate_checkpoint(id, set, caller, patience)
+            role @ (Role::Checkpoint | Role::Empty | Role::Other)
+                if set.size.is_some()
+                    && let Some(session) = self.nodes.session(id) =>
+            {
+                let is_other = matches!(role, Role::Other) && caller.tid == 0;
+                if is_other || self.retries.came_by_link(caller.tid, id) {
+                    self.check_link(id)?;
+                    return self.set_other(id, set, None);
+                }
+                self.truncate_checkpoint(session, id, set, caller, patience)
             }
             Role::Empty => {
-                let writer = self.new_writer(id, false, caller)?;
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let writer = self.new_writer(parent, id, false, caller)?;
                 writer.set_attr(set, caller.tid, patience)
             }
             Role::Checkpoint => {
@@ -57,24 +66,24 @@ impl Fs {
                 Ok(attr_of(&sys::fstat(checkpoint.as_path_fd())?, id))
             }
             Role::Root | Role::Session | Role::Directory | Role::Other => {
-                self.set_other(id, set, handle.as_deref())
+                self.set_other(id, set, None)
             }
         }
     }
 
     fn truncate_checkpoint(
         &self,
+        session: u64,
         id: u64,
         set: &SetAttr,
         caller: Caller,
         patience: Patience,
     ) -> Result<FileAttr> {
-        let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-        let writer = self.new_writer(id, false, caller)?;
+        let writer = self.new_writer(session, id, false, caller)?;
         if caller.tid == 0 {
             return writer.set_attr(set, caller.tid, patience);
         }
-        self.retries.remember(caller.tid, parent, id, writer);
+        self.retries.remember(caller.tid, session, id, writer);
         Err(Errno::STALE.into())
     }
 

@@ -74,7 +74,8 @@ impl Fs {
         match self.role(id)? {
             Role::Writer(writer) => writer.set_xattr(name, value.map(<[u8]>::to_vec), patience),
             Role::Empty => {
-                let writer = self.new_writer(id, false, caller)?;
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let writer = self.new_writer(parent, id, false, caller)?;
                 writer.set_xattr(name, value.map(<[u8]>::to_vec), patience)
             }
             _ => {
