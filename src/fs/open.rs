@@ -76,18 +76,17 @@ impl Fs {
                 writer.open(flags & libc::O_TRUNC != 0, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::empty()))
             }
-            Role::Checkpoint | Role::Other
-                if writes && self.retries.came_by_link(caller.tid, id) =>
-            {
-                self.open_other(id, flags, caller, open_backing)
-            }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
                 if writes && let Some(session) = self.nodes.session(id) =>
             {
+                let other = || self.open_other(id, flags, caller, open_backing, patience);
+                if let Some(opened) = self.retries.by_link(caller.tid, id, other) {
+                    return opened;
+                }
                 if let Role::Other = role
                     && caller.tid == 0
                 {
-                    return self.open_other(id, flags, caller, open_backing);
+                    return other();
                 }
                 let writer = self.new_writer(session, id, flags & libc::O_TRUNC != 0, caller)?;
                 if caller.tid == 0 {
@@ -106,7 +105,7 @@ impl Fs {
                 writer.open(false, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
             }
-            Role::Other => self.open_other(id, flags, caller, open_backing),
+            Role::Other => self.open_other(id, flags, caller, open_backing, patience),
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }
     }

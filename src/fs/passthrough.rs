@@ -31,11 +31,12 @@ use std::sync::atomic::Ordering;
 use fuser::{BackingId, FopenFlags};
 
 use super::attr::without_privileges;
-use super::errno::Result;
+use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::{Role, Version};
 use super::open::{Opened, PASSED_ON, changes};
 use super::process;
+use super::rename::carry_out;
 use super::{Caller, Fs};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno, Mode, OFlags};
@@ -74,12 +75,13 @@ impl Fs {
         flags: i32,
         caller: Caller,
         open_backing: OpenBacking<'_>,
+        patience: Patience,
     ) -> Result<Opened> {
         // By descriptor: `/proc/self/fd/N` leads to files without a name.
         let path = self.path_fd(id)?;
         let stat = sys::fstat(&*path)?;
         if changes(flags) {
-            self.check_link(id)?;
+            self.check_link(id, patience)?;
         }
         // Whoever opens a running program for writing is refused by the kernel
         // itself; who only truncates it, after we have done it (Linux 6.18,
@@ -100,8 +102,8 @@ impl Fs {
 
     /// Refuses a change of a file that has the name `session` of its session
     /// too (a hard link): under its other name it must not be changed either
-    /// (I1).
-    pub(super) fn check_link(&self, id: u64) -> Result<()> {
+    /// (I1). If it was renamed to that, it loses the old name now.
+    pub(super) fn check_link(&self, id: u64, patience: Patience) -> Result<()> {
         if sys::fstat(&*self.path_fd(id)?)?.stx_nlink < 2 {
             return Ok(());
         }
@@ -110,7 +112,10 @@ impl Fs {
             (at, _) = self.nodes.place(at).ok_or(Errno::STALE)?;
         }
         match sys::stat(&*self.dir(at)?.fd, CHECKPOINT.as_ref()) {
-            Ok(stat) if stat.stx_ino == id => Err(Errno::BUSY.into()),
+            Ok(stat) if stat.stx_ino == id => match self.removals.promised(at, id) {
+                Some(removal) => carry_out(&removal, patience),
+                None => Err(Errno::BUSY.into()),
+            },
             Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

@@ -148,6 +148,12 @@ impl Removals {
         removal.is_due().then_some(removal)
     }
 
+    /// The removal that is promised of this checkpoint, by its inode number.
+    pub(super) fn promised(&self, node: u64, ino: u64) -> Option<Arc<Removal>> {
+        let removal = self.lock().get(&node)?.clone();
+        removal.is_of(ino).then_some(removal)
+    }
+
     /// The session has another checkpoint.
     pub(super) fn forget(&self, node: u64) {
         let forgotten = self.lock().remove(&node);

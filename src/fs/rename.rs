@@ -321,7 +321,7 @@ impl Fs {
     }
 }
 
-fn carry_out(removal: &Removal, patience: Patience) -> Result<()> {
+pub(super) fn carry_out(removal: &Removal, patience: Patience) -> Result<()> {
     must_wait(patience)?;
     Ok(removal.carry_out()?)
 }

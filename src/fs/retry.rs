@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::errno::{Fail, Result};
 use super::writer::Writer;
 
 /// How many threads may be between the two walks at a time. A thread beyond
@@ -95,16 +96,28 @@ impl Retries {
         }
     }
 
-    /// Whether the thread, which tries to open this checkpoint again, has come
-    /// to it by another name. It is not asked twice.
-    pub(super) fn came_by_link(&self, tid: u32, checkpoint: u64) -> bool {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let intent = inner.by_thread.get(&tid);
-        let came = intent.is_some_and(|i| i.by_link && i.checkpoint == checkpoint);
-        if came {
-            inner.forget(tid);
+    /// Does what the thread, which tries this checkpoint again, came for by
+    /// another name of it; `None` if it did not come so. It comes once, but for
+    /// what would have to wait.
+    pub(super) fn by_link<T>(
+        &self,
+        tid: u32,
+        checkpoint: u64,
+        f: impl FnOnce() -> Result<T>,
+    ) -> Option<Result<T>> {
+        let came = {
+            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let intent = inner.by_thread.get(&tid);
+            intent.is_some_and(|i| i.by_link && i.checkpoint == checkpoint)
+        };
+        if !came {
+            return None;
         }
-        came
+        let result = f();
+        if !matches!(result, Err(Fail::WouldBlock)) {
+            self.done(tid);
+        }
+        Some(result)
     }
 
     /// The thread has opened what it wanted, or something else.

@@ -44,10 +44,17 @@ impl Fs {
                 if set.size.is_some()
                     && let Some(session) = self.nodes.session(id) =>
             {
-                let is_other = matches!(role, Role::Other) && caller.tid == 0;
-                if is_other || self.retries.came_by_link(caller.tid, id) {
-                    self.check_link(id)?;
-                    return self.set_other(id, set, None);
+                let other = || {
+                    self.check_link(id, patience)?;
+                    self.set_other(id, set, None)
+                };
+                if let Some(done) = self.retries.by_link(caller.tid, id, other) {
+                    return done;
+                }
+                if let Role::Other = role
+                    && caller.tid == 0
+                {
+                    return other();
                 }
                 self.truncate_checkpoint(session, id, set, caller, patience)
             }
