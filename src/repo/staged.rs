@@ -268,8 +268,11 @@ impl Staged {
     /// attributes.
     fn replaceable(&self, how: &Commit<'_>) -> Result<Option<Checkpoint>> {
         let current = self.session.checkpoint()?;
+        // What the writer has removed may have been removed by others as well.
+        let is_removed = current.is_none() && how.removed.is_some();
         if let Base::Only(base) = how.base
             && base.map(Checkpoint::id) != current.as_ref().map(Checkpoint::id)
+            && !is_removed
         {
             return Err(Error::new(Kind::Superseded, "publish", Errno::STALE));
         }
