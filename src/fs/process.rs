@@ -5,13 +5,17 @@
 //! table already; a process on its way out has an empty table; `ino:` in
 //! fdinfo (since Linux 5.14) is the FUSE node id, read without asking us.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::io::Read;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::repo::CHECKPOINT;
 
 /// `/proc/PID/stat`: exiting, and by a signal (linux/sched.h).
 const PF_EXITING: u64 = 0x4;
@@ -215,7 +219,9 @@ fn table(pid: u32, sought: Sought) -> io::Result<Table> {
     let mut buffer = [0; 512];
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // A descriptor that is closed meanwhile does not hold anything.
-        let Ok(mut file) = entry.and_then(|entry| fs::File::open(entry.path())) else {
+        let Ok((number, mut file)) =
+            entry.and_then(|entry| Ok((entry.file_name(), fs::File::open(entry.path())?)))
+        else {
             continue;
         };
         if found == Table::Empty {
@@ -224,7 +230,7 @@ fn table(pid: u32, sought: Sought) -> io::Result<Table> {
         let n = file.read(&mut buffer).unwrap_or(0);
         let fdinfo = &buffer[..n];
         let flags = field(fdinfo, "flags:").and_then(|value| i64::from_str_radix(value, 8).ok());
-        if !is_sought(pid, fdinfo, flags, sought) {
+        if !is_sought((pid, &number), fdinfo, flags, sought) {
             continue;
         }
         match flags {
@@ -238,8 +244,14 @@ fn table(pid: u32, sought: Sought) -> io::Result<Table> {
 }
 
 /// Whether a descriptor is of the writer's file. The number that is shown is
-/// also that of the checkpoint's readers, and of any file on other devices.
-fn is_sought(pid: u32, fdinfo: &[u8], flags: Option<i64>, sought: Sought) -> bool {
+/// also that of the checkpoint's readers, of the checkpoint under the name that
+/// it has been given since, and of any file on other devices.
+fn is_sought(
+    (pid, descriptor): (u32, &OsStr),
+    fdinfo: &[u8],
+    flags: Option<i64>,
+    sought: Sought,
+) -> bool {
     let number = |name| field(fdinfo, name).and_then(|value| value.parse::<u64>().ok());
     let ino = number("ino:");
     if ino == Some(sought.ino) {
@@ -248,7 +260,23 @@ fn is_sought(pid: u32, fdinfo: &[u8], flags: Option<i64>, sought: Sought) -> boo
     let writes = flags.is_some_and(|flags| flags & i64::from(libc::O_ACCMODE) != 0);
     ino == Some(sought.shown)
         && writes
+        && is_named_as_checkpoint(pid, descriptor)
         && number("mnt_id:").is_none_or(|mount| is_mount_of(pid, mount, sought.device))
+}
+
+/// Whether a descriptor was opened by the name of a checkpoint; yes, if nobody
+/// can tell. The link is not followed.
+fn is_named_as_checkpoint(pid: u32, descriptor: &OsStr) -> bool {
+    let link = Path::new("/proc")
+        .join(pid.to_string())
+        .join("fd")
+        .join(descriptor);
+    let Ok(target) = fs::read_link(link) else {
+        return true;
+    };
+    let name = target.file_name().unwrap_or_default().as_bytes();
+    // proc_pid_fd(5)
+    name.strip_suffix(b" (deleted)").unwrap_or(name) == CHECKPOINT.as_bytes()
 }
 
 /// Whether a mount that a process sees is of this device; yes, if nobody can
@@ -370,7 +398,9 @@ mod tests {
 
     #[test]
     fn an_open_file_is_found_in_the_table_and_a_closed_one_is_not() {
-        let file = tempfile::tempfile().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CHECKPOINT);
+        let file = fs::File::create(&path).unwrap();
         let ino = file.metadata().unwrap().ino();
         let me = std::process::id();
         let sought = |ino, shown| Sought {
@@ -386,16 +416,19 @@ mod tests {
             ..sought(0, ino)
         };
         assert_eq!(table(me, elsewhere).unwrap(), Table::Other);
+        fs::rename(&path, dir.path().join("other")).unwrap();
+        assert_eq!(closer(me, sought(0, ino)), Closer::Closed);
+        assert_eq!(closer(me, sought(ino, 0)), Closer::Holds);
         drop(file);
         assert_eq!(closer(0, sought(ino, ino)), Closer::Unknown);
     }
 
     #[test]
     fn who_reads_a_checkpoint_does_not_hold_its_writer() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let ino = file.as_file().metadata().unwrap().ino();
-        let reader = fs::File::open(file.path()).unwrap();
-        drop(file);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CHECKPOINT);
+        let ino = fs::File::create(&path).unwrap().metadata().unwrap().ino();
+        let reader = fs::File::open(&path).unwrap();
         let sought = Sought {
             ino: 0,
             shown: ino,
