@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::tools::output_of;
-use common::{Backing, Disk, Mount, SESSIONFS};
+use common::{Backing, Disk, Mount, SESSIONFS, times};
 
 /// Runs a command with an input; its exit status and what it said.
 fn sessionfs(arguments: &[&str], input: &[u8]) -> Output {
@@ -198,9 +198,9 @@ fn rule_1_saves_of_3_gib_are_exact_and_need_little_memory() {
     );
     assert_eq!(session.names(), ["session"]);
 
-    // Through the mount, twice: a new one, and one that replaces it.
+    // Through the mount: a new one, and in full one that replaces it.
     fs::remove_file(session.checkpoint()).unwrap();
-    for _ in 0..2 {
+    for _ in 0..times(2) {
         let script = format!("cp '{0}' session; cmp '{0}' session", file.display());
         output_of(&session.on_mount, "bash", &["-ec", &script]);
         let length = fs::metadata(session.checkpoint()).unwrap().len();
