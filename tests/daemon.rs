@@ -463,3 +463,33 @@ fn an_ordinary_user_mounts_with_fusermount3() {
     assert_eq!(output.stderr, b"", "{output:?}");
     assert_eq!(said, "a\none\ntwo\nb\na\none\ntwo\n65534 644\n");
 }
+
+/// Section 7: the number of a device that is gone belongs to somebody else.
+#[test]
+fn section_7_an_end_unmounts_nobody_elses_mount() {
+    use std::os::unix::fs::MetadataExt;
+    let device = |mount: &Mount| fs::metadata(&mount.mountpoint).unwrap().dev();
+    let mut had_its_number = 0;
+    for _ in 0..10 {
+        let mut gone = Mount::new(Backing::Here);
+        let number = device(&gone);
+        gone.signal("STOP");
+        let mut umount = Command::new("umount");
+        umount.arg("-l").arg(&gone.mountpoint);
+        assert!(umount.status().unwrap().success());
+        let other = Mount::new(Backing::Here);
+        had_its_number += usize::from(device(&other) == number);
+        gone.signal("TERM");
+        gone.signal("CONT");
+        assert!(gone.wait().success());
+        assert!(is_mounted(&other.mountpoint), "{}", other.log());
+        assert_checkpoint_works(&other);
+    }
+    println!("{had_its_number} of 10 mounts had the number of one that was gone");
+}
+
+fn assert_checkpoint_works(mount: &Mount) {
+    let session = mount.session("a");
+    fs::write(session.file(), "saved").unwrap();
+    assert_checkpoint(&session, "saved");
+}

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::error::Result;
@@ -64,6 +66,7 @@ pub(super) struct Mounted {
     mountpoint: PathBuf,
     /// No other filesystem has it before our connection has ended.
     device: (u32, u32),
+    connection: Arc<OwnedFd>,
 }
 
 impl Mounted {
@@ -76,6 +79,7 @@ impl Mounted {
         Ok(Self {
             mountpoint: mountpoint.to_owned(),
             device: device.ok_or(Errno::NOENT)?,
+            connection: Arc::new(connection.try_clone()?),
         })
     }
 
@@ -122,9 +126,24 @@ impl Mounted {
         below().is_some()
     }
 
-    /// Unmounts it everywhere. To be called while the connection lives.
+    /// Whether it has been unmounted everywhere, or aborted: fuse_dev_poll
+    /// (fs/fuse/dev.c, Linux 6.18) says so before the device's number is free.
+    fn has_ended(&self) -> bool {
+        let mut polled = [PollFd::new(&*self.connection, PollFlags::empty())];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Unmounts it everywhere; nothing if it is gone already.
     pub(super) fn unmount(&self, lazily: bool) -> std::result::Result<(), Unmount> {
         let entries = table::read().map_err(|e| Unmount::Failed(e.to_string()))?;
+        // After the table was read: what has our device in it is ours.
+        if self.has_ended() {
+            return Ok(());
+        }
         let ours = |entry: &table::Entry| entry.is_ours() && entry.device == self.device;
         let mut result = Ok(());
         for entry in entries.into_iter().filter(ours) {
