@@ -314,6 +314,29 @@ fn rule_2_11_links_and_exchanges_are_saves(backing: Backing) {
     assert_content(&session, "draft\nchanged\n", "mv -n");
 }
 
+/// What has been a checkpoint is an ordinary file under its other name.
+#[test]
+fn rule_2_13_a_checkpoint_that_was_moved_is_an_ordinary_file() {
+    let mount = Mount::new(Backing::Tmpfs);
+    let (session, other) = (mount.session("a"), mount.session("b"));
+    fs::write(session.file(), OLD).unwrap();
+    let script = "
+os.rename('session', '../b.session/moved')
+os.rmdir(os.getcwd())
+os.chdir('../b.session')
+with open('moved', 'a') as f: f.write('more\\n')
+os.truncate('moved', 6)
+assert open('moved').read() == 'old\\nmo'
+pause()";
+    in_steps(&session, script, |_| {
+        assert_eq!(
+            fs::read(other.in_repository.join("moved")).unwrap(),
+            b"old\nmo"
+        );
+        assert_eq!(other.names(), ["moved"]);
+    });
+}
+
 /// Programs compare what they have open with what the path shows.
 #[test]
 fn a_path_and_what_was_opened_by_it_have_one_inode_number() {

@@ -88,7 +88,12 @@ impl Fs {
                 {
                     return other();
                 }
-                let writer = self.new_writer(session, id, flags & libc::O_TRUNC != 0, caller)?;
+                let writer = self.new_writer(session, id, flags & libc::O_TRUNC != 0, caller);
+                if let (Role::Other, Err(_)) = (&role, &writer) {
+                    // Its session is gone, and cannot have been meant.
+                    return other();
+                }
+                let writer = writer?;
                 if caller.tid == 0 {
                     return self.open_shared(id, writer, flags, patience);
                 }

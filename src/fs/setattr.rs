@@ -56,7 +56,17 @@ impl Fs {
                 {
                     return other();
                 }
-                self.truncate_checkpoint(session, id, set, caller, patience)
+                let writer = self.new_writer(session, id, false, caller);
+                if let (Role::Other, Err(_)) = (&role, &writer) {
+                    // Its session is gone, and cannot have been meant.
+                    return other();
+                }
+                let writer = writer?;
+                if caller.tid == 0 {
+                    return writer.set_attr(set, caller.tid, patience);
+                }
+                self.retries.remember(caller.tid, session, id, writer);
+                Err(Errno::STALE.into())
             }
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
@@ -76,22 +86,6 @@ impl Fs {
                 self.set_other(id, set, None)
             }
         }
-    }
-
-    fn truncate_checkpoint(
-        &self,
-        session: u64,
-        id: u64,
-        set: &SetAttr,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<FileAttr> {
-        let writer = self.new_writer(session, id, false, caller)?;
-        if caller.tid == 0 {
-            return writer.set_attr(set, caller.tid, patience);
-        }
-        self.retries.remember(caller.tid, session, id, writer);
-        Err(Errno::STALE.into())
     }
 
     fn set_other(&self, id: u64, set: &SetAttr, handle: Option<&Handle>) -> Result<FileAttr> {
