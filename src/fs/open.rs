@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use fuser::{BackingId, FopenFlags};
 
+use super::entries::must_wait;
 use super::errno::{Fail, Patience, Result};
 use super::handle::Handle;
 use super::lookup::{birth, other_role};
@@ -79,26 +80,13 @@ impl Fs {
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
                 if writes && let Some(session) = self.nodes.session(id) =>
             {
-                let other = || self.open_other(id, flags, caller, open_backing, patience);
-                if let Some(opened) = self.retries.by_link(caller.tid, id, other) {
-                    return opened;
-                }
-                if let Role::Other = role
-                    && caller.tid == 0
-                {
-                    return other();
-                }
-                let writer = self.new_writer(session, id, flags & libc::O_TRUNC != 0, caller);
-                if let (Role::Other, Err(_)) = (&role, &writer) {
-                    // Its session is gone, and cannot have been meant.
-                    return other();
-                }
-                let writer = writer?;
-                if caller.tid == 0 {
-                    return self.open_shared(id, writer, flags, patience);
-                }
-                self.retries.remember(caller.tid, session, id, writer);
-                Err(Errno::STALE.into())
+                self.change_checkpoint(
+                    (&role, id, session),
+                    flags & libc::O_TRUNC != 0,
+                    caller,
+                    || self.open_other(id, flags, caller, open_backing, patience),
+                    |writer| self.open_shared(id, writer, flags, patience),
+                )
             }
             Role::Checkpoint => self.open_checkpoint(id, open_backing),
             Role::Empty => {
@@ -113,6 +101,37 @@ impl Fs {
             Role::Other => self.open_other(id, flags, caller, open_backing, patience),
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }
+    }
+
+    /// Sends a thread that is to change a node on its second walk (DESIGN 4), if
+    /// that is the checkpoint of a session, or has been: then the thread may
+    /// have come by another name. `other` changes the node as the file that it
+    /// is, `shared` is for a caller that has no second walk.
+    pub(super) fn change_checkpoint<T>(
+        &self,
+        (role, id, session): (&Role, u64, u64),
+        replaces: bool,
+        caller: Caller,
+        other: impl Fn() -> Result<T>,
+        shared: impl FnOnce(Arc<Writer>) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(done) = self.retries.by_link(caller.tid, id, &other) {
+            return done;
+        }
+        let is_other = matches!(role, Role::Other);
+        if is_other && caller.tid == 0 {
+            return other();
+        }
+        let writer = match self.new_writer(session, id, replaces, caller) {
+            // Its session is gone, and cannot have been meant.
+            Err(_) if is_other => return other(),
+            writer => writer?,
+        };
+        if caller.tid == 0 {
+            return shared(writer);
+        }
+        self.retries.remember(caller.tid, session, id, writer);
+        Err(Errno::STALE.into())
     }
 
     /// A caller that we cannot tell from others (pid 0) has no second walk:
@@ -355,9 +374,7 @@ impl Fs {
     /// # Errors
     /// Those of fsync(2); the reason why the save was not made.
     pub fn fsync(&self, handle: u64, data_only: bool, patience: Patience) -> Result<()> {
-        if patience == Patience::None {
-            return Err(Fail::WouldBlock);
-        }
+        must_wait(patience)?;
         match &*self.handles.get(handle)? {
             Handle::Writer(writer) => writer.sync(patience),
             Handle::File { file, .. } if data_only => Ok(sys::fdatasync(&**file)?),

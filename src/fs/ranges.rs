@@ -9,12 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::errno::{Fail, Patience, Result};
 use super::handle::Handle;
+use super::writer::QUICK_COPY;
 use super::{Caller, Fs};
 use crate::sys::{self, Errno, Find};
-
-/// Copies of more than this, in bytes, are not made on a thread that takes
-/// requests.
-const QUICK_COPY: u64 = 64 << 10;
 
 /// The most that one request copies, in bytes: whoever asks cannot be killed
 /// before it is answered. A multiple of every block size, so that filesystems

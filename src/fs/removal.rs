@@ -90,10 +90,7 @@ impl Removals {
         let asker = Process::of(tid);
         let is_watched = asker.is_some();
         let mut removals = self.lock();
-        let known = removals
-            .get(&node)
-            .filter(|known| known.ino == ino && !known.is_done());
-        if let Some(known) = known {
+        if let Some(known) = removals.get(&node).filter(|known| known.is_of(ino)) {
             known.askers().extend(asker);
             return Asked::Due(known.clone());
         }
@@ -138,20 +135,23 @@ impl Removals {
 
     /// The removal that the process of thread `tid` has asked for.
     pub(super) fn asked_by(&self, tid: u32, node: u64) -> Option<Arc<Removal>> {
-        let removal = self.lock().get(&node)?.clone();
-        removal.is_asked_by(tid).then_some(removal)
+        self.find(node, |removal| removal.is_asked_by(tid))
     }
 
     /// A promised removal whose time has come.
     pub(super) fn due(&self, node: u64) -> Option<Arc<Removal>> {
-        let removal = self.lock().get(&node)?.clone();
-        removal.is_due().then_some(removal)
+        self.find(node, Removal::is_due)
     }
 
     /// The removal that is promised of this checkpoint, by its inode number.
     pub(super) fn promised(&self, node: u64, ino: u64) -> Option<Arc<Removal>> {
+        self.find(node, |removal| removal.is_of(ino))
+    }
+
+    /// The removal of a session, if it is such a one; not under the lock.
+    fn find(&self, node: u64, is_such: impl FnOnce(&Removal) -> bool) -> Option<Arc<Removal>> {
         let removal = self.lock().get(&node)?.clone();
-        removal.is_of(ino).then_some(removal)
+        is_such(&removal).then_some(removal)
     }
 
     /// The session has another checkpoint.

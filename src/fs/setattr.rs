@@ -44,29 +44,16 @@ impl Fs {
                 if set.size.is_some()
                     && let Some(session) = self.nodes.session(id) =>
             {
-                let other = || {
-                    self.check_link(id, patience)?;
-                    self.set_other(id, set, None)
-                };
-                if let Some(done) = self.retries.by_link(caller.tid, id, other) {
-                    return done;
-                }
-                if let Role::Other = role
-                    && caller.tid == 0
-                {
-                    return other();
-                }
-                let writer = self.new_writer(session, id, false, caller);
-                if let (Role::Other, Err(_)) = (&role, &writer) {
-                    // Its session is gone, and cannot have been meant.
-                    return other();
-                }
-                let writer = writer?;
-                if caller.tid == 0 {
-                    return writer.set_attr(set, caller.tid, patience);
-                }
-                self.retries.remember(caller.tid, session, id, writer);
-                Err(Errno::STALE.into())
+                self.change_checkpoint(
+                    (&role, id, session),
+                    false,
+                    caller,
+                    || {
+                        self.check_link(id, patience)?;
+                        self.set_other(id, set, None)
+                    },
+                    |writer| writer.set_attr(set, caller.tid, patience),
+                )
             }
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;

@@ -27,7 +27,7 @@ use crate::sys;
 
 /// Copies of more than this, in bytes, are not made on a thread that takes
 /// requests.
-const QUICK_COPY: u64 = 64 << 10;
+pub(super) const QUICK_COPY: u64 = 64 << 10;
 
 /// How often a foreign `session.next` is looked at while waiting for it: it
 /// tells nobody when it goes.

@@ -2,6 +2,7 @@
 //! unlink(2) of `session` (DESIGN 2.11 and 2.12).
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::checkpoint::{Checkpoint, FileId};
@@ -118,8 +119,7 @@ impl Session {
 
     fn link_checkpoint(&self, file: BorrowedFd<'_>) -> Result<()> {
         let path = sys::reopen(file, sys::OFlags::PATH).during("open the new checkpoint")?;
-        let source = Checkpoint::from_path_fd(path)?.open()?;
-        sys::fsync(&source).during("sync the new checkpoint")?;
+        let source = synced(path)?;
         let lock = self.lock_for(source.as_fd(), Vouched::No)?;
         sys::link_fd(file, self.dir(), OsStr::new(CHECKPOINT)).during("link to session")?;
         drop(lock);
@@ -134,9 +134,8 @@ impl Session {
         vouched: Vouched,
     ) -> Result<()> {
         // Looked at before it is opened, which would wake who waits at a FIFO.
-        let source = sys::open_path(from, name).during("open the new checkpoint")?;
-        let source = Checkpoint::from_path_fd(source)?.open()?;
-        sys::fsync(&source).during("sync the new checkpoint")?;
+        let path = sys::open_path(from, name).during("open the new checkpoint")?;
+        let source = synced(path)?;
         let lock = self.lock_for(source.as_fd(), vouched)?;
         let left = self.directory_left(from)?;
         sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)
@@ -253,6 +252,13 @@ impl Checkpoint {
 enum Vouched {
     Yes,
     No,
+}
+
+/// The regular file of an `O_PATH` descriptor, opened and durable.
+fn synced(path: OwnedFd) -> Result<File> {
+    let file = Checkpoint::from_path_fd(path)?.open()?;
+    sys::fsync(&file).during("sync the new checkpoint")?;
+    Ok(file)
 }
 
 fn locked() -> Error {
