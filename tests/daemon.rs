@@ -395,14 +395,26 @@ fn a_client_in_another_pid_namespace_never_reads_a_mix() {
             }
         })
     };
-    for number in 1..=rounds {
-        let content = format!("{number}\n").repeat(number * 97 % 1000 + 1);
-        let mut writer = File::create(session.file()).unwrap();
-        let (first, second) = content.split_at(content.len() / 2);
-        writer.write_all(first.as_bytes()).unwrap();
-        writer.write_all(second.as_bytes()).unwrap();
-        close(writer).unwrap();
-    }
+    // In a process of its own: this one starts programs for other tests, which
+    // close what they inherit, and without its id nobody can tell (DESIGN 5.6).
+    let writing = format!(
+        "
+import os
+for number in range(1, {rounds} + 1):
+    content = b'%d\\n' % number * (number * 97 % 1000 + 1)
+    half = len(content) // 2
+    writer = os.open('session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for part in content[:half], content[half:]:
+        assert os.write(writer, part) == len(part)
+    os.close(writer)
+"
+    );
+    let written = Command::new("python3")
+        .args(["-c", &writing])
+        .current_dir(&session.on_mount)
+        .output()
+        .unwrap();
+    assert!(written.status.success(), "{written:?}");
     assert!(reading.join().unwrap() > 10);
     assert_eq!(session.names(), ["session"]);
 }
