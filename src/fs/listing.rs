@@ -109,7 +109,7 @@ impl Fs {
         let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
         for (index, name) in listing.names.iter().enumerate().skip(first) {
             // What has vanished since is left out.
-            let Ok(Some(entry)) = self.listed_entry(id, &dir, name) else {
+            let Ok(Some(entry)) = self.listed_entry(id, &dir, name, caller) else {
                 continue;
             };
             let listed = Listed {
@@ -125,9 +125,15 @@ impl Fs {
         Ok(())
     }
 
-    fn listed_entry(&self, parent: u64, dir: &Dir, name: &OsStr) -> Result<Option<Entry>> {
+    fn listed_entry(
+        &self,
+        parent: u64,
+        dir: &Dir,
+        name: &OsStr,
+        caller: Caller,
+    ) -> Result<Option<Entry>> {
         if self.is_checkpoint(parent, name)? {
-            return self.lookup_checkpoint(parent).map(Some);
+            return self.lookup_checkpoint(parent, caller).map(Some);
         }
         let stat = sys::stat(&*dir.fd, name)?;
         if device(&stat) != device(&dir.stat) {

@@ -38,7 +38,7 @@ impl Fs {
                     return self.writer_entry(parent, &writer, patience);
                 }
                 self.settle_removal(parent, patience)?;
-                let entry = self.lookup_checkpoint(parent)?;
+                let entry = self.lookup_checkpoint(parent, caller)?;
                 if self.is_absent_to(caller, parent, entry.attr.ino.0) {
                     self.nodes.forget(entry.attr.ino.0, 1);
                     return Err(Errno::NOENT.into());
@@ -72,9 +72,8 @@ impl Fs {
         Ok(self.entry(ROOT, name.as_os_str(), Role::Session, &stat, birth(&stat)))
     }
 
-    /// The current checkpoint of a session. It is held until it is opened or
-    /// forgotten: a save in between must not make the open fail.
-    pub(super) fn lookup_checkpoint(&self, parent: u64) -> Result<Entry> {
+    /// The current checkpoint of a session, held for the caller's open.
+    pub(super) fn lookup_checkpoint(&self, parent: u64, caller: Caller) -> Result<Entry> {
         let dir = self.dir(parent)?;
         let name = OsStr::new(CHECKPOINT);
         let fd = match sys::open_path(&*dir.fd, name) {
@@ -92,7 +91,7 @@ impl Fs {
             ..birth(&stat)
         };
         let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
-        self.nodes.hold(stat.stx_ino, fd);
+        (self.holds).begin(caller.tid, self.nodes.hold(stat.stx_ino, fd));
         Ok(entry)
     }
 

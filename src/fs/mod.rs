@@ -11,6 +11,7 @@ mod credentials;
 mod entries;
 mod errno;
 mod handle;
+mod hold;
 mod listing;
 mod lookup;
 mod node;
@@ -42,6 +43,7 @@ use self::activity::{Activity, Counted};
 pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
 use self::handle::Handles;
+use self::hold::Holds;
 use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::{Created, Opened};
 use self::removal::Removals;
@@ -111,6 +113,7 @@ pub struct Fs {
     repository: Repository,
     options: Options,
     nodes: Nodes,
+    holds: Holds,
     handles: Handles,
     retries: Retries,
     slots: Slots,
@@ -149,6 +152,7 @@ impl Fs {
             repository,
             options,
             nodes: Nodes::default(),
+            holds: Holds::default(),
             handles: Handles::default(),
             retries: Retries::default(),
             slots: Slots::default(),
@@ -203,12 +207,12 @@ impl Fs {
     /// Lets go of replaced checkpoints that nobody came to open; to be called
     /// about every second. Answers whether there are any left.
     pub fn housekeep(&self) -> bool {
-        self.nodes.release_held()
+        self.holds.age()
     }
 
     /// Waits until there may be something for [`housekeep`](Self::housekeep).
     pub fn wait_for_housework(&self) {
-        self.nodes.wait_for_held();
+        self.holds.wait();
     }
 
     /// The directory of a node; `ESTALE` if another one has its place, which

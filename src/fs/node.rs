@@ -5,15 +5,15 @@
 //! leads to that inode. So 100,000 nodes need no descriptor, and a change
 //! made directly in the repository is noticed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fuser::BackingId;
 
+use super::hold::Held;
 use super::writer::Writer;
 use crate::sys::Statx;
 
@@ -26,11 +26,6 @@ pub(super) const FIRST_WRITER: u64 = 0xfffe << 48;
 /// The checkpoint of a session that has none, with the low bits of its
 /// session's inode number below.
 const FIRST_EMPTY: u64 = 0xfffd << 48;
-
-/// How many checkpoints are held between their lookup and their open, and for
-/// how long at the most: a held one keeps its blocks though it is replaced.
-const HELD: usize = 256;
-const HELD_TIME: Duration = Duration::from_secs(2);
 
 /// What a node is.
 #[derive(Debug, Clone)]
@@ -97,8 +92,8 @@ pub(super) struct Node {
     /// what it has cached then.
     generation: u32,
     lookups: u64,
-    /// A checkpoint between its lookup and its open (`O_PATH`).
-    held: Option<Arc<OwnedFd>>,
+    /// A checkpoint between its lookup and its open, while a thread holds it.
+    held: Weak<Held>,
     /// The open files, for attributes after the name is gone: whichever of
     /// them is closed last.
     open: Vec<Weak<OwnedFd>>,
@@ -115,39 +110,12 @@ pub(super) struct Node {
 /// All nodes.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    inner: Mutex<Inner>,
-    holding: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    by_id: HashMap<u64, Node>,
-    held: VecDeque<(Instant, u64)>,
-}
-
-impl Inner {
-    /// Lets go of what has been held for long, or is too much. Answers
-    /// whether anything is held still.
-    fn release_held(&mut self, now: Instant) -> bool {
-        while let Some(&(since, id)) = self.held.front() {
-            if self.held.len() <= HELD && now.duration_since(since) < HELD_TIME {
-                return true;
-            }
-            self.held.pop_front();
-            // Looked up again since? Then it stands further back as well.
-            if !self.held.iter().any(|(_, other)| *other == id)
-                && let Some(node) = self.by_id.get_mut(&id)
-            {
-                node.held = None;
-            }
-        }
-        false
-    }
+    by_id: Mutex<HashMap<u64, Node>>,
 }
 
 impl Nodes {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Node>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The kernel is about to be told of a node: counts the lookup, and
@@ -160,8 +128,8 @@ impl Nodes {
         role: Role,
         identity: Identity,
     ) -> u64 {
-        let mut inner = self.lock();
-        let node = inner.by_id.entry(id).or_insert_with(|| Node {
+        let mut by_id = self.lock();
+        let node = by_id.entry(id).or_insert_with(|| Node {
             parent,
             name: name.to_owned(),
             role: role.clone(),
@@ -169,7 +137,7 @@ impl Nodes {
             identity,
             generation: 0,
             lookups: 0,
-            held: None,
+            held: Weak::new(),
             open: Vec::new(),
             executed: Weak::new(),
             writer: Weak::new(),
@@ -184,6 +152,7 @@ impl Nodes {
             node.cached = None;
             node.backing = Weak::new();
             node.open = Vec::new();
+            node.held = Weak::new();
             node.session = None;
         }
         if let Role::Checkpoint | Role::Empty = role {
@@ -206,39 +175,23 @@ impl Nodes {
         generation.unwrap_or(0)
     }
 
-    /// Holds a checkpoint that has been looked up, for its open.
-    pub(super) fn hold(&self, id: u64, fd: OwnedFd) {
-        let now = Instant::now();
-        let mut inner = self.lock();
-        if let Some(node) = inner.by_id.get_mut(&id) {
-            node.held = Some(Arc::new(fd));
-            inner.held.push_back((now, id));
-            if inner.held.len() == 1 {
-                self.holding.notify_all();
+    /// A checkpoint that has just been looked up, to be held until it is
+    /// opened.
+    pub(super) fn hold(&self, id: u64, file: OwnedFd) -> Arc<Held> {
+        let new = Arc::new(Held::new(file));
+        let held = self.with(id, |node| match node.held.upgrade() {
+            Some(held) => held,
+            None => {
+                node.held = Arc::downgrade(&new);
+                new.clone()
             }
-        }
-        inner.release_held(now);
+        });
+        held.unwrap_or(new)
     }
 
-    /// The checkpoint held for a node.
+    /// The descriptor held for a node.
     pub(super) fn held(&self, id: u64) -> Option<Arc<OwnedFd>> {
-        self.lock().by_id.get(&id)?.held.clone()
-    }
-
-    /// Lets go of what nobody has come to open: a checkpoint that has been
-    /// replaced must not keep its blocks. Answers whether anything is held
-    /// still.
-    pub(super) fn release_held(&self) -> bool {
-        self.lock().release_held(Instant::now())
-    }
-
-    /// Waits until something is held.
-    pub(super) fn wait_for_held(&self) {
-        let inner = self.lock();
-        let _held = self
-            .holding
-            .wait_while(inner, |inner| inner.held.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
+        self.with(id, |node| node.held.upgrade())??.file()
     }
 
     /// Lets programs see a writer under the number of the checkpoint that it
@@ -257,16 +210,18 @@ impl Nodes {
 
     /// The kernel has forgotten so many lookups.
     pub(super) fn forget(&self, id: u64, lookups: u64) {
-        let mut inner = self.lock();
-        let Some(node) = inner.by_id.get_mut(&id) else {
+        let mut by_id = self.lock();
+        let Some(node) = by_id.get_mut(&id) else {
             return;
         };
         node.lookups = node.lookups.saturating_sub(lookups);
         if node.lookups == 0 {
-            let gone = inner.by_id.remove(&id);
-            drop(inner);
-            // A writer's end may call the system: not under the lock.
-            drop(gone);
+            let gone = by_id.remove(&id);
+            drop(by_id);
+            // Closing files may take time: not under the lock.
+            if let Some(held) = gone.and_then(|node| node.held.upgrade()) {
+                held.let_go();
+            }
         }
     }
 
@@ -283,7 +238,7 @@ impl Nodes {
 
     /// Looks at or changes a node, under the lock of all nodes.
     pub(super) fn with<T>(&self, id: u64, f: impl FnOnce(&mut Node) -> T) -> Option<T> {
-        self.lock().by_id.get_mut(&id).map(f)
+        self.lock().get_mut(&id).map(f)
     }
 
     /// What a node is; the root always is.
@@ -308,7 +263,7 @@ impl Nodes {
     /// The path of a node below the root; `None` if a directory above it is
     /// not known any more.
     pub(super) fn path(&self, id: u64) -> Option<PathBuf> {
-        let inner = self.lock();
+        let by_id = self.lock();
         let mut names = Vec::new();
         let mut at = id;
         while at != ROOT {
@@ -317,7 +272,7 @@ impl Nodes {
             if names.len() > libc::PATH_MAX as usize {
                 return None;
             }
-            let node = inner.by_id.get(&at)?;
+            let node = by_id.get(&at)?;
             names.push(node.name.as_os_str());
             at = node.parent;
         }

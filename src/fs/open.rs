@@ -65,6 +65,21 @@ impl Fs {
         open_backing: OpenBacking<'_>,
         patience: Patience,
     ) -> Result<Opened> {
+        let opened = self.open_node(id, flags, caller, open_backing, patience);
+        if !matches!(opened, Err(Fail::WouldBlock)) {
+            self.holds.end(caller.tid);
+        }
+        opened
+    }
+
+    fn open_node(
+        &self,
+        id: u64,
+        flags: i32,
+        caller: Caller,
+        open_backing: OpenBacking<'_>,
+        patience: Patience,
+    ) -> Result<Opened> {
         let writes = changes(flags);
         match self.role(id)? {
             Role::Writer(writer) => {
