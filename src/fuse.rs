@@ -96,7 +96,10 @@ impl Filesystem for Adapter {
         let (caller, handle) = (caller(request), fh.map(|fh| fh.0));
         self.serve(
             reply,
-            move |fs, patience, _| fs.getattr(ino.0, handle, caller, patience),
+            move |fs, patience, _| {
+                let attr = fs.getattr(ino.0, handle, caller, patience)?;
+                Ok((attr, fs.attr_ttl(ino.0)))
+            },
             reply::attr,
         );
     }
@@ -130,7 +133,10 @@ impl Filesystem for Adapter {
         let (caller, handle) = (caller(request), fh.map(|fh| fh.0));
         self.serve(
             reply,
-            move |fs, patience, _| fs.setattr(ino.0, &set, handle, caller, patience),
+            move |fs, patience, _| {
+                let attr = fs.setattr(ino.0, &set, handle, caller, patience)?;
+                Ok((attr, Duration::ZERO))
+            },
             reply::attr,
         );
     }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use env_logger::{Builder, Env};
-use log::{Level, Record};
+use log::{Level, LevelFilter, Record};
 
 use super::failure::{Failure, Result, one_line};
 
@@ -26,10 +26,23 @@ pub(super) enum Target {
     Syslog,
 }
 
+/// Where log lines go, and which ones.
+#[derive(Clone, Debug)]
+pub(super) struct Log {
+    /// Where they go.
+    pub(super) target: Target,
+    /// Ours from this level on, whatever `RUST_LOG` says.
+    pub(super) level: Option<LevelFilter>,
+}
+
 /// Starts logging, for the whole process.
-pub(super) fn start(target: Target) -> Result<()> {
-    let mut builder = Builder::from_env(Env::default().default_filter_or(DEFAULT_FILTER));
-    match target {
+pub(super) fn start(log: Log) -> Result<()> {
+    let mut builder = Builder::new();
+    match log.level {
+        Some(level) => builder.parse_filters(&format!("{DEFAULT_FILTER},sessionfs={level}")),
+        None => builder.parse_env(Env::default().default_filter_or(DEFAULT_FILTER)),
+    };
+    match log.target {
         Target::Stderr => {
             builder.format(|out, record| {
                 let level = level(record);

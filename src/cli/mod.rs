@@ -4,10 +4,12 @@
 mod break_lock;
 mod create;
 mod failure;
+mod helper;
 mod list;
 mod load;
 mod logging;
 mod mount;
+mod option_list;
 mod output;
 mod remove;
 mod save;
@@ -17,7 +19,7 @@ mod umount;
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::{Failure, Status};
 
@@ -59,6 +61,10 @@ enum Command {
 /// # Errors
 /// What could not be done, with the line to print and the exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
+    let arguments = match helper::understand(arguments, &Cli::command())? {
+        helper::Asked::Do(arguments) => arguments,
+        helper::Asked::Nothing => return Ok(()),
+    };
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -72,7 +78,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         // It decides itself where its log goes.
         return mount::run(arguments);
     }
-    logging::start(logging::Target::Stderr)?;
+    logging::start(logging::Log {
+        target: logging::Target::Stderr,
+        level: None,
+    })?;
     match cli.command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
@@ -88,7 +97,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {

@@ -4,9 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
+use log::LevelFilter;
+
 use super::failure::{self, Failure, Result};
 use super::{logging, storage};
-use crate::mount::{self, Request, daemon};
+use crate::mount::{self, Access, MountOptions, Request, daemon};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -31,6 +34,7 @@ Options:
 /// Mount a repository
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP, help_template = HELP)]
+#[command(args_override_self = true)]
 #[command(override_usage = "sessionfs mount [OPTIONS] [REPOSITORY] <MOUNTPOINT>")]
 pub(super) struct Arguments {
     // One list: of an optional argument and a required one, clap would take
@@ -43,20 +47,77 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     foreground: bool,
 
-    /// Append the log to a file [default: syslog]
-    #[arg(long, value_name = "FILE")]
-    log_file: Option<PathBuf>,
+    /// These as in fstab, with "_": ro,lock_wait=3
+    // Spelled out before the arguments are parsed.
+    #[arg(short, long, value_name = "LIST")]
+    options: Option<OsString>,
+
+    /// Refuse every change
+    #[arg(long, overrides_with = "rw")]
+    ro: bool,
+
+    /// Allow changes (so it is)
+    #[arg(long, hide = true, overrides_with = "ro")]
+    rw: bool,
+
+    /// Let others in, with their own permissions
+    #[arg(long)]
+    allow_other: bool,
+
+    /// Let root in
+    #[arg(long, conflicts_with = "allow_other")]
+    allow_root: bool,
+
+    /// Let the kernel check permissions
+    #[arg(long)]
+    default_permissions: bool,
+
+    /// Unmount if the daemon dies (needs fusermount3)
+    #[arg(long)]
+    auto_unmount: bool,
+
+    /// No device files (so it is)
+    #[arg(long, hide = true)]
+    nodev: bool,
+
+    /// No setuid programs (so it is)
+    #[arg(long, hide = true)]
+    nosuid: bool,
+
+    /// Execute no program of the mount
+    #[arg(long)]
+    noexec: bool,
+
+    /// Leave times of access alone
+    #[arg(long)]
+    noatime: bool,
+
+    /// The source to show [default: the repository]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    fsname: Option<String>,
+
+    /// The type to show, after "fuse."
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    subtype: Option<String>,
+
+    /// The largest read in one piece
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(4096..))]
+    max_read: Option<u32>,
+
+    /// How long the kernel believes directory names
+    #[arg(long, value_name = "SEC", value_parser = seconds)]
+    entry_timeout: Option<Duration>,
+
+    /// The same of attributes, not of checkpoints
+    #[arg(long, value_name = "SEC", value_parser = seconds)]
+    attr_timeout: Option<Duration>,
 
     /// Mount on a directory that is not empty
     #[arg(long)]
     nonempty: bool,
 
-    /// Let other users in, each with his own permissions
-    #[arg(long)]
-    allow_other: bool,
-
-    /// How long an open for writing waits for another writer
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    /// How long a writer waits for another
+    #[arg(long, value_name = "SEC", default_value = "0", value_parser = seconds)]
     lock_wait: Duration,
 
     /// Threads that answer the kernel
@@ -64,9 +125,17 @@ pub(super) struct Arguments {
           value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
 
-    /// Read and write through the daemon, not past it
+    /// Read and write through the daemon only
     #[arg(long)]
     no_passthrough: bool,
+
+    /// Append the log to a file [default: syslog]
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+
+    /// off, error, warn, info … [default: $RUST_LOG]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LevelFilter>,
 
     /// This is the background process of a mount
     #[arg(long, hide = true, conflicts_with = "foreground")]
@@ -89,43 +158,72 @@ impl Arguments {
     fn mountpoint(&self) -> &Path {
         self.paths.last().map_or(Path::new(""), PathBuf::as_path)
     }
+
+    fn mount_options(&self) -> MountOptions {
+        MountOptions {
+            read_only: self.ro,
+            no_exec: self.noexec,
+            no_atime: self.noatime,
+            access: match (self.allow_other, self.allow_root) {
+                (true, _) => Access::Everybody,
+                (false, true) => Access::OwnerAndRoot,
+                (false, false) => Access::Owner,
+            },
+            default_permissions: self.default_permissions,
+            auto_unmount: self.auto_unmount,
+            source: self.fsname.clone().map(OsString::from),
+            subtype: self.subtype.clone().map(OsString::from),
+            max_read: self.max_read,
+        }
+    }
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+/// The mount that is asked for, and where its log goes.
+fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> {
     let mountpoint = absolute(arguments.mountpoint())?;
     let repository = match arguments.repository() {
         Some(path) => absolute(path)?,
+        None if arguments.ro => storage::default_repository_for_reading()?,
         None => storage::default_repository()?,
     };
     let request = Request {
         repository,
         mountpoint,
         nonempty: arguments.nonempty,
-        allow_other: arguments.allow_other,
+        options: arguments.mount_options(),
         threads: arguments.threads.into(),
         passthrough: !arguments.no_passthrough,
         lock_wait: arguments.lock_wait,
+        entry_timeout: arguments.entry_timeout,
+        attr_timeout: arguments.attr_timeout,
     };
-    let log_file = arguments.log_file.as_deref().map(absolute).transpose()?;
-    let target = match (&log_file, arguments.foreground) {
-        (Some(path), _) => logging::Target::File(path.clone()),
-        (None, true) => logging::Target::Stderr,
-        (None, false) => logging::Target::Syslog,
+    let log = logging::Log {
+        target: match (&arguments.log_file, arguments.foreground) {
+            (Some(path), _) => logging::Target::File(absolute(path)?),
+            (None, true) => logging::Target::Stderr,
+            (None, false) => logging::Target::Syslog,
+        },
+        level: arguments.log_level,
     };
+    Ok((request, log))
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let (request, log) = request(arguments)?;
     if arguments.foreground {
-        logging::start(target)?;
+        logging::start(log)?;
         return Ok(mount::serve(&request, &failure::warn, || Ok(()))?);
     }
     if arguments.background_process {
         daemon::leave_terminal()?;
-        logging::start(target)?;
+        logging::start(log)?;
         return mount::serve(&request, &failure::warn, daemon::announce).map_err(|e| {
             // The standard error may be closed by now.
             log::error!("{e}");
             e.into()
         });
     }
-    match daemon::start(background_arguments(&request, log_file.as_deref()))? {
+    match daemon::start(background_arguments(&request, &log))? {
         daemon::Started::Ready => Ok(()),
         daemon::Started::Ended(status) => Err(Failure::of_process(status)),
     }
@@ -138,21 +236,47 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// The arguments of the background process: the same mount, independent of
 /// the directory and the environment.
-fn background_arguments(request: &Request, log_file: Option<&Path>) -> Vec<OsString> {
+fn background_arguments(request: &Request, log: &logging::Log) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["mount".into(), "--background-process".into()];
-    arguments.push(format!("--threads={}", request.threads).into());
-    arguments.push(format!("--lock-wait={}", request.lock_wait.as_secs_f64()).into());
-    if request.nonempty {
-        arguments.push("--nonempty".into());
+    let options = &request.options;
+    for (is_set, option) in [
+        (request.nonempty, "--nonempty"),
+        (!request.passthrough, "--no-passthrough"),
+        (options.read_only, "--ro"),
+        (options.no_exec, "--noexec"),
+        (options.no_atime, "--noatime"),
+        (options.access == Access::Everybody, "--allow-other"),
+        (options.access == Access::OwnerAndRoot, "--allow-root"),
+        (options.default_permissions, "--default-permissions"),
+        (options.auto_unmount, "--auto-unmount"),
+    ] {
+        if is_set {
+            arguments.push(option.into());
+        }
     }
-    if request.allow_other {
-        arguments.push("--allow-other".into());
-    }
-    if !request.passthrough {
-        arguments.push("--no-passthrough".into());
-    }
-    if let Some(file) = log_file {
-        arguments.extend(["--log-file".into(), file.into()]);
+    let seconds = |duration: Duration| duration.as_secs_f64().to_string().into();
+    let log_file = match &log.target {
+        logging::Target::File(path) => Some(path.clone().into()),
+        logging::Target::Stderr | logging::Target::Syslog => None,
+    };
+    let values: [(&str, Option<OsString>); 9] = [
+        ("--threads", Some(request.threads.to_string().into())),
+        ("--lock-wait", Some(seconds(request.lock_wait))),
+        ("--entry-timeout", request.entry_timeout.map(seconds)),
+        ("--attr-timeout", request.attr_timeout.map(seconds)),
+        ("--fsname", options.source.clone()),
+        ("--subtype", options.subtype.clone()),
+        ("--max-read", options.max_read.map(|n| n.to_string().into())),
+        ("--log-file", log_file),
+        ("--log-level", log.level.map(|l| l.to_string().into())),
+    ];
+    for (option, value) in values {
+        if let Some(value) = value {
+            let mut argument = OsString::from(option);
+            argument.push("=");
+            argument.push(value);
+            arguments.push(argument);
+        }
     }
     let (repository, mountpoint) = (&request.repository, &request.mountpoint);
     arguments.extend(["--".into(), repository.into(), mountpoint.into()]);
@@ -188,24 +312,51 @@ mod tests {
 
     #[test]
     fn the_background_process_gets_the_same_request() {
-        let request = Request {
-            repository: "/-r".into(),
-            mountpoint: "/m".into(),
-            nonempty: true,
-            allow_other: true,
-            threads: 3,
-            passthrough: false,
-            lock_wait: Duration::from_millis(2500),
-        };
-        let again =
-            Only::try_parse_from(background_arguments(&request, Some(Path::new("/log")))).unwrap();
-        let again = again.arguments;
-        assert_eq!(again.repository(), Some(Path::new("/-r")));
-        assert_eq!(again.mountpoint(), Path::new("/m"));
-        assert_eq!(again.log_file, Some("/log".into()));
-        assert!(again.nonempty && again.allow_other && again.no_passthrough);
+        let given = [
+            "mount",
+            "--nonempty",
+            "--no-passthrough",
+            "--ro",
+            "--noexec",
+            "--noatime",
+            "--allow-root",
+            "--default-permissions",
+            "--auto-unmount",
+            "--threads=3",
+            "--lock-wait=2.5",
+            "--entry-timeout=0",
+            "--attr-timeout=0.25",
+            "--fsname=a b",
+            "--subtype=x",
+            "--max-read=8192",
+            "--log-file=/log",
+            "--log-level=debug",
+            "--",
+            "/-r",
+            "/m",
+        ];
+        let parse = |arguments: Vec<OsString>| Only::try_parse_from(arguments).unwrap().arguments;
+        let first = parse(given.iter().map(OsString::from).collect());
+        let (request, log) = request(&first).unwrap();
+        let mut again = parse(background_arguments(&request, &log));
         assert!(again.background_process);
-        assert_eq!(again.threads, 3);
-        assert_eq!(again.lock_wait, request.lock_wait);
+        again.background_process = false;
+        assert_eq!(format!("{again:?}"), format!("{first:?}"));
+    }
+
+    #[test]
+    fn the_last_of_two_contrary_options_counts() {
+        let read_only = |arguments: &[&str]| {
+            Only::try_parse_from(arguments)
+                .unwrap()
+                .arguments
+                .mount_options()
+                .read_only
+        };
+        assert!(!read_only(&["mount", "m"]));
+        assert!(read_only(&["mount", "--rw", "--ro", "m"]));
+        assert!(!read_only(&["mount", "--ro", "--rw", "m"]));
+        assert!(read_only(&["mount", "--ro", "--ro", "m"]));
+        assert!(Only::try_parse_from(["mount", "--allow-root", "--allow-other", "m"]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Which repository, which session.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::failure::{self, Failure, Result};
@@ -48,10 +49,18 @@ impl Storage {
 
 /// The default location, with its warning told.
 pub(super) fn default_repository() -> Result<PathBuf> {
-    let location = repo::default_location()
-        .map_err(|e| Failure::other(format!("cannot find the default repository: {e}")))?;
+    let location = repo::default_location().map_err(|e| not_found(&e))?;
     if let Some(warning) = &location.warning {
         failure::warn(warning);
     }
     Ok(location.path)
+}
+
+/// The same for a mount that refuses every change.
+pub(super) fn default_repository_for_reading() -> Result<PathBuf> {
+    repo::default_location_for_reading().map_err(|e| not_found(&e))
+}
+
+fn not_found(error: &io::Error) -> Failure {
+    Failure::other(format!("cannot find the default repository: {error}"))
 }

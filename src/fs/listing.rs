@@ -154,9 +154,11 @@ impl Fs {
         };
         // A permission that is taken away in the repository is gone at once.
         let believed = !self.options.allow_other;
+        let attr_ttl = if believed { ttl } else { Duration::ZERO };
+        let asked = &self.options;
         Ok(Some(Entry {
-            entry_ttl: ttl,
-            attr_ttl: if believed { ttl } else { Duration::ZERO },
+            entry_ttl: asked.entry_timeout.map_or(ttl, |_| entry.entry_ttl),
+            attr_ttl: asked.attr_timeout.map_or(attr_ttl, |_| entry.attr_ttl),
             ..entry
         }))
     }

@@ -184,14 +184,31 @@ impl Fs {
         identity: Identity,
     ) -> Entry {
         let entry_ttl = match role {
-            Role::Session | Role::Directory => DIRECTORY_TTL,
+            Role::Session | Role::Directory => self.options.entry_timeout.unwrap_or(DIRECTORY_TTL),
             _ => Duration::ZERO,
         };
+        let attr_ttl = self.attr_ttl_of(&role);
         Entry {
             attr: attr_of(stat, stat.stx_ino),
             generation: (self.nodes).remember(stat.stx_ino, parent, name, role, identity),
             entry_ttl,
-            attr_ttl: Duration::ZERO,
+            attr_ttl,
+        }
+    }
+
+    /// How long the kernel may believe the attributes of a node without
+    /// asking.
+    pub fn attr_ttl(&self, id: u64) -> Duration {
+        (self.nodes.role(id)).map_or(Duration::ZERO, |role| self.attr_ttl_of(&role))
+    }
+
+    /// Those of a checkpoint never: another one may have its place.
+    fn attr_ttl_of(&self, role: &Role) -> Duration {
+        match role {
+            Role::Root | Role::Session | Role::Directory | Role::Other => {
+                self.options.attr_timeout.unwrap_or(Duration::ZERO)
+            }
+            Role::Checkpoint | Role::Empty | Role::Writer(_) => Duration::ZERO,
         }
     }
 

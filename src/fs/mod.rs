@@ -63,6 +63,11 @@ pub struct Options {
     pub lock_wait: Duration,
     /// Other users get in: the kernel checks their permissions.
     pub allow_other: bool,
+    /// How long the kernel may believe the name of a directory without asking.
+    /// One that has been replaced meanwhile is noticed when it is used.
+    pub entry_timeout: Option<Duration>,
+    /// How long the kernel may believe attributes of what is no checkpoint.
+    pub attr_timeout: Option<Duration>,
 }
 
 impl Default for Options {
@@ -71,6 +76,8 @@ impl Default for Options {
             passthrough: true,
             lock_wait: Duration::ZERO,
             allow_other: false,
+            entry_timeout: None,
+            attr_timeout: None,
         }
     }
 }
@@ -100,8 +107,7 @@ pub struct Entry {
     pub attr_ttl: Duration,
 }
 
-/// How long the name of a directory may be believed without asking. A name
-/// that has been replaced meanwhile is noticed when it is used.
+/// How long the name of a directory may be believed if nobody says.
 const DIRECTORY_TTL: Duration = Duration::from_secs(1);
 
 /// How long what a listing said may be believed: long enough for the `stat`

@@ -31,9 +31,10 @@ pub(super) fn entry(reply: ReplyEntry, result: Answer<Entry>) {
     }
 }
 
-pub(super) fn attr(reply: ReplyAttr, result: Answer<FileAttr>) {
+/// Attributes, and how long they may be believed.
+pub(super) fn attr(reply: ReplyAttr, result: Answer<(FileAttr, Duration)>) {
     match result {
-        Ok(attr) => reply.attr(&Duration::ZERO, &attr),
+        Ok((attr, ttl)) => reply.attr(&ttl, &attr),
         Err(errno) => reply.error(errno),
     }
 }

@@ -1,5 +1,6 @@
 //! Mounting and unmounting: by root directly, by others through the helper.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 
 use super::error::Result;
 use super::table::{self, Location};
-use super::{fusermount, kernel};
+use super::{MountOptions, fusermount, kernel};
 
 /// Why an unmount failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,20 +33,21 @@ impl fmt::Display for Unmount {
     }
 }
 
-/// The options of a mount that lets other users in: the kernel checks their
-/// permissions.
-pub(super) const ALLOW_OTHER: &str = ",allow_other,default_permissions";
-
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// Mounts on a path without symlinks; answers the connection to the kernel.
-pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
-    if is_root() {
-        kernel::mount(repository, mountpoint, allow_other)
+pub(super) fn mount(
+    repository: &Path,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<OwnedFd> {
+    // Who unmounts for a process that has died has to outlive it.
+    if is_root() && !options.auto_unmount {
+        kernel::mount(repository, mountpoint, options)
     } else {
-        fusermount::mount(repository, mountpoint, allow_other)
+        fusermount::mount(repository, mountpoint, options)
     }
 }
 
@@ -64,6 +66,8 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<()
 #[derive(Clone, Debug)]
 pub(super) struct Mounted {
     mountpoint: PathBuf,
+    /// The type that it shows.
+    kind: OsString,
     /// No other filesystem has it before our connection has ended.
     device: (u32, u32),
     connection: Arc<OwnedFd>,
@@ -71,13 +75,18 @@ pub(super) struct Mounted {
 
 impl Mounted {
     /// What has just been mounted there, served by this connection.
-    pub(super) fn new(mountpoint: &Path, connection: &OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(
+        mountpoint: &Path,
+        options: &MountOptions,
+        connection: &OwnedFd,
+    ) -> io::Result<Self> {
         let device = match table::device_of_connection(connection)? {
             Some(device) => Some(device),
             None => Location::of(mountpoint)?.mounted_here().map(|e| e.device),
         };
         Ok(Self {
             mountpoint: mountpoint.to_owned(),
+            kind: options.kind(),
             device: device.ok_or(Errno::NOENT)?,
             connection: Arc::new(connection.try_clone()?),
         })
@@ -111,12 +120,16 @@ impl Mounted {
         Err(Errno::NOTCONN.into())
     }
 
+    fn is(&self, entry: &table::Entry) -> bool {
+        entry.kind == self.kind && entry.device == self.device
+    }
+
     /// Whether it lies on top of another mount of this program: two were made
     /// at the same time. Only the upper one of two is told so.
     pub(super) fn is_stacked(&self) -> bool {
         let below = || {
             let entries = table::read().ok()?;
-            let ours = |entry: &&table::Entry| entry.is_ours();
+            let ours = |entry: &&table::Entry| entry.kind == self.kind;
             let at_mountpoint = |entry: &&table::Entry| entry.mountpoint == self.mountpoint;
             let device = |entry: &&table::Entry| entry.device == self.device;
             let own = entries.iter().filter(at_mountpoint).find(device)?;
@@ -144,7 +157,7 @@ impl Mounted {
         if self.has_ended() {
             return Ok(());
         }
-        let ours = |entry: &table::Entry| entry.is_ours() && entry.device == self.device;
+        let ours = |entry: &table::Entry| self.is(entry);
         let mut result = Ok(());
         for entry in entries.into_iter().filter(ours) {
             // The name may lead to another mount, which hides ours.
@@ -168,7 +181,7 @@ impl Mounted {
     /// to another filesystem by now.
     pub(super) fn remove_if_dead(&self) {
         let dead = Location::of(&self.mountpoint).is_ok_and(|location| {
-            let ours = |entry: &table::Entry| entry.is_ours() && entry.device == self.device;
+            let ours = |entry: &table::Entry| self.is(entry);
             location.mounted_here().is_some_and(ours) && is_dead(&self.mountpoint)
         });
         if dead && let Err(why) = unmount(&self.mountpoint, true) {

@@ -1,11 +1,9 @@
 //! Mounting and unmounting with the help of `fusermount3`, for a user who is
 //! not root.
 
-use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -13,9 +11,10 @@ use std::process::{Command, Output, Stdio};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::attach::{ALLOW_OTHER, Unmount};
+use super::attach::Unmount;
 use super::error::{Error, Result};
 use super::kernel;
+use super::options::MountOptions;
 
 /// The helper, setuid root, of the package fuse3.
 const HELPER: &str = "fusermount3";
@@ -27,7 +26,11 @@ const SOCKET: &str = "_FUSE_COMMFD";
 const NOT_INSTALLED: &str = "fusermount3 is not installed (apt install fuse3)";
 
 /// Mounts, and answers the connection to the kernel.
-pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
+pub(super) fn mount(
+    repository: &Path,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<OwnedFd> {
     let cannot = |reason: String| {
         Error::failed(format!(
             "cannot mount on {}: {reason}",
@@ -42,7 +45,7 @@ pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> 
     // any other program.
     let child = Command::new(HELPER)
         .arg("-o")
-        .arg(options(repository.as_os_str(), allow_other))
+        .arg(options.for_helper(repository))
         .arg("--")
         .arg(mountpoint)
         .env(SOCKET, "0")
@@ -52,6 +55,14 @@ pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> 
         .spawn()
         .map_err(|e| cannot(not_started(&e)))?;
     let received = receive(&ours);
+    if options.auto_unmount
+        && let Ok(Some(device)) = received
+    {
+        // The helper stays, and unmounts when its socket is closed: at the end
+        // of this process, however that comes.
+        let _ = ours.into_raw_fd();
+        return Ok(device);
+    }
     drop(ours);
     let output = child
         .wait_with_output()
@@ -87,22 +98,6 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<()
     } else {
         Unmount::Failed(said)
     })
-}
-
-/// The options of the mount, as the helper parses them: a backslash before a
-/// comma or a backslash in the name.
-fn options(source: &OsStr, allow_other: bool) -> OsString {
-    let mut options = b"nosuid,nodev,subtype=sessionfs,fsname=".to_vec();
-    for &byte in source.as_bytes() {
-        if matches!(byte, b',' | b'\\') {
-            options.push(b'\\');
-        }
-        options.push(byte);
-    }
-    if allow_other {
-        options.extend(ALLOW_OTHER.bytes());
-    }
-    OsString::from_vec(options)
 }
 
 /// The descriptor that the helper sends, `None` if it ends without sending
@@ -157,15 +152,6 @@ fn said(output: &Output) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn commas_and_backslashes_in_the_name_are_escaped() {
-        let source = OsStr::from_bytes(b"/a,b\\c \xff");
-        let expected = b"nosuid,nodev,subtype=sessionfs,fsname=/a\\,b\\\\c \xff";
-        assert_eq!(options(source, false).as_bytes(), expected);
-        let expected = [&expected[..], b",allow_other,default_permissions"].concat();
-        assert_eq!(options(source, true).as_bytes(), expected);
-    }
 
     #[test]
     fn an_answer_without_a_descriptor_is_no_panic() {

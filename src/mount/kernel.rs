@@ -6,11 +6,11 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 
-use super::attach::{ALLOW_OTHER, Unmount};
+use super::attach::Unmount;
 use super::error::{Error, Result};
-use super::table::TYPE;
+use super::options::MountOptions;
 
 /// The FUSE device.
 pub(super) const DEVICE: &str = "/dev/fuse";
@@ -19,7 +19,11 @@ pub(super) const DEVICE: &str = "/dev/fuse";
 pub(super) const NO_DEVICE: &str = "the FUSE device /dev/fuse is missing (modprobe fuse)";
 
 /// Mounts, and answers the connection to the kernel.
-pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
+pub(super) fn mount(
+    repository: &Path,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<OwnedFd> {
     let cannot = |reason: String| {
         Error::failed(format!(
             "cannot mount on {}: {reason}",
@@ -36,12 +40,12 @@ pub(super) fn mount(repository: &Path, mountpoint: &Path, allow_other: bool) -> 
         device.as_raw_fd(),
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
-        if allow_other { ALLOW_OTHER } else { "" },
+        options.data(),
     );
     let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes())
         .map_err(|_| cannot("the mount options contain a NUL".into()))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    match rustix::mount::mount(repository, mountpoint, TYPE, flags, data) {
+    let (source, kind) = (options.source(repository), options.kind());
+    match rustix::mount::mount(source, mountpoint, &*kind, options.flags(), data) {
         Ok(()) => Ok(device),
         Err(Errno::PERM) => Err(cannot(
             "not permitted (mounting needs the capability SYS_ADMIN, which a container has to \

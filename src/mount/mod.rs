@@ -8,6 +8,7 @@ pub mod daemon;
 mod error;
 mod fusermount;
 mod kernel;
+mod options;
 mod preflight;
 mod presence;
 mod serve;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{Error, Kind, Result};
+pub use options::{Access, MountOptions};
 pub use serve::serve;
 
 use attach::Unmount;
@@ -33,14 +35,18 @@ pub struct Request {
     pub mountpoint: PathBuf,
     /// Whether the mountpoint may have something in it.
     pub nonempty: bool,
-    /// Whether other users get in.
-    pub allow_other: bool,
+    /// What the kernel is told.
+    pub options: MountOptions,
     /// The number of threads that answer the kernel.
     pub threads: usize,
     /// Whether reads may go past this process.
     pub passthrough: bool,
     /// How long an open for writing waits for another writer.
     pub lock_wait: Duration,
+    /// How long the kernel may believe names of directories without asking.
+    pub entry_timeout: Option<Duration>,
+    /// The same of attributes, of anything but checkpoints.
+    pub attr_timeout: Option<Duration>,
 }
 
 /// Unmounts a mount of this program, and waits a few seconds at the most for
@@ -63,8 +69,8 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
         Err(e) => return cannot(Kind::Failed, &e.to_string()),
     };
     let device = match (&location.mount, location.mounted_here()) {
-        (_, Some(entry)) if entry.is_ours() => entry.device,
-        (Some(entry), None) if entry.is_ours() => {
+        (_, Some(entry)) if is_served_by_us(entry) => entry.device,
+        (Some(entry), None) if is_served_by_us(entry) => {
             let reason = format!(
                 "it is inside of the mount on {}",
                 entry.mountpoint.display()
@@ -90,4 +96,10 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
         ),
         Err(Unmount::Failed(reason)) => cannot(Kind::Failed, &reason),
     }
+}
+
+/// Whether it is a mount of this program: by its type, or, if it was given
+/// another one, by the process that serves it.
+fn is_served_by_us(entry: &table::Entry) -> bool {
+    entry.is_ours() || entry.is_fuse() && presence::Watch::of(entry.device).is_some()
 }

@@ -12,7 +12,7 @@ use fuser::{Session, SessionACL};
 
 use super::attach::{self, Mounted, Unmount};
 use super::error::{Error, Result};
-use super::{Request, preflight, presence, signals};
+use super::{Access, Request, preflight, presence, signals};
 use crate::fs::{Fs, Options};
 use crate::fuse::Adapter;
 use crate::repo::Repository;
@@ -56,15 +56,17 @@ pub fn serve(
     let options = Options {
         passthrough: request.passthrough,
         lock_wait: request.lock_wait,
-        allow_other: request.allow_other,
+        allow_other: request.options.access != Access::Owner,
+        entry_timeout: request.entry_timeout,
+        attr_timeout: request.attr_timeout,
     };
     raise_limit_of_open_files();
     // The caller's umask is applied to a mode, and not ours.
     rustix::process::umask(rustix::fs::Mode::empty());
     let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
-    let connection = attach::mount(&place.repository, &place.mountpoint, request.allow_other)?;
+    let connection = attach::mount(&place.repository, &place.mountpoint, &request.options)?;
     let name = place.mountpoint.display();
-    let mounted = match Mounted::new(&place.mountpoint, &connection) {
+    let mounted = match Mounted::new(&place.mountpoint, &request.options, &connection) {
         Ok(mounted) => mounted,
         Err(e) => {
             if let Err(why) = attach::unmount(&place.mountpoint, true) {
@@ -136,8 +138,11 @@ fn start(
 ) -> io::Result<(Sender<Event>, Receiver<Event>)> {
     let mut config = fuser::Config::default();
     config.n_threads = Some(request.threads);
-    // The kernel checks who may use the mount.
-    let acl = SessionACL::All;
+    // The kernel checks who may use the mount, but does not know of "root too".
+    let acl = match request.options.access {
+        Access::OwnerAndRoot => SessionACL::RootAndOwner,
+        Access::Owner | Access::Everybody => SessionACL::All,
+    };
     config.acl = acl;
     let session = Session::from_fd(Adapter::new(fs), connection, acl, config)?;
     let (sender, events) = mpsc::channel();

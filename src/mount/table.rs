@@ -32,9 +32,15 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether it is a mount of this program.
+    /// Whether it is a mount of this program, of the type that it has unless
+    /// the mount was asked to show another one.
     pub fn is_ours(&self) -> bool {
         self.kind == TYPE
+    }
+
+    /// Whether it is a mount of any FUSE program.
+    pub fn is_fuse(&self) -> bool {
+        self.kind.as_encoded_bytes().starts_with(b"fuse.")
     }
 }
 

@@ -30,6 +30,14 @@ pub fn default_location() -> io::Result<DefaultLocation> {
     resolve(&variable)
 }
 
+/// The same for whoever only reads: what cannot be written will do.
+///
+/// # Errors
+/// Those of finding the current directory.
+pub fn default_location_for_reading() -> io::Result<PathBuf> {
+    usual_place(&|name| std::env::var_os(name))
+}
+
 fn resolve(variable: &dyn Fn(&str) -> Option<OsString>) -> io::Result<DefaultLocation> {
     let path = usual_place(variable)?;
     let problem = match std::fs::metadata(&path) {

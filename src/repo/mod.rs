@@ -44,7 +44,7 @@ use std::time::{Duration, SystemTime};
 pub use attributes::Attributes;
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Kind, Result};
-pub use location::{DefaultLocation, default_location};
+pub use location::{DefaultLocation, default_location, default_location_for_reading};
 pub use lock::NEXT as LOCK;
 pub(crate) use lock::is_mark;
 pub use name::SessionName;
