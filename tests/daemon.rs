@@ -239,13 +239,13 @@ fn sigterm_does_not_save_what_is_not_closed() {
     writer.write_all(b"not all").unwrap();
     mount.signal("TERM");
     let status = mount.wait();
-    assert_eq!(status.code(), Some(0), "{status}");
+    assert_eq!(status.code(), Some(6), "{status}");
     assert!(close(writer).is_err(), "it was told that it is saved");
     assert_checkpoint(&session, "old");
     assert!(!is_mounted(&mount.mountpoint));
     let log = mount.log();
     assert!(
-        log.contains("1 file(s) are still open for writing"),
+        log.contains("1 file(s) were still open for writing"),
         "{log}"
     );
 }

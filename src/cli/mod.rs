@@ -13,6 +13,7 @@ mod option_list;
 mod output;
 mod remove;
 mod save;
+mod status;
 mod storage;
 mod umount;
 
@@ -32,7 +33,7 @@ Without a repository: $PLAINBOX_SESSION_REPOSITORY, else
 ${XDG_CACHE_HOME:-$HOME/.cache}/plainbox/sessions.
 
 Exit status: 0 done, 1 I/O or other error, 2 usage, 3 not found, 4 locked,
-5 refused (mount refused, invalid name, name taken), 6 busy.
+5 refused (mount refused, invalid name, name taken), 6 busy (mount in use).
 RUST_LOG sets what is logged (default: warn).";
 
 /// Atomic, durable saves of program sessions, for every ordinary tool
@@ -48,6 +49,7 @@ struct Cli {
 enum Command {
     Mount(mount::Arguments),
     Umount(umount::Arguments),
+    Status(status::Arguments),
     List(list::Arguments),
     Create(create::Arguments),
     Load(load::Arguments),
@@ -85,6 +87,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     match cli.command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Umount(arguments) => umount::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Create(arguments) => create::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),

@@ -25,6 +25,8 @@ pub(super) enum Handle {
     Writer(Arc<Writer>),
     /// A directory.
     Directory(Mutex<Listing>),
+    /// The report, as it was when it was opened.
+    Report(Vec<u8>),
 }
 
 /// All handles.

@@ -13,6 +13,7 @@ use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::{Identity, ROOT, Role, empty_id};
 use super::process::thread_group;
+use super::report::REPORT_NAME;
 use super::writer::{Writer, empty_attr};
 use super::{Caller, DIRECTORY_TTL, Dir, Entry, Fs};
 use crate::repo::{CHECKPOINT, Session, SessionName};
@@ -63,6 +64,9 @@ impl Fs {
     }
 
     fn lookup_session(&self, name: &OsStr) -> Result<Entry> {
+        if name == REPORT_NAME {
+            return self.report_entry();
+        }
         let name = SessionName::new(name).map_err(|_| Errno::NOENT)?;
         let dir = self.dir(ROOT)?;
         let stat = sys::stat(&*dir.fd, name.as_os_str())?;
@@ -208,7 +212,7 @@ impl Fs {
             Role::Root | Role::Session | Role::Directory | Role::Other => {
                 self.options.attr_timeout.unwrap_or(Duration::ZERO)
             }
-            Role::Checkpoint | Role::Empty | Role::Writer(_) => Duration::ZERO,
+            Role::Checkpoint | Role::Empty | Role::Writer(_) | Role::Report => Duration::ZERO,
         }
     }
 
@@ -257,11 +261,12 @@ impl Fs {
             match &*self.handles.get(handle)? {
                 Handle::File { file, .. } => return Ok(attr_of(&sys::fstat(&**file)?, id)),
                 Handle::Writer(writer) => return writer.attr(patience),
-                Handle::Directory(_) => {}
+                Handle::Directory(_) | Handle::Report(_) => {}
             }
         }
         match self.role(id)? {
             Role::Root => self.root_attr(),
+            Role::Report => self.report_attr(),
             Role::Writer(writer) => writer.attr(patience),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;

@@ -12,8 +12,10 @@ mod entries;
 mod errno;
 mod handle;
 mod hold;
+pub mod holders;
 mod listing;
 mod lookup;
+pub mod mountinfo;
 mod node;
 mod open;
 mod passthrough;
@@ -21,9 +23,11 @@ mod process;
 mod ranges;
 mod removal;
 mod rename;
+mod report;
 mod retry;
 mod setattr;
 mod slot;
+mod statistics;
 mod umask;
 mod writer;
 mod xattr;
@@ -35,7 +39,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fuser::FileAttr;
 
@@ -47,8 +51,11 @@ use self::hold::Holds;
 use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::{Created, Opened};
 use self::removal::Removals;
+pub use self::report::REPORT_NAME;
 use self::retry::Retries;
 use self::slot::Slots;
+pub use self::statistics::Saves;
+use self::statistics::Statistics;
 use crate::repo::{CHECKPOINT, LOCK, Repository, Session, SessionName};
 use crate::sys::{self, Errno, Statx};
 
@@ -125,6 +132,8 @@ pub struct Fs {
     slots: Slots,
     removals: Removals,
     activity: Arc<Activity>,
+    statistics: Arc<Statistics>,
+    since: SystemTime,
     next_writer: AtomicU64,
     /// The device of the mount.
     device: Arc<OnceLock<(u32, u32)>>,
@@ -164,6 +173,8 @@ impl Fs {
             slots: Slots::default(),
             removals: Removals::default(),
             activity: Arc::default(),
+            statistics: Arc::default(),
+            since: SystemTime::now(),
             next_writer: AtomicU64::new(first_writer()),
             device: Arc::default(),
         }
@@ -190,6 +201,11 @@ impl Fs {
     /// The saves that are being committed now, or not answered yet.
     pub fn saves_in_progress(&self) -> usize {
         self.activity.now().1
+    }
+
+    /// What has become of the saves so far.
+    pub fn saves(&self) -> Saves {
+        self.statistics.saves()
     }
 
     /// The writers that have changed something and are not closed.

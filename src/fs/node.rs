@@ -27,6 +27,9 @@ pub(super) const FIRST_WRITER: u64 = 0xfffe << 48;
 /// session's inode number below.
 const FIRST_EMPTY: u64 = 0xfffd << 48;
 
+/// The report on what goes on.
+pub(super) const REPORT: u64 = FIRST_EMPTY - 1;
+
 /// What a node is.
 #[derive(Debug, Clone)]
 pub(super) enum Role {
@@ -44,6 +47,8 @@ pub(super) enum Role {
     Directory,
     /// Any other file.
     Other,
+    /// The report on what goes on.
+    Report,
 }
 
 /// Content and identity of a file as it was at one time; while it is the

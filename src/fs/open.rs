@@ -114,6 +114,7 @@ impl Fs {
                 Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
             }
             Role::Other => self.open_other(id, flags, caller, open_backing, patience),
+            Role::Report => self.open_report(flags, patience),
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }
     }
@@ -223,6 +224,7 @@ impl Fs {
             base,
             slot: self.slots.of(parent),
             activity: self.activity.clone(),
+            statistics: self.statistics.clone(),
             lock_wait: self.options.lock_wait,
             device: self.device.clone(),
             removed: None,
@@ -338,6 +340,13 @@ impl Fs {
         match &*self.handles.get(handle)? {
             Handle::File { file, .. } => Ok(sys::read_at(&**file, buffer, at)?),
             Handle::Writer(writer) => writer.read(buffer, at, patience),
+            Handle::Report(text) => {
+                let at = usize::try_from(at).unwrap_or(usize::MAX);
+                let rest = text.get(at..).unwrap_or_default();
+                let len = rest.len().min(buffer.len());
+                buffer[..len].copy_from_slice(&rest[..len]);
+                Ok(len)
+            }
             Handle::Directory(_) => Err(Errno::ISDIR.into()),
         }
     }
@@ -358,6 +367,7 @@ impl Fs {
         match &*self.handles.get(handle)? {
             Handle::File { file, .. } => Ok(sys::write_at(&**file, bytes, at)?),
             Handle::Writer(writer) => writer.write(bytes, at, caller.tid, patience),
+            Handle::Report(_) => Err(Errno::BADF.into()),
             Handle::Directory(_) => Err(Errno::ISDIR.into()),
         }
     }
@@ -380,7 +390,7 @@ impl Fs {
                 let copy = file.try_clone().map_err(|e| sys::errno_of(&e))?;
                 Ok(sys::close(copy)?)
             }
-            Handle::Directory(_) => Ok(()),
+            Handle::Directory(_) | Handle::Report(_) => Ok(()),
         }
     }
 
@@ -394,7 +404,7 @@ impl Fs {
             Handle::Writer(writer) => writer.sync(patience),
             Handle::File { file, .. } if data_only => Ok(sys::fdatasync(&**file)?),
             Handle::File { file, .. } => Ok(sys::fsync(&**file)?),
-            Handle::Directory(_) => Err(Errno::INVAL.into()),
+            Handle::Directory(_) | Handle::Report(_) => Err(Errno::INVAL.into()),
         }
     }
 

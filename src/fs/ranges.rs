@@ -58,6 +58,7 @@ impl Fs {
                     staged.allocate(mode, offset, len)
                 })
             }
+            Handle::Report(_) => Err(Errno::OPNOTSUPP.into()),
             Handle::Directory(_) => Err(Errno::ISDIR.into()),
         }
     }
@@ -79,6 +80,7 @@ impl Fs {
             Handle::Writer(writer) => writer.with_content(patience, |file| {
                 Ok(sys::find(file.ok_or(Errno::NXIO)?, what, offset)?)
             }),
+            Handle::Report(_) => Err(Errno::OPNOTSUPP.into()),
             Handle::Directory(_) => Err(Errno::ISDIR.into()),
         }
     }
@@ -113,6 +115,7 @@ impl Fs {
                     staged.copy_range(source, to_at, len)
                 })?
             }
+            Handle::Report(_) => return Err(Errno::BADF.into()),
             Handle::Directory(_) => return Err(Errno::ISDIR.into()),
         };
         Ok(u32::try_from(copied).unwrap_or(u32::MAX))
@@ -129,6 +132,7 @@ impl Fs {
             Handle::Writer(writer) => {
                 writer.with_content(patience, |file| file.map(copy).transpose())
             }
+            Handle::Report(_) => Err(Errno::OPNOTSUPP.into()),
             Handle::Directory(_) => Err(Errno::ISDIR.into()),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use log::Level;
 
@@ -11,7 +12,7 @@ use super::errno::{Fail, Patience, Result};
 use super::lookup::is_file;
 use super::node::ROOT;
 use super::removal::{Asked, Removal, Removals};
-use super::slot::Slot;
+use super::slot::{Owner, Slot};
 use super::{Caller, Entry, Fs};
 use crate::repo::{CHECKPOINT, Checkpoint, Kind, LOCK, Linked, Session, SessionName};
 use crate::sys::{self, Errno, RenameFlags, Statx};
@@ -111,16 +112,33 @@ impl Fs {
         // or is the original's kind of program, which does not mark it.
         let owns_lock =
             from == (to, OsStr::new(LOCK)) && self.nodes.open_file(stat.stx_ino).is_some();
-        if owns_lock {
-            session.adopt_lock()?;
-        } else if self.is_checkpoint(from.0, from.1)? && flags.contains(RenameFlags::EXCHANGE) {
-            let _theirs = self.keep_writers_out(from.0)?;
-            session.exchange(&self.session(from.0)?)?;
-        } else {
-            session.adopt(&*source.fd, from.1, flags)?;
-        }
+        let exchanges =
+            self.is_checkpoint(from.0, from.1)? && flags.contains(RenameFlags::EXCHANGE);
+        self.count_save(&session, || {
+            if owns_lock {
+                session.adopt_lock()?;
+            } else if exchanges {
+                let _theirs = self.keep_writers_out(from.0)?;
+                session.exchange(&self.session(from.0)?)?;
+            } else {
+                session.adopt(&*source.fd, from.1, flags)?;
+            }
+            Ok(())
+        })?;
         self.removals.forget(to);
         Ok(())
+    }
+
+    /// Makes a save that no writer makes.
+    fn count_save(&self, session: &Session, save: impl FnOnce() -> Result<()>) -> Result<()> {
+        let start = Instant::now();
+        let saved = save();
+        match saved {
+            Ok(()) => self.statistics.saved(session.name(), start.elapsed()),
+            Err(Fail::Errno(errno)) => self.statistics.failed(session.name(), errno),
+            Err(Fail::WouldBlock) => {}
+        }
+        saved
     }
 
     /// Programs that make a backup by renaming the old file away (`mv -b`,
@@ -182,7 +200,8 @@ impl Fs {
         if self.is_checkpoint(parent, name)? && is_file(&sys::fstat(&*file)?) {
             must_wait(patience)?;
             let _writers = self.keep_writers_out(parent)?;
-            self.session(parent)?.adopt_link(&*file)?;
+            let session = self.session(parent)?;
+            self.count_save(&session, || Ok(session.adopt_link(&*file)?))?;
             self.removals.forget(parent);
             return self.lookup(parent, name, caller, patience);
         }
@@ -313,7 +332,11 @@ impl Fs {
     fn keep_writers_out(&self, session: u64) -> Result<KeptOut> {
         let slot = self.slots.of(session);
         // No writer has the number of a node that is no writer's.
-        if slot.take(ROOT, None) {
+        let owner = Owner {
+            writer: ROOT,
+            process: 0,
+        };
+        if slot.take(owner, None) {
             Ok(KeptOut(slot))
         } else {
             Err(Errno::BUSY.into())

@@ -69,6 +69,7 @@ impl Fs {
                     .set_attributes(&checkpoint, &set.attributes())?;
                 Ok(attr_of(&sys::fstat(checkpoint.as_path_fd())?, id))
             }
+            Role::Report => Err(Errno::PERM.into()),
             Role::Root | Role::Session | Role::Directory | Role::Other => {
                 self.set_other(id, set, None)
             }

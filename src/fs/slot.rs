@@ -14,11 +14,19 @@ pub(super) struct Slots {
 /// A session's place for the one writer that may change its checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    /// The node id of the writer.
-    owner: Mutex<Option<u64>>,
+    owner: Mutex<Option<Owner>>,
     freed: Condvar,
     /// What an open writer has made of the checkpoint.
     published: Mutex<Option<Published>>,
+}
+
+/// Who has a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// The node id of the writer.
+    pub(super) writer: u64,
+    /// The process that opened it; 0 if that is not known.
+    pub(super) process: u32,
 }
 
 /// A save point of a writer that is still open.
@@ -60,7 +68,24 @@ impl Slots {
     }
 }
 
+impl Slots {
+    /// The sessions that are being changed, and by whom.
+    pub(super) fn owners(&self) -> Vec<(u64, Owner)> {
+        let slots = self.by_session.lock();
+        let slots = slots.unwrap_or_else(PoisonError::into_inner);
+        let owner = |slot: &Weak<Slot>| slot.upgrade()?.owner();
+        let taken = slots.iter();
+        taken
+            .filter_map(|(session, slot)| Some((*session, owner(slot)?)))
+            .collect()
+    }
+}
+
 impl Slot {
+    fn owner(&self) -> Option<Owner> {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Remembers a save point.
     pub(super) fn publish(&self, published: Published) {
         *self.published() = Some(published);
@@ -82,17 +107,17 @@ impl Slot {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the slot for `writer`, waiting until `deadline` for whoever has
+    /// Takes the slot for a writer, waiting until `deadline` for whoever has
     /// it. Answers whether it has it now.
-    pub(super) fn take(&self, writer: u64, deadline: Option<Instant>) -> bool {
+    pub(super) fn take(&self, new: Owner, deadline: Option<Instant>) -> bool {
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match *owner {
                 None => {
-                    *owner = Some(writer);
+                    *owner = Some(new);
                     return true;
                 }
-                Some(other) if other == writer => return true,
+                Some(other) if other.writer == new.writer => return true,
                 Some(_) => {}
             }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -109,7 +134,7 @@ impl Slot {
     /// Gives the slot back, if `writer` has it.
     pub(super) fn free(&self, writer: u64) {
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
-        if *owner == Some(writer) {
+        if owner.is_some_and(|owner| owner.writer == writer) {
             *owner = None;
             self.freed.notify_all();
         }
@@ -125,15 +150,17 @@ mod tests {
     fn a_slot_has_one_owner_and_is_passed_on() {
         let slots = Slots::default();
         let slot = &*slots.of(7);
-        assert!(slot.take(1, None));
-        assert!(slot.take(1, None), "it has it already");
-        assert!(!slots.of(7).take(2, None));
-        assert!(slots.of(8).take(2, None), "another session's");
+        let owner = |writer| Owner { writer, process: 7 };
+        assert!(slot.take(owner(1), None));
+        assert!(slot.take(owner(1), None), "it has it already");
+        assert!(!slots.of(7).take(owner(2), None));
+        assert!(slots.of(8).take(owner(2), None), "another session's");
+        assert_eq!(slots.owners(), [(7, owner(1))], "nobody has the other one");
         slot.free(2);
-        assert!(!slot.take(2, None), "not its own to free");
+        assert!(!slot.take(owner(2), None), "not its own to free");
         std::thread::scope(|scope| {
             let deadline = Instant::now() + Duration::from_secs(60);
-            let waiting = scope.spawn(move || slot.take(2, Some(deadline)));
+            let waiting = scope.spawn(move || slot.take(owner(2), Some(deadline)));
             slot.free(1);
             assert!(waiting.join().unwrap());
         });

@@ -21,7 +21,8 @@ pub(super) use self::close::Verdict;
 use super::activity::Activity;
 use super::errno::{Fail, Patience, Result};
 use super::process::{self, Opener, Sought};
-use super::slot::{Published, Slot};
+use super::slot::{Owner, Published, Slot};
+use super::statistics::Statistics;
 use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Kind, Session, Staged};
 use crate::sys;
 
@@ -47,6 +48,7 @@ pub(super) struct Writer {
     session: Session,
     slot: Arc<Slot>,
     activity: Arc<Activity>,
+    statistics: Arc<Statistics>,
     /// How long a change waits for another writer.
     lock_wait: Duration,
     /// Opened with `O_TRUNC`: it replaces whatever is there (DESIGN 2.9).
@@ -66,6 +68,7 @@ pub(super) struct Origin {
     pub(super) base: Option<Checkpoint>,
     pub(super) slot: Arc<Slot>,
     pub(super) activity: Arc<Activity>,
+    pub(super) statistics: Arc<Statistics>,
     pub(super) lock_wait: Duration,
     /// The checkpoint that its opener has removed to make this one.
     pub(super) removed: Option<Checkpoint>,
@@ -126,6 +129,7 @@ impl Writer {
             session: origin.session,
             slot: origin.slot,
             activity: origin.activity,
+            statistics: origin.statistics,
             lock_wait: origin.lock_wait,
             replaces: origin.replaces,
             opener: Opener::new(origin.tid),
@@ -206,7 +210,7 @@ impl Writer {
             .and_then(|()| self.log_if_failed(staged(&state)?.write_at(bytes, at)));
         state.has_data = true;
         state.note_writer(tid);
-        state.keep_failure(written)
+        self.keep_failure(&mut state, written)
     }
 
     /// Changes a range of the content, for the thread `tid`: a change like a
@@ -235,7 +239,7 @@ impl Writer {
             state.has_data = true;
             state.note_writer(tid);
         }
-        state.keep_failure(changed)?
+        self.keep_failure(&mut state, changed)?
     }
 
     /// Looks at what has been written so far; `None` where there is nothing.
@@ -277,7 +281,7 @@ impl Writer {
         match &state.base {
             _ if state.staged.is_some() => {
                 let committed = self.commit(&mut state);
-                state.keep_failure(committed)
+                self.keep_failure(&mut state, committed)
             }
             // Nothing of ours to save; somebody else's save may be unsynced.
             Some(base) => Ok(sys::fsync(base.open()?)?),
@@ -303,13 +307,16 @@ impl Writer {
             first_mode: self.first_mode,
             first_owner: Some(self.first_owner),
         };
+        let start = Instant::now();
         let result = staged.commit(&how);
+        let took = start.elapsed();
         drop(committing);
         match result {
             Ok(checkpoint) => {
                 state.removed = None;
                 self.publish(state, checkpoint);
                 state.published = true;
+                self.statistics.saved(self.session.name(), took);
                 Ok(())
             }
             Err(error) => {
@@ -399,6 +406,17 @@ impl Writer {
         }
     }
 
+    /// Remembers the first error of this save, but not that it would wait.
+    fn keep_failure<T>(&self, state: &mut State, result: Result<T>) -> Result<T> {
+        if let Err(Fail::Errno(errno)) = result
+            && state.failed.is_none()
+        {
+            state.failed = Some(errno);
+            self.statistics.failed(self.session.name(), errno);
+        }
+        result
+    }
+
     /// Takes back the staging of a change that was not made.
     fn unstage(&self, state: &mut State) {
         if state.staged.take().is_some() {
@@ -419,7 +437,11 @@ impl Writer {
         };
         let deadline = (patience == Patience::Wait && !self.lock_wait.is_zero())
             .then(|| Instant::now() + self.lock_wait);
-        if !self.slot.take(self.ino, deadline) {
+        let owner = Owner {
+            writer: self.ino,
+            process: self.opener.tgid,
+        };
+        if !self.slot.take(owner, deadline) {
             return Err(refused);
         }
         loop {
@@ -453,14 +475,6 @@ impl State {
     /// Nothing has been changed, and nothing has gone wrong.
     fn is_untouched(&self) -> bool {
         self.staged.is_none() && self.failed.is_none() && !self.doomed && !self.published
-    }
-
-    /// Remembers the first error of this save, but not that it would wait.
-    fn keep_failure<T>(&mut self, result: Result<T>) -> Result<T> {
-        if let Err(Fail::Errno(errno)) = result {
-            self.failed.get_or_insert(errno);
-        }
-        result
     }
 
     fn note_writer(&mut self, tid: u32) {

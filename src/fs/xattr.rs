@@ -23,7 +23,7 @@ impl Fs {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
                 Ok(acl_of_absent(sys::get_xattr(&self.dir(parent)?.fd, ACL)?))
             }
-            Role::Empty => Err(Errno::NODATA.into()),
+            Role::Empty | Role::Report => Err(Errno::NODATA.into()),
             Role::Checkpoint if is_mark(&name) => Err(Errno::NODATA.into()),
             _ => Ok(sys::get_xattr(&*self.path_fd(id)?, &name)?),
         }
@@ -52,7 +52,7 @@ impl Fs {
                 Some(base) => Ok(sys::list_xattrs(base.as_path_fd())?),
                 None => Ok(Vec::new()),
             }),
-            Role::Empty => Ok(Vec::new()),
+            Role::Empty | Role::Report => Ok(Vec::new()),
             _ => Ok(sys::list_xattrs(&*self.path_fd(id)?)?),
         }
     }
@@ -78,6 +78,7 @@ impl Fs {
                 let writer = self.new_writer(parent, id, false, caller)?;
                 writer.set_xattr(name, value.map(<[u8]>::to_vec), patience)
             }
+            Role::Report => Err(Errno::PERM.into()),
             _ => {
                 let fd = self.path_fd(id)?;
                 match value {

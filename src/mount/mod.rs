@@ -12,7 +12,9 @@ mod options;
 mod preflight;
 mod presence;
 mod serve;
+mod service;
 mod signals;
+pub mod status;
 mod table;
 
 use std::io;
@@ -23,6 +25,7 @@ pub use error::{Error, Kind, Result};
 pub use options::{Access, MountOptions};
 pub use serve::serve;
 
+use crate::fs::holders::{holders, in_words};
 use attach::Unmount;
 use table::Location;
 
@@ -90,11 +93,19 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
             }
             Ok(())
         }
-        Err(Unmount::Busy) => cannot(
-            Kind::Busy,
-            "it is in use (close what is open in it, or detach it with --lazy)",
-        ),
+        Err(Unmount::Busy) => cannot(Kind::Busy, &in_use(device)),
         Err(Unmount::Failed(reason)) => cannot(Kind::Failed, &reason),
+    }
+}
+
+/// That a mount is in use, by whom, and what to do about it.
+fn in_use(device: (u32, u32)) -> String {
+    let holders = holders(device);
+    let advice = "close what is open in it, or detach it with --lazy";
+    match &holders[..] {
+        // Of other users, if we may not look, or gone by now.
+        [] => format!("it is in use ({advice})"),
+        some => format!("it is in use by {} ({advice})", in_words(some)),
     }
 }
 

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use fuser::{Session, SessionACL};
 
 use super::attach::{self, Mounted, Unmount};
-use super::error::{Error, Result};
-use super::{Access, Request, preflight, presence, signals};
+use super::error::{Error, Kind, Result};
+use super::{Access, Request, preflight, presence, service, signals};
+use crate::fs::holders::{holders, in_words};
 use crate::fs::{Fs, Options};
 use crate::fuse::Adapter;
 use crate::repo::Repository;
@@ -44,7 +45,7 @@ enum Event {
 /// To be called before any other thread is started.
 ///
 /// # Errors
-/// See [`Kind`](super::Kind).
+/// See [`Kind`].
 pub fn serve(
     request: &Request,
     warn: &dyn Fn(&str),
@@ -111,7 +112,9 @@ pub fn serve(
             place.mountpoint.display()
         );
         place.keep();
-        ready()
+        ready()?;
+        service::ready(&format!("Serving {}", place.repository.display()));
+        service::watch(&place.mountpoint)
     })
 }
 
@@ -186,32 +189,30 @@ impl Server {
             match event {
                 Event::Answered(Ok(())) => {
                     if let Some(Err(e)) = ready.take().map(|ready| ready()) {
-                        self.stop();
+                        self.stop()?;
                         return Err(Error::failed(format!(
                             "unmounted {name} again: nobody waits for it: {e}"
                         )));
                     }
                 }
                 Event::Answered(Err(e)) => {
-                    self.stop();
+                    self.stop()?;
                     return Err(Error::failed(format!(
                         "cannot mount on {name}: the mount does not answer: {e}"
                     )));
                 }
                 Event::Signal(signal) => {
                     log::info!("{name}: unmounting because of {signal}");
-                    self.stop();
-                    return Ok(());
+                    return self.stop();
                 }
                 Event::Ended(Ok(())) => {
                     log::info!("{name}: unmounted by another program");
                     self.ended.set(true);
                     self.mounted.remove_if_dead();
-                    self.finish();
-                    return Ok(());
+                    return self.finish();
                 }
                 Event::Ended(Err(e)) => {
-                    self.stop();
+                    self.stop()?;
                     return Err(Error::failed(format!(
                         "{name}: unmounted after an error of the connection to the kernel: {e}"
                     )));
@@ -223,16 +224,35 @@ impl Server {
 
     /// Unmounts, with the saves in progress finished before this process
     /// ends.
-    fn stop(&self) {
-        if let ControlFlow::Break(Hurry) = self.leave() {
-            self.hurry();
-        }
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if something was not saved.
+    fn stop(&self) -> Result<()> {
+        self.end(|| self.leave())
     }
 
     /// Finishes the saves of a mount that is gone already.
-    fn finish(&self) {
-        if let ControlFlow::Break(Hurry) = self.drain() {
+    fn finish(&self) -> Result<()> {
+        self.end(|| self.drain())
+    }
+
+    /// Tells how the end went: how many saves were finished meanwhile, and
+    /// whether any was not.
+    fn end(&self, how: impl FnOnce() -> ControlFlow<Hurry>) -> Result<()> {
+        let name = self.mounted.mountpoint().display();
+        let before = self.fs.saves().done;
+        service::stopping("Finishing the saves in progress");
+        if let ControlFlow::Break(Hurry) = how() {
             self.hurry();
+        }
+        let finished = self.fs.saves().done - before;
+        log::info!("{name}: ended, with {finished} save(s) finished meanwhile");
+        match self.fs.open_writers() + self.fs.saves_in_progress() {
+            0 => Ok(()),
+            lost => Err(Error::new(
+                Kind::Busy,
+                format!("{name}: {lost} file(s) were still open for writing; they are not saved"),
+            )),
         }
     }
 
@@ -256,7 +276,15 @@ impl Server {
                     Unmount::Busy => log::Level::Info,
                     Unmount::Failed(_) => log::Level::Warn,
                 };
-                log::log!(level, "{name}: {why}; detaching it");
+                let holders = match why {
+                    Unmount::Busy => holders(self.mounted.device()),
+                    Unmount::Failed(_) => Vec::new(),
+                };
+                let by_whom = match &holders[..] {
+                    [] => String::new(),
+                    some => format!(" by {}", in_words(some)),
+                };
+                log::log!(level, "{name}: {why}{by_whom}; detaching it");
                 if let Err(why) = self.mounted.unmount(true) {
                     log::error!("{name}: cannot be detached: {why}");
                 }
@@ -283,13 +311,6 @@ impl Server {
             }
         }
         self.wait(None, || self.fs.saves_in_progress() == 0)?;
-        match self.fs.open_writers() {
-            0 => {}
-            writers => log::warn!(
-                "{}: {writers} file(s) are still open for writing; they are not saved",
-                self.mounted.mountpoint().display()
-            ),
-        }
         ControlFlow::Continue(())
     }
 

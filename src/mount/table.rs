@@ -1,53 +1,14 @@
-//! The mounts that this process sees: `/proc/self/mountinfo` (proc(5)).
+//! Where a path is: on which of the mounts that this process sees.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustix::fs::{Mode, OFlags};
 
-/// The filesystem type of our mounts.
-pub const TYPE: &str = "fuse.sessionfs";
-
-/// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its id, as in `/proc/PID/fdinfo`. Reused after the mount is gone.
-    pub id: u64,
-    /// The id of the mount that it is mounted on.
-    pub parent: u64,
-    /// Major and minor number of the filesystem's device. No other filesystem
-    /// has the same for as long as this one lives.
-    pub device: (u32, u32),
-    /// Where it is mounted.
-    pub mountpoint: PathBuf,
-    /// The type of the filesystem.
-    pub kind: OsString,
-    /// What is mounted: for ours, the repository.
-    pub source: OsString,
-}
-
-impl Entry {
-    /// Whether it is a mount of this program, of the type that it has unless
-    /// the mount was asked to show another one.
-    pub fn is_ours(&self) -> bool {
-        self.kind == TYPE
-    }
-
-    /// Whether it is a mount of any FUSE program.
-    pub fn is_fuse(&self) -> bool {
-        self.kind.as_encoded_bytes().starts_with(b"fuse.")
-    }
-}
-
-/// All mounts, in the kernel's order.
-pub fn read() -> io::Result<Vec<Entry>> {
-    Ok(parse(&fs::read("/proc/self/mountinfo")?))
-}
+pub use crate::fs::mountinfo::{Entry, TYPE, read};
 
 /// A path, and the mount that it is on.
 #[derive(Debug)]
@@ -97,105 +58,9 @@ fn descriptor_info<T: FromStr>(fd: &OwnedFd, key: &str) -> io::Result<Option<T>>
     Ok(info.lines().find_map(value))
 }
 
-/// A line that is not understood is left out.
-fn parse(text: &[u8]) -> Vec<Entry> {
-    text.split(|&byte| byte == b'\n')
-        .filter_map(parse_line)
-        .collect()
-}
-
-/// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE SUPER`
-fn parse_line(line: &[u8]) -> Option<Entry> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    let id = number(fields.next()?)?;
-    let parent = number(fields.next()?)?;
-    let device = fields.next()?;
-    let colon = device.iter().position(|&byte| byte == b':')?;
-    let device = (number(&device[..colon])?, number(&device[colon + 1..])?);
-    let mountpoint = unescape(fields.nth(1)?);
-    fields.find(|field| *field == b"-")?;
-    let kind = unescape(fields.next()?);
-    let source = unescape(fields.next()?);
-    Some(Entry {
-        id,
-        parent,
-        device,
-        mountpoint: mountpoint.into(),
-        kind,
-        source,
-    })
-}
-
-fn number<T: FromStr>(field: &[u8]) -> Option<T> {
-    std::str::from_utf8(field).ok()?.parse().ok()
-}
-
-/// Undoes the octal escapes (`\040`) of space, tab, newline, backslash and
-/// `#`.
-fn unescape(field: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        if let [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] = *rest {
-            bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-            rest = &rest[4..];
-        } else {
-            bytes.push(first);
-            rest = after;
-        }
-    }
-    OsString::from_vec(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_is_taken_apart() {
-        let text = b"36 35 98:0 /mnt1 /mnt/a\\040b\\134c\\012d rw,noatime master:1 shared:2 - \
-            fuse.sessionfs /re\\040po rw,user_id=0\n\
-            37 35 0:5 / /dev rw - devtmpfs dev rw\n";
-        let entries = parse(text);
-        assert_eq!(
-            entries[0],
-            Entry {
-                id: 36,
-                parent: 35,
-                device: (98, 0),
-                mountpoint: PathBuf::from("/mnt/a b\\c\nd"),
-                kind: TYPE.into(),
-                source: "/re po".into(),
-            }
-        );
-        assert!(entries[0].is_ours());
-        assert_eq!(entries[1].mountpoint, Path::new("/dev"));
-        assert!(!entries[1].is_ours());
-        assert_eq!(entries.len(), 2);
-    }
-
-    #[test]
-    fn a_line_that_is_not_understood_is_left_out() {
-        for line in [
-            "",
-            "36",
-            "x 35 98:0 / /a rw - t s",
-            "36 35 98 / /a rw - t s",
-            "36 35 98:0 / /a rw shared:1 t s",
-            "36 35 98:0 / /a rw - t",
-        ] {
-            assert_eq!(parse(line.as_bytes()), [], "{line:?}");
-        }
-    }
-
-    #[test]
-    fn escapes_are_undone_and_the_rest_stays() {
-        assert_eq!(unescape(b"a\\011b\\043"), "a\tb#");
-        assert_eq!(unescape(b"a\\04"), "a\\04");
-        assert_eq!(unescape(b"\\"), "\\");
-        assert_eq!(unescape(b"\\08x"), "\\08x");
-        assert_eq!(unescape(b"\\377"), OsString::from_vec(vec![0xff]));
-    }
 
     #[test]
     fn the_root_is_a_mount() {

@@ -30,7 +30,7 @@ impl Writer {
         if let Some(size) = set.size {
             state.note_writer(tid);
             done = self.truncate(&mut state, size, patience);
-            done = state.keep_failure(done);
+            done = self.keep_failure(&mut state, done);
         }
         done = done.and_then(|()| self.set_attributes(&mut state, set.attributes(), patience));
         self.save_if_alone(&mut state, done)?;
@@ -42,7 +42,7 @@ impl Writer {
         if state.handles > 0 {
             return done;
         }
-        let done = state.keep_failure(done);
+        let done = self.keep_failure(state, done);
         let finished = self.finish(state);
         done.and(finished)
     }

@@ -194,9 +194,13 @@ impl Writer {
                     "{}: a process that was writing was killed; the save is abandoned",
                     self.session.name()
                 );
+                self.statistics.abandoned(self.session.name());
                 Err(Fail::Errno(libc::ECANCELED))
             }
-            None if state.staged.is_some() => self.commit(state),
+            None if state.staged.is_some() => {
+                let committed = self.commit(state);
+                self.keep_failure(state, committed)
+            }
             None => Ok(()),
         };
         let mut abandoned = state.staged.take();

@@ -1,0 +1,147 @@
+//! `sessionfs status`
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::failure::Result;
+use super::output;
+use crate::mount::status::{self, Report, Status};
+use crate::sys;
+
+const AFTER_HELP: &str = "\
+Examples:
+  sessionfs status
+  sessionfs status /mnt/sessions --json
+
+Programs that only read files find the same in MOUNTPOINT/.sessionfs-status,
+which no listing shows.";
+
+/// Show what goes on in the mounts of this machine
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// Only the mount here [default: all]
+    mountpoint: Option<PathBuf>,
+
+    /// As an array of objects
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let mounts = match &arguments.mountpoint {
+        Some(mountpoint) => vec![status::of(mountpoint)?],
+        None => status::all()?,
+    };
+    let text = if arguments.json {
+        let mounts: Vec<Value> = mounts.iter().map(object).collect();
+        format!("{:#}\n", Value::from(mounts))
+    } else {
+        mounts.iter().map(lines).collect()
+    };
+    output::write(|out| out.write_all(text.as_bytes()))
+}
+
+fn object(mount: &Status) -> Value {
+    let (state, report) = match &mount.report {
+        Report::Told(report) => ("serving", report.clone()),
+        Report::Hangs => ("hanging", json!({})),
+        Report::Dead => ("dead", json!({})),
+        Report::Unknown(reason) => ("unknown", json!({ "reason": reason })),
+    };
+    let mut object = json!({
+        "mountpoint": mount.mountpoint.to_string_lossy(),
+        "source": mount.source,
+        "state": state,
+    });
+    if let (Some(object), Value::Object(report)) = (object.as_object_mut(), report) {
+        object.extend(report);
+    }
+    object
+}
+
+fn lines(mount: &Status) -> String {
+    let mut text = format!("{} on {}\n", mount.source, mount.mountpoint.display());
+    let report = match &mount.report {
+        Report::Told(report) => report,
+        Report::Hangs => return text + "  its daemon does not answer\n",
+        Report::Dead => {
+            return text + "  its daemon is dead (mount it again, or sessionfs umount)\n";
+        }
+        Report::Unknown(reason) => {
+            return text + &format!("  its daemon cannot be asked: {reason}\n");
+        }
+    };
+    // Writing to a string does not fail.
+    let _ = write_lines(&mut text, report);
+    text
+}
+
+fn write_lines(text: &mut String, report: &Value) -> std::fmt::Result {
+    let saves = &report["saves"];
+    writeln!(
+        text,
+        "  daemon {} since {}; {} saved, {} abandoned, {} failed",
+        report["pid"],
+        time(&report["since"]),
+        saves["done"],
+        saves["abandoned"],
+        saves["failed"],
+    )?;
+    let micros = |percentile: &str| {
+        let micros = report["save_microseconds"][percentile].as_u64();
+        // Three digits are more than enough.
+        format!("{:.2} ms", micros.unwrap_or_default() as f64 / 1000.0)
+    };
+    if saves["done"].as_u64() > Some(0) {
+        writeln!(
+            text,
+            "  a save takes {} (half), {} (90 %), {} (99 %), {} at most",
+            micros("p50"),
+            micros("p90"),
+            micros("p99"),
+            micros("max"),
+        )?;
+    }
+    for saving in items(&report["saving"]) {
+        let session = plain(&saving["session"]);
+        match saving["pid"].as_u64() {
+            Some(pid) => writeln!(text, "  {session}: being saved by {pid}")?,
+            None => writeln!(text, "  {session}: being saved")?,
+        }
+    }
+    for error in items(&report["errors"]) {
+        let session = plain(&error["session"]);
+        let (at, reason) = (time(&error["at"]), plain(&error["reason"]));
+        writeln!(text, "  {session}: not saved at {at}: {reason}")?;
+    }
+    let own = u64::from(std::process::id());
+    let is_other = |process: &&Value| process["pid"].as_u64() != Some(own);
+    for process in items(&report["processes"]).filter(is_other) {
+        for file in items(&process["files"]) {
+            let (command, how) = (plain(&process["command"]), plain(&file["how"]));
+            let (pid, path) = (&process["pid"], plain(&file["path"]));
+            writeln!(text, "  {pid} ({command}) {how} {path}")?;
+        }
+    }
+    Ok(())
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+/// A string of the report, in one line.
+fn plain(value: &Value) -> String {
+    super::failure::one_line(value.as_str().unwrap_or_default())
+}
+
+fn time(seconds: &Value) -> String {
+    let seconds = seconds.as_i64().and_then(sys::utc);
+    seconds.map_or_else(String::new, |[year, month, day, hour, minute, second]| {
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    })
+}

@@ -1,0 +1,257 @@
+//! Which processes use a mount: what `/proc` shows of their files, to whoever
+//! may see it.
+//!
+//! Nothing here asks the filesystem itself: links in `/proc` are read and not
+//! followed, so a mount whose daemon is dead or hangs can be asked about.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::mountinfo;
+
+/// How a process uses a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Open for reading, or an open directory.
+    Reads,
+    /// Open for writing.
+    Writes,
+    /// It is its working directory, its root or its program, or mapped.
+    Other,
+}
+
+/// A file that a process uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    /// How.
+    pub how: Use,
+    /// Where it is, as the process sees it.
+    pub path: PathBuf,
+}
+
+/// A process that uses the mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id.
+    pub pid: u32,
+    /// The name of its program (`/proc/PID/comm`).
+    pub command: String,
+    /// What it uses, each once.
+    pub files: Vec<Used>,
+}
+
+/// The places of a mount in one mount namespace: ids and mountpoints.
+type Places = Vec<(u64, PathBuf)>;
+
+/// The processes but this one that use the filesystem with this device
+/// number, as far as we may look.
+pub fn holders(device: (u32, u32)) -> Vec<Holder> {
+    let mut namespaces: HashMap<OsString, Places> = HashMap::new();
+    let pids = fs::read_dir("/proc").into_iter().flatten();
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let mut holders: Vec<Holder> = pids
+        .filter(|pid| *pid != std::process::id())
+        .filter_map(|pid| {
+            let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
+            let places = namespaces
+                .entry(namespace.into_os_string())
+                .or_insert_with(|| places(pid, device));
+            let files = used(pid, device, places);
+            let command = || {
+                let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+                String::from_utf8_lossy(&comm).trim_end().to_owned()
+            };
+            (!files.is_empty()).then(|| Holder {
+                pid,
+                command: command(),
+                files,
+            })
+        })
+        .collect();
+    holders.sort_by_key(|holder| holder.pid);
+    holders
+}
+
+/// Where the process sees the mount.
+fn places(pid: u32, device: (u32, u32)) -> Places {
+    let mounts = mountinfo::read_of(pid).unwrap_or_default();
+    let ours = mounts.into_iter().filter(|entry| entry.device == device);
+    ours.map(|entry| (entry.id, entry.mountpoint)).collect()
+}
+
+fn used(pid: u32, device: (u32, u32), places: &Places) -> Vec<Used> {
+    let mut files = Vec::new();
+    let mut add = |how, path: PathBuf| {
+        let file = Used { how, path };
+        if !files.contains(&file) {
+            files.push(file);
+        }
+    };
+    if !places.is_empty() {
+        for link in ["cwd", "root", "exe"] {
+            let path = fs::read_link(format!("/proc/{pid}/{link}"));
+            let is_inside = |path: &PathBuf| places.iter().any(|(_, at)| path.starts_with(at));
+            if let Some(path) = path.ok().filter(is_inside) {
+                add(Use::Other, path);
+            }
+        }
+    }
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+    for entry in descriptors.into_iter().flatten().flatten() {
+        let info = fs::read(entry.path()).unwrap_or_default();
+        let Some((mount, writes)) = parse_fdinfo(&info) else {
+            continue;
+        };
+        if places.iter().any(|(id, _)| *id == mount) {
+            let number = entry.file_name();
+            let link = Path::new("/proc")
+                .join(pid.to_string())
+                .join("fd")
+                .join(number);
+            let how = if writes { Use::Writes } else { Use::Reads };
+            add(how, without_mark(fs::read_link(link).unwrap_or_default()));
+        }
+    }
+    let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    for path in mapped(&maps, device) {
+        add(Use::Other, path);
+    }
+    files
+}
+
+/// A path without what the kernel puts behind it when its name leads to
+/// another inode by now: so it does as soon as anybody else looks up what has
+/// been opened for writing.
+fn without_mark(path: PathBuf) -> PathBuf {
+    let bytes = path.into_os_string().into_vec();
+    let name = bytes.strip_suffix(b" (deleted)").unwrap_or(&bytes);
+    OsString::from_vec(name.to_vec()).into()
+}
+
+/// The mount of a descriptor, and whether it is open for writing
+/// (proc_pid_fdinfo(5)).
+fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
+    let info = str::from_utf8(info).ok()?;
+    let value = |name| {
+        let mut lines = info.lines();
+        lines.find_map(|line: &str| Some(line.strip_prefix(name)?.trim()))
+    };
+    let mount = value("mnt_id:")?.parse().ok()?;
+    let flags = i64::from_str_radix(value("flags:")?, 8).ok()?;
+    let is_path = flags & i64::from(libc::O_PATH) != 0;
+    let writes = !is_path && flags & i64::from(libc::O_ACCMODE) != 0;
+    Some((mount, writes))
+}
+
+/// The files of a device among the lines of `/proc/PID/maps`
+/// (proc_pid_maps(5): address, permissions, offset, device in hexadecimal,
+/// inode, path).
+fn mapped(maps: &[u8], (major, minor): (u32, u32)) -> Vec<PathBuf> {
+    let wanted = format!("{major:02x}:{minor:02x}");
+    let lines = maps.split(|&byte| byte == b'\n');
+    lines
+        .filter_map(|line| {
+            let mut fields = line.splitn(6, |&byte| byte == b' ');
+            let is_it = fields.nth(3)? == wanted.as_bytes();
+            let path = fields.nth(1)?.trim_ascii_start();
+            is_it.then(|| OsString::from_vec(path.to_vec()).into())
+        })
+        .collect()
+}
+
+/// The processes in words: the first few, and how many there are more.
+pub fn in_words(holders: &[Holder]) -> String {
+    const MOST: usize = 5;
+    let mut words: Vec<String> = holders
+        .iter()
+        .take(MOST)
+        .map(|holder| {
+            let path = holder.files.first().map(|file| file.path.as_path());
+            let path = path.unwrap_or(Path::new(""));
+            format!("{} ({}): {}", holder.pid, holder.command, path.display())
+        })
+        .collect();
+    if holders.len() > MOST {
+        words.push(format!("and {} more", holders.len() - MOST));
+    }
+    words.join(", ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::process::{Command, Stdio};
+
+    fn device_of(path: &Path) -> (u32, u32) {
+        let device = fs::metadata(path).unwrap().dev();
+        (rustix::fs::major(device), rustix::fs::minor(device))
+    }
+
+    #[test]
+    fn a_process_is_found_with_what_it_uses() {
+        let path = std::env::temp_dir().canonicalize().unwrap();
+        let file = tempfile::NamedTempFile::new_in(&path).unwrap();
+        let dir = fs::File::open(&path).unwrap();
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(file.as_file().try_clone().unwrap())
+            .stderr(dir)
+            .spawn()
+            .unwrap();
+        let holders = holders(device_of(file.path()));
+        let pid = child.id();
+        let own = holders.iter().find(|holder| holder.pid == pid).unwrap();
+        let uses = |path: &Path| {
+            let mut files = own.files.iter();
+            files.find(|file| file.path == path).map(|file| file.how)
+        };
+        assert_eq!(uses(file.path()), Some(Use::Writes));
+        assert_eq!(uses(&path), Some(Use::Reads));
+        assert!(!own.command.is_empty());
+        let this = std::process::id();
+        assert!(holders.iter().all(|holder| holder.pid != this));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_proc_shows_is_taken_apart() {
+        let info = b"pos:\t0\nflags:\t0100001\nmnt_id:\t29\nino:\t7\n";
+        assert_eq!(parse_fdinfo(info), Some((29, true)));
+        let path = format!("flags:\t{:o}\nmnt_id:\t29\n", libc::O_PATH | libc::O_RDWR);
+        assert_eq!(parse_fdinfo(path.as_bytes()), Some((29, false)));
+        for odd in [
+            &b""[..],
+            b"mnt_id:\tx\nflags:\t0\n",
+            b"flags:\t9\nmnt_id:\t1\n",
+            b"\xff",
+        ] {
+            assert_eq!(parse_fdinfo(odd), None);
+        }
+        let maps = b"55d0-55d1 r--p 00000000 00:2f 123                /mnt/a b\n\
+            55d1-55d2 r--p 00000000 08:01 123                /bin/x\n\
+            7ffd-7ffe rw-p 00000000 00:00 0                  [stack]\nodd\n";
+        assert_eq!(mapped(maps, (0, 0x2f)), [Path::new("/mnt/a b")]);
+        assert_eq!(mapped(maps, (8, 1)), [Path::new("/bin/x")]);
+    }
+
+    #[test]
+    fn many_are_counted() {
+        let holder = |pid| Holder {
+            pid,
+            command: "cat".into(),
+            files: vec![Used {
+                how: Use::Reads,
+                path: "/mnt/x".into(),
+            }],
+        };
+        assert_eq!(in_words(&[holder(1)]), "1 (cat): /mnt/x");
+        let many: Vec<_> = (1..9).map(holder).collect();
+        assert!(in_words(&many).ends_with("5 (cat): /mnt/x, and 3 more"));
+    }
+}

@@ -1,0 +1,155 @@
+//! What goes on in a mount, for `sessionfs status` and for whoever can only
+//! read files: as a file in the root, by a name that no listing shows, so that
+//! nothing that walks the tree meets it.
+
+use std::ffi::OsStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, FopenFlags, INodeNo};
+use serde_json::{Value, json};
+
+use super::entries::must_wait;
+use super::errno::{Patience, Result};
+use super::handle::Handle;
+use super::holders::{Holder, Use, holders};
+use super::node::{Identity, REPORT, ROOT, Role};
+use super::open::{Opened, changes};
+use super::{Entry, Fs};
+use crate::sys::Errno;
+
+/// The name of the file.
+pub const REPORT_NAME: &str = ".sessionfs-status";
+
+impl Fs {
+    /// The report's entry. Who may read it may see who uses the mount.
+    pub(super) fn report_entry(&self) -> Result<Entry> {
+        let attr = self.report_attr()?;
+        let name = OsStr::new(REPORT_NAME);
+        let identity = Identity::default();
+        Ok(Entry {
+            generation: (self.nodes).remember(REPORT, ROOT, name, Role::Report, identity),
+            attr,
+            entry_ttl: Duration::ZERO,
+            attr_ttl: Duration::ZERO,
+        })
+    }
+
+    /// A file whose size nobody knows before it is read, as in `/proc`.
+    pub(super) fn report_attr(&self) -> Result<FileAttr> {
+        Ok(FileAttr {
+            ino: INodeNo(REPORT),
+            size: 0,
+            blocks: 0,
+            kind: FileType::RegularFile,
+            perm: 0o400,
+            nlink: 1,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            ..self.root_attr()?
+        })
+    }
+
+    /// Opens the report, which is as it is now.
+    pub(super) fn open_report(&self, flags: i32, patience: Patience) -> Result<Opened> {
+        if changes(flags) {
+            return Err(Errno::ACCESS.into());
+        }
+        must_wait(patience)?;
+        let mut text = self.report().to_string().into_bytes();
+        text.push(b'\n');
+        Ok(Opened {
+            handle: self.handles.add(Handle::Report(text)),
+            flags: FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
+            backing: None,
+        })
+    }
+
+    /// All of it. Names and paths that are not UTF-8 are shown as near as that
+    /// gets.
+    fn report(&self) -> Value {
+        let (saves, latencies) = (self.statistics.saves(), self.statistics.latencies());
+        let (unsaved, _) = self.activity.now();
+        let holders = match self.device.get() {
+            Some(device) => holders(*device),
+            None => Vec::new(),
+        };
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        json!({
+            "pid": std::process::id(),
+            "repository": self.repository.path().to_string_lossy(),
+            "since": seconds(self.since),
+            "saves": {
+                "done": saves.done,
+                "abandoned": saves.abandoned,
+                "failed": saves.failed,
+            },
+            "save_microseconds": {
+                "p50": micros(latencies.p50),
+                "p90": micros(latencies.p90),
+                "p99": micros(latencies.p99),
+                "max": micros(latencies.max),
+            },
+            "unsaved_writers": unsaved,
+            "saving": self.saving(),
+            "processes": holders.iter().map(process).collect::<Vec<_>>(),
+            "errors": self.errors(),
+        })
+    }
+
+    /// The sessions whose checkpoint is being changed, and by which process.
+    fn saving(&self) -> Vec<Value> {
+        let owners = self.slots.owners().into_iter();
+        owners
+            .filter_map(|(session, owner)| {
+                let (_, name) = self.nodes.place(session)?;
+                let pid = (owner.process != 0).then_some(owner.process);
+                Some(json!({ "session": id(&name), "pid": pid }))
+            })
+            .collect()
+    }
+
+    fn errors(&self) -> Vec<Value> {
+        let errors = self.statistics.errors().into_iter();
+        errors
+            .map(|(session, error)| {
+                let reason = std::io::Error::from_raw_os_error(error.errno).to_string();
+                let reason = reason.split(" (os error").next().unwrap_or_default();
+                json!({
+                    "session": session.id().to_string_lossy(),
+                    "at": seconds(error.at),
+                    "errno": error.errno,
+                    "reason": reason,
+                })
+            })
+            .collect()
+    }
+}
+
+fn process(holder: &Holder) -> Value {
+    let files = holder.files.iter().map(|file| {
+        let how = match file.how {
+            Use::Reads => "reads",
+            Use::Writes => "writes",
+            Use::Other => "uses",
+        };
+        json!({ "path": file.path.to_string_lossy(), "how": how })
+    });
+    json!({
+        "pid": holder.pid,
+        "command": holder.command,
+        "files": files.collect::<Vec<_>>(),
+    })
+}
+
+/// A session's id, of its directory's name.
+fn id(name: &OsStr) -> String {
+    let name = name.to_string_lossy();
+    name.strip_suffix(".session").unwrap_or(&name).to_owned()
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
