@@ -105,7 +105,7 @@ place_check() {
         complain "the daemon needed $memory KiB"
         ok=1
     fi
-    echo "daemon: alive, $now descriptors, $memory KiB at the most, $(wc -l <"$work/log") lines of log"
+    echo "daemon: alive, $now descriptors, $memory KiB at the most, $(grep -c "warning: " "$work/log") warnings in its log"
     return $ok
 }
 

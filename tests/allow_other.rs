@@ -237,7 +237,7 @@ chmod 755 above
 trap - EXIT
 $own ./sessionfs umount mnt
 cd above/repository; stat -c "%n %u:%g %a" */*
-cat ../../log
+grep -v ' info: ' ../../log
 "#;
 
 /// What comes of it: who may not read in the repository may not read here,

@@ -183,7 +183,7 @@ def _differences(row, native, mount):
         for what in snapshot.differences(native.trees[natively], tree, mount.before, varies):
             yield f"{place}: {what}"
     for line in mount.log.splitlines():
-        if "WARN" in line or "ERROR" in line:
+        if " warning: " in line or " error: " in line:
             yield f"logged: {line}"
 
 

@@ -13,7 +13,10 @@ use super::failure::{Failure, Result, one_line};
 /// fuser logs at levels that are not ours: a request that is answered with an
 /// error is no warning, and an answer that nobody waits for any more (the mount
 /// has gone) is no error.
-const DEFAULT_FILTER: &str = "warn,fuser=error,fuser::reply=off";
+const FUSER_FILTER: &str = "fuser=error,fuser::reply=off";
+
+/// Warnings, and the beginning and the end of a mount.
+const DEFAULT_FILTER: &str = "warn,sessionfs::mount=info";
 
 /// Where log lines go.
 #[derive(Clone, Debug)]
@@ -39,8 +42,11 @@ pub(super) struct Log {
 pub(super) fn start(log: Log) -> Result<()> {
     let mut builder = Builder::new();
     match log.level {
-        Some(level) => builder.parse_filters(&format!("{DEFAULT_FILTER},sessionfs={level}")),
-        None => builder.parse_env(Env::default().default_filter_or(DEFAULT_FILTER)),
+        Some(level) => builder.parse_filters(&format!("{FUSER_FILTER},sessionfs={level}")),
+        None => {
+            let default = format!("{FUSER_FILTER},{DEFAULT_FILTER}");
+            builder.parse_env(Env::default().default_filter_or(default))
+        }
     };
     match log.target {
         Target::Stderr => {

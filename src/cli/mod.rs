@@ -34,7 +34,7 @@ ${XDG_CACHE_HOME:-$HOME/.cache}/plainbox/sessions.
 
 Exit status: 0 done, 1 I/O or other error, 2 usage, 3 not found, 4 locked,
 5 refused (mount refused, invalid name, name taken), 6 busy (mount in use).
-RUST_LOG sets what is logged (default: warn).";
+RUST_LOG sets what is logged (default: warnings, and mounts that come and go).";
 
 /// Atomic, durable saves of program sessions, for every ordinary tool
 #[derive(Debug, Parser)]
