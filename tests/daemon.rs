@@ -14,9 +14,10 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use common::observe::{Strace, descriptors, is_in_call, status, threads};
+use common::slow::save;
 use common::tools::{close, errno, open_rw};
 use common::{Backing, Mount, SESSIONFS, Session, is_mounted, times, wait_until};
 
@@ -39,24 +40,6 @@ fn assert_checkpoint(session: &Session, content: &str) {
     let found = fs::read_to_string(session.checkpoint()).unwrap();
     assert_eq!(found, content);
     assert_eq!(session.names(), ["session"]);
-}
-
-/// Saves on a thread of its own.
-fn save(session: &Session, content: &'static str) -> JoinHandle<std::io::Result<()>> {
-    let file = session.file();
-    thread::spawn(move || {
-        let mut writer = File::create(file)?;
-        writer.write_all(content.as_bytes())?;
-        close(writer)
-    })
-}
-
-/// Waits until a thread of the daemon is in fsync(2), held up there.
-fn wait_for_fsync(pid: u32) {
-    wait_until("a save is in fsync", || {
-        let threads = threads(pid, None);
-        threads.iter().any(|&tid| is_in_call(tid, libc::SYS_fsync))
-    });
 }
 
 #[test]
@@ -203,51 +186,6 @@ fn a_program_is_started_by_one_who_has_a_writer_open() {
     }
     assert!(output.status.success(), "{output:?}");
     assert_checkpoint(&session, "new");
-}
-
-#[test]
-fn sigterm_finishes_the_save_in_progress() {
-    finishes_the_save_in_progress("TERM");
-}
-
-#[test]
-fn sigint_finishes_the_save_in_progress() {
-    finishes_the_save_in_progress("INT");
-}
-
-fn finishes_the_save_in_progress(signal: &str) {
-    let (mut mount, session) = mounted(Backing::Here);
-    let delay = "inject=fsync:delay_enter=1000000";
-    let strace = Strace::attach_to_all(mount.pid(), ["-e", "trace=fsync", "-e", delay]);
-    let saving = save(&session, "new");
-    wait_for_fsync(mount.pid());
-    mount.signal(signal);
-    assert_checkpoint(&session, "old");
-    saving.join().unwrap().unwrap();
-    assert_checkpoint(&session, "new");
-    let status = mount.wait();
-    drop(strace);
-    assert_eq!(status.code(), Some(0), "{status}");
-    assert!(!is_mounted(&mount.mountpoint));
-    assert_eq!(fs::read_dir(&mount.mountpoint).unwrap().count(), 0);
-}
-
-#[test]
-fn sigterm_does_not_save_what_is_not_closed() {
-    let (mut mount, session) = mounted(Backing::Here);
-    let mut writer = File::create(session.file()).unwrap();
-    writer.write_all(b"not all").unwrap();
-    mount.signal("TERM");
-    let status = mount.wait();
-    assert_eq!(status.code(), Some(6), "{status}");
-    assert!(close(writer).is_err(), "it was told that it is saved");
-    assert_checkpoint(&session, "old");
-    assert!(!is_mounted(&mount.mountpoint));
-    let log = mount.log();
-    assert!(
-        log.contains("1 file(s) were still open for writing"),
-        "{log}"
-    );
 }
 
 fn i4_kill_9_in_the_middle_of_writes_leaves_nothing(backing: Backing) {

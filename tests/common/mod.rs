@@ -12,6 +12,7 @@
 pub mod observe;
 pub mod saves;
 pub mod side_by_side;
+pub mod slow;
 pub mod tools;
 pub mod users;
 

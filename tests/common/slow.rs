@@ -1,0 +1,33 @@
+//! Saves that take long.
+
+use std::fs::File;
+use std::io::Write;
+use std::thread::{self, JoinHandle};
+
+use super::observe::{Strace, is_in_call, threads};
+use super::tools::close;
+use super::{Session, wait_until};
+
+/// Saves on a thread of its own.
+pub fn save(session: &Session, content: &'static str) -> JoinHandle<std::io::Result<()>> {
+    let file = session.file();
+    thread::spawn(move || {
+        let mut writer = File::create(file)?;
+        writer.write_all(content.as_bytes())?;
+        close(writer)
+    })
+}
+
+/// Waits until a thread of the daemon is in fsync(2), held up there.
+pub fn wait_for_fsync(pid: u32) {
+    wait_until("a save is in fsync", || {
+        let threads = threads(pid, None);
+        threads.iter().any(|&tid| is_in_call(tid, libc::SYS_fsync))
+    });
+}
+
+/// Holds up every fsync(2) of the daemon for a second, until this is dropped.
+pub fn slow_disk(pid: u32) -> Strace {
+    let delay = "inject=fsync:delay_enter=1000000";
+    Strace::attach_to_all(pid, ["-e", "trace=fsync", "-e", delay])
+}
