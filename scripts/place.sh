@@ -10,7 +10,7 @@
 # shellcheck shell=bash
 
 # The daemon may need this much at the most, in KiB.
-most_memory=$((64 << 10))
+most_memory=$((32 << 10))
 
 complain() { echo "${0##*/}: $*" >&2; }
 die() { complain "$@"; exit 1; }

@@ -5,6 +5,7 @@
 //! answers `EIO` and ends nothing.
 
 mod adapter;
+mod buffers;
 mod reply;
 mod workers;
 
@@ -320,10 +321,10 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let what = (fh.0, offset, size);
-        if let Some(reply) = read(&self.fs, reply, what, Patience::None) {
-            let fs = self.fs.clone();
+        if let Some(reply) = read(&self.fs, &self.buffers, reply, what, Patience::None) {
+            let (fs, buffers) = (self.fs.clone(), self.buffers.clone());
             self.workers.run(move || {
-                read(&fs, reply, what, Patience::Wait);
+                read(&fs, &buffers, reply, what, Patience::Wait);
             });
         }
     }
@@ -347,7 +348,7 @@ impl Filesystem for Adapter {
         }
         // The request's buffer is this thread's: only a write that waits is
         // copied.
-        let (fs, data) = (self.fs.clone(), data.to_vec());
+        let (fs, data) = (self.fs.clone(), self.buffers.copy(data));
         self.workers.run(move || {
             let result = guarded(|| fs.write(fh.0, offset, &data, caller, Patience::Wait));
             reply::write(reply, data.len(), result);

@@ -323,3 +323,18 @@ pub fn keep_descriptors() -> Result<()> {
         _ => Err(errno_of(&io::Error::last_os_error())),
     }
 }
+
+/// Has memory blocks of more than 256 KiB given back to the system when they
+/// are freed. The C library otherwise keeps up to twice the largest freed one
+/// for each of many arenas (mallopt(3), `M_MMAP_THRESHOLD`, "dynamic"): with
+/// pieces of 1 MiB that becomes tens of MiB.
+#[allow(unsafe_code)]
+pub fn give_large_blocks_back() {
+    const LARGE: libc::c_int = 256 << 10;
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a parameter of the allocator; a value that it does not
+    // take is ignored.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}

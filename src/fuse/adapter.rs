@@ -1,27 +1,23 @@
 //! A request on its way: on the thread that took it, or on a worker.
 
-use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{Errno, ReplyData, Request, TimeOrNow};
 
+use super::buffers::Buffers;
 use super::workers::Workers;
 use crate::fs::{Caller, Fail, Fs, Patience, Result};
 
 /// The largest piece that is read or written in one request, in bytes.
 pub(super) const MAX_PIECE: u32 = 1 << 20;
 
-thread_local! {
-    /// What a READ is answered from; one for each thread.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// A [`Fs`], for fuser.
 pub struct Adapter {
     pub(super) fs: Arc<Fs>,
     pub(super) workers: Workers,
+    pub(super) buffers: Buffers,
 }
 
 impl Adapter {
@@ -30,6 +26,7 @@ impl Adapter {
         Self {
             fs,
             workers: Workers::default(),
+            buffers: Buffers::default(),
         }
     }
 
@@ -81,25 +78,21 @@ pub(super) fn fitting(value: Vec<u8>, size: u32) -> Result<Vec<u8>> {
     Ok(value)
 }
 
+/// Answers a READ; gives the reply back if it would have to wait.
 pub(super) fn read(
     fs: &Fs,
+    buffers: &Buffers,
     reply: ReplyData,
     (handle, at, size): (u64, u64, u32),
     patience: Patience,
 ) -> Option<ReplyData> {
-    BUFFER.with_borrow_mut(|buffer| {
-        let size = size.min(MAX_PIECE) as usize;
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        let buffer = &mut buffer[..size];
-        match guarded(|| fs.read(handle, at, buffer, patience)) {
-            Ok(n) => reply.data(&buffer[..n]),
-            Err(Fail::WouldBlock) => return Some(reply),
-            Err(fail) => reply.error(fail.errno()),
-        }
-        None
-    })
+    let mut buffer = buffers.take(size as usize);
+    match guarded(|| fs.read(handle, at, &mut buffer, patience)) {
+        Ok(n) => reply.data(&buffer[..n]),
+        Err(Fail::WouldBlock) => return Some(reply),
+        Err(fail) => reply.error(fail.errno()),
+    }
+    None
 }
 
 /// A time of a SETATTR. fuser 0.18 takes the nanoseconds of a time before 1970

@@ -62,6 +62,7 @@ pub fn serve(
         attr_timeout: request.attr_timeout,
     };
     raise_limit_of_open_files();
+    sys::give_large_blocks_back();
     // The caller's umask is applied to a mode, and not ours.
     rustix::process::umask(rustix::fs::Mode::empty());
     let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));

@@ -54,11 +54,6 @@ impl Mount {
     /// Fails unless the daemon has, after a while, no more descriptors than
     /// `before`, and has never needed more memory than it may.
     pub fn assert_nothing_leaked(&self, before: usize) {
-        self.assert_needs_at_most(before, MOST_MEMORY);
-    }
-
-    /// The same with another bound of its memory, in KiB.
-    pub fn assert_needs_at_most(&self, before: usize, most_memory: u64) {
         let start = std::time::Instant::now();
         loop {
             let now = descriptors(self.pid());
@@ -70,7 +65,7 @@ impl Mount {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         let memory = status(self.pid(), "VmHWM");
-        assert!(memory < most_memory, "the daemon needed {memory} KiB");
+        assert!(memory < MOST_MEMORY, "the daemon needed {memory} KiB");
     }
 }
 
