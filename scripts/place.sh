@@ -9,8 +9,9 @@
 #   $work       what is neither: logs and configurations
 # shellcheck shell=bash
 
-# The daemon may need this much at the most, in KiB.
-most_memory=$((32 << 10))
+# The daemon may need this much at the most, in KiB: the suites make tens of
+# thousands of files, and it knows each of which the kernel has heard.
+most_memory=$((64 << 10))
 
 complain() { echo "${0##*/}: $*" >&2; }
 die() { complain "$@"; exit 1; }

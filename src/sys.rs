@@ -324,6 +324,12 @@ pub fn keep_descriptors() -> Result<()> {
     }
 }
 
+/// Whether a file is on an overlay filesystem; no, if nobody can tell.
+pub fn is_overlay(fd: impl AsFd) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: rustix::fs::FsWord = 0x794c_7630;
+    rustix::fs::fstatfs(fd).is_ok_and(|fs| fs.f_type == OVERLAYFS_SUPER_MAGIC)
+}
+
 /// Has memory blocks of more than 256 KiB given back to the system when they
 /// are freed. The C library otherwise keeps up to twice the largest freed one
 /// for each of many arenas (mallopt(3), `M_MMAP_THRESHOLD`, "dynamic"): with

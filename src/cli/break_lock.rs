@@ -3,15 +3,19 @@
 use std::ffi::OsString;
 use std::io::Write;
 
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Result, Status};
 use super::output;
+use super::state::{age, living_owner, modified};
 use super::storage::Storage;
+use crate::repo::{Lock, LockOwner};
 
 const AFTER_HELP: &str = "\
 Examples:
   sessionfs break-lock pbox-2024-05-01T10.00.00
+  sessionfs break-lock --force nightly
 
-A save that holds the lock publishes nothing and fails.";
+The lock of a program that lives is left alone, with exit status 6, unless it
+is forced: then the save that holds it publishes nothing and fails.";
 
 /// Remove the session.next that refuses the saves of a session
 #[derive(Debug, clap::Args)]
@@ -20,21 +24,49 @@ pub(super) struct Arguments {
     /// An id, a name or a path
     session: OsString,
 
+    /// Even if the program that made it lives
+    #[arg(short, long)]
+    force: bool,
+
     #[command(flatten)]
     storage: Storage,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (repository, session) = arguments.storage.open(&arguments.session)?;
-    let broken = session
-        .break_lock()
-        .map_err(|e| Failure::storage(&e, repository.path()))?;
+    let failed = |e| Failure::storage(&e, repository.path());
     let name = session.name();
-    output::write(|out| {
-        if broken {
-            writeln!(out, "{name}: the lock is broken")
-        } else {
-            writeln!(out, "{name}: there was no lock")
-        }
+    let Some(lock) = session.lock().map_err(failed)? else {
+        return output::write(|out| writeln!(out, "{name}: there was no lock"));
+    };
+    let living = living_owner(&lock);
+    if let (Some(owner), false) = (&living, arguments.force) {
+        return Err(Failure::new(
+            Status::Busy,
+            format!(
+                "{}/{name}: the lock is in use by {owner} (--force breaks it all the same)",
+                repository.path().display()
+            ),
+        ));
+    }
+    // A dead one may be a living one's by now.
+    let broken = match lock.owner() {
+        LockOwner::Dead if !arguments.force => session.remove_dead_lock(),
+        _ => session.break_lock(),
+    };
+    let broken = broken.map_err(failed)?;
+    output::write(|out| match (broken, living) {
+        (false, _) => writeln!(out, "{name}: there was no lock"),
+        (true, Some(owner)) => writeln!(out, "{name}: the lock of {owner} is broken"),
+        (true, None) => writeln!(out, "{name}: the lock is broken; it was {}", whose(&lock)),
     })
+}
+
+/// Whose a lock was that nobody is known to use.
+fn whose(lock: &Lock) -> String {
+    let age = age(modified(lock.stat()));
+    match lock.owner() {
+        LockOwner::Foreign => format!("another program's, {age} old, and not open in any"),
+        LockOwner::Living | LockOwner::Dead => format!("that of a save that died {age} ago"),
+    }
 }

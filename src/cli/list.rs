@@ -1,17 +1,30 @@
 //! `sessionfs list`
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
 
-use super::failure::{Failure, Result};
+use serde_json::{Value, json};
+
+use super::failure::{self, Failure, Result, one_line};
 use super::output;
+use super::state::{Look, Saving, State, age, look};
 use super::storage::Storage;
+use crate::repo::{Kind, Repository, SessionName};
 
 const AFTER_HELP: &str = "\
 Examples:
   sessionfs list
+  sessionfs list --long
   sessionfs list | head -n 1
-  sessionfs list -r /srv/sessions -0 | xargs -0 -n 1 sessionfs load";
+  sessionfs list -r /srv/sessions -0 | xargs -0 -n 1 sessionfs load
+
+States: clean, empty (no checkpoint yet), being saved, locked (another program's
+session.next), dead lock (of a save that died; the next one removes it).
+--json gives id, size, saved (seconds since 1970), state, pid and since; an id
+that is not UTF-8 is near in \"id\" and exact in \"id_bytes\".";
 
 /// List the ids of all sessions, youngest first
 #[derive(Debug, clap::Args)]
@@ -20,8 +33,16 @@ pub(super) struct Arguments {
     #[command(flatten)]
     storage: Storage,
 
+    /// With size, age and state of each checkpoint
+    #[arg(short, long)]
+    long: bool,
+
+    /// As an array of objects
+    #[arg(long, conflicts_with_all = ["long", "null"])]
+    json: bool,
+
     /// End each id with NUL, not with a newline
-    #[arg(short = '0', long)]
+    #[arg(short = '0', long, conflicts_with = "long")]
     null: bool,
 }
 
@@ -30,11 +51,87 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let entries = repository
         .list()
         .map_err(|e| Failure::storage(&e, repository.path()))?;
-    let end: &[u8] = if arguments.null { b"\0" } else { b"\n" };
-    let mut text = Vec::new();
-    for entry in entries {
-        text.extend_from_slice(entry.name.id().as_bytes());
-        text.extend_from_slice(end);
-    }
+    let names = entries.into_iter().map(|entry| entry.name);
+    let text = if arguments.json {
+        let sessions: Vec<_> = looks(&repository, names).iter().map(object).collect();
+        format!("{:#}\n", Value::from(sessions)).into_bytes()
+    } else if arguments.long {
+        table(&looks(&repository, names)).into_bytes()
+    } else {
+        let end: &[u8] = if arguments.null { b"\0" } else { b"\n" };
+        names.fold(Vec::new(), |mut text, name| {
+            text.extend_from_slice(name.id().as_bytes());
+            text.extend_from_slice(end);
+            text
+        })
+    };
     output::write(|out| out.write_all(&text))
+}
+
+/// The sessions, looked at. One that vanishes meanwhile is left out, one that
+/// cannot be looked at is warned about.
+fn looks(
+    repository: &Repository,
+    names: impl Iterator<Item = SessionName>,
+) -> Vec<(SessionName, Look)> {
+    let saving = Saving::of(repository.path());
+    let one = |name: SessionName| {
+        let looked = repository.session(&name).and_then(|s| look(&s, &saving));
+        match looked {
+            Ok(look) => Some((name, look)),
+            Err(error) if error.kind() == Kind::NotFound => None,
+            Err(error) => {
+                failure::warn(&Failure::storage(&error, repository.path()).to_string());
+                None
+            }
+        }
+    };
+    names.filter_map(one).collect()
+}
+
+fn object((name, look): &(SessionName, Look)) -> Value {
+    let seconds = |time: &std::time::SystemTime| {
+        let since = time.duration_since(UNIX_EPOCH);
+        since.map_or(0, |duration| duration.as_secs())
+    };
+    let mut object = json!({
+        "id": name.id().to_string_lossy(),
+        "size": look.checkpoint.map(|(size, _)| size),
+        "saved": look.checkpoint.as_ref().map(|(_, time)| seconds(time)),
+        "state": look.state.name(),
+    });
+    if name.id().to_str().is_none() {
+        object["id_bytes"] = json!(name.id().as_bytes());
+    }
+    match &look.state {
+        State::Saving(pid) => object["pid"] = json!(pid),
+        State::Locked(since) | State::DeadLock(since) => object["since"] = json!(seconds(since)),
+        State::Odd | State::Empty | State::Clean => {}
+    }
+    object
+}
+
+/// The id comes last: it may be long.
+fn table(looks: &[(SessionName, Look)]) -> String {
+    let rows: Vec<[String; 4]> = looks
+        .iter()
+        .map(|(name, look)| {
+            let (size, age) = match look.checkpoint {
+                Some((size, time)) => (size.to_string(), age(time)),
+                None => ("-".to_owned(), "-".to_owned()),
+            };
+            [size, age, look.state.to_string(), plain(name.id())]
+        })
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let (sizes, ages, states) = (width(0), width(1), width(2));
+    rows.iter()
+        .map(|[size, age, state, id]| {
+            format!("{size:>sizes$}  {age:>ages$}  {state:<states$}  {id}\n")
+        })
+        .collect()
+}
+
+fn plain(id: &OsStr) -> String {
+    one_line(&Path::new(id).display().to_string())
 }

@@ -13,6 +13,7 @@ mod option_list;
 mod output;
 mod remove;
 mod save;
+mod state;
 mod status;
 mod storage;
 mod umount;

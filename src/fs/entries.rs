@@ -160,6 +160,7 @@ impl Fs {
             let name = SessionName::new(name).map_err(|_| Errno::NOENT)?;
             must_wait(patience)?;
             let stat = sys::stat(&*self.dir(ROOT)?.fd, name.as_os_str())?;
+            self.settle_removal(stat.stx_ino, patience)?;
             self.complete_removal(stat.stx_ino, caller, patience)?;
             return Ok(self.repository.remove_empty(&name)?);
         }

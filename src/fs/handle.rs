@@ -18,6 +18,8 @@ pub(super) enum Handle {
     /// A file of the backing filesystem, a checkpoint for reading among them.
     File {
         file: Arc<OwnedFd>,
+        /// A write waits for the disk (`O_SYNC`, `O_DSYNC`).
+        is_synced: bool,
         /// Kept for as long as the kernel reads and writes through it.
         _backing: Option<Arc<BackingId>>,
     },

@@ -1,10 +1,10 @@
-//! Checkpoints between their lookup and their open.
+//! Files between their lookup and their open.
 //!
 //! A save in between must not fail the open, and the inode number must not
 //! become another file's: the kernel, told of the new one, answers `EIO` to
-//! whoever comes to open the old one (fuse_make_bad, fs/fuse/inode.c, Linux
-//! 6.18; seen under load with holds that ended too early). So each thread
-//! holds the checkpoint that it has looked up last, until it has opened it or
+//! whoever comes to open the old one, or, told of the old one last, to whoever
+//! has the new one open (fuse_make_bad, fs/fuse/inode.c, Linux 6.18; both seen
+//! under load). So each thread holds the file that it has looked up last, until it has opened it or
 //! looks up another one. What is held keeps its blocks though it is replaced:
 //! so all let go when the kernel forgets the inode, which it does when
 //! somebody finds a newer checkpoint and nobody is about to open this one; and
@@ -45,7 +45,7 @@ struct Hold {
     _held: Arc<Held>,
 }
 
-/// A checkpoint (an `O_PATH` descriptor), for all threads that hold it.
+/// A file (an `O_PATH` descriptor), for all threads that hold it.
 #[derive(Debug)]
 pub(super) struct Held(Mutex<Option<Arc<OwnedFd>>>);
 
@@ -75,7 +75,7 @@ impl Holds {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread has looked up this checkpoint.
+    /// The thread has looked up this file.
     pub(super) fn begin(&self, tid: u32, held: Arc<Held>) {
         let mut inner = self.lock();
         let earlier = inner.end(tid);

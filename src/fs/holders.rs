@@ -60,13 +60,9 @@ pub fn holders(device: (u32, u32)) -> Vec<Holder> {
                 .entry(namespace.into_os_string())
                 .or_insert_with(|| places(pid, device));
             let files = used(pid, device, places);
-            let command = || {
-                let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-                String::from_utf8_lossy(&comm).trim_end().to_owned()
-            };
             (!files.is_empty()).then(|| Holder {
                 pid,
-                command: command(),
+                command: command(pid),
                 files,
             })
         })
@@ -162,6 +158,60 @@ fn mapped(maps: &[u8], (major, minor): (u32, u32)) -> Vec<PathBuf> {
         .collect()
 }
 
+/// A file on any filesystem: device and inode number.
+type FileNumber = ((u32, u32), u64);
+
+/// The process that has a flock(2) on a file, as far as `/proc/locks` tells:
+/// it does not know of processes in other pid namespaces, and names files of
+/// btrfs by another device.
+pub fn flock_owner(file: FileNumber) -> Option<u32> {
+    parse_locks(&fs::read_to_string("/proc/locks").ok()?, file)
+}
+
+/// Lines as `1: FLOCK  ADVISORY  WRITE 4711 08:01:2345 0 EOF`, the device in
+/// hexadecimal (proc_locks(5)).
+fn parse_locks(locks: &str, ((major, minor), ino): FileNumber) -> Option<u32> {
+    let wanted = format!("{major:02x}:{minor:02x}:{ino}");
+    locks.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let is_flock = fields.next()? == "FLOCK";
+        let pid = fields.nth(2)?;
+        (is_flock && fields.next()? == wanted).then(|| pid.parse().ok())?
+    })
+}
+
+/// The processes that have a file of this name and inode number open, and the
+/// names of their programs, as far as we may look. A file of a repository has
+/// the same number on a mount, where it is on another device.
+pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
+    let pids = fs::read_dir("/proc").into_iter().flatten();
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let has_open = |pid: &u32| {
+        let process = Path::new("/proc").join(pid.to_string());
+        let descriptors = fs::read_dir(process.join("fdinfo"));
+        descriptors.into_iter().flatten().flatten().any(|entry| {
+            let info = fs::read_to_string(entry.path()).unwrap_or_default();
+            let mut lines = info.lines();
+            // Linux 5.14.
+            let number = lines.find_map(|line| line.strip_prefix("ino:")?.trim().parse().ok());
+            let path = fs::read_link(process.join("fd").join(entry.file_name()));
+            number == Some(ino) && path.is_ok_and(|path| without_mark(path).ends_with(name))
+        })
+    };
+    let mut found: Vec<_> = pids
+        .filter(has_open)
+        .map(|pid| (pid, command(pid)))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// The name of a process's program.
+fn command(pid: u32) -> String {
+    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(&comm).trim_end().to_owned()
+}
+
 /// The processes in words: the first few, and how many there are more.
 pub fn in_words(holders: &[Holder]) -> String {
     const MOST: usize = 5;
@@ -238,6 +288,33 @@ mod tests {
             7ffd-7ffe rw-p 00000000 00:00 0                  [stack]\nodd\n";
         assert_eq!(mapped(maps, (0, 0x2f)), [Path::new("/mnt/a b")]);
         assert_eq!(mapped(maps, (8, 1)), [Path::new("/bin/x")]);
+    }
+
+    #[test]
+    fn who_has_a_file_open_or_locked_is_found() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let number = (
+            device_of(file.path()),
+            file.as_file().metadata().unwrap().ino(),
+        );
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(file.as_file().try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        let name = file.path().file_name().unwrap().to_str().unwrap();
+        let pids = || openers(name, number.1).into_iter().map(|(pid, _)| pid);
+        let own = std::process::id();
+        assert!(pids().any(|pid| pid == own) && pids().any(|pid| pid == child.id()));
+        assert_eq!(flock_owner(number), None);
+        crate::sys::try_flock(file.as_file()).unwrap();
+        assert_eq!(flock_owner(number), Some(own));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let odd = "1: FLOCK\n2: -> FLOCK  ADVISORY  WRITE 7 08:01:5 0 EOF\n\
+            3: POSIX  ADVISORY  WRITE 8 08:01:5 0 EOF\n4: FLOCK  ADVISORY  READ 9 08:01:5 0 EOF";
+        assert_eq!(parse_locks(odd, ((8, 1), 5)), Some(9));
+        assert_eq!(parse_locks(odd, ((8, 1), 6)), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
-use super::lookup::{birth, device, is_dir, is_file, other_role};
+use super::lookup::{device, is_dir, is_file, other_role};
 use super::node::{ROOT, Role};
 use super::{Caller, Dir, Entry, Fs, LISTING_TTL};
 use crate::repo::CHECKPOINT;
@@ -63,7 +63,15 @@ impl Fs {
         let mut names = sys::read_dir(&*dir.fd)?;
         if let Role::Session = role {
             let is_there = names.iter().any(|name| name == CHECKPOINT);
-            if self.removals.asked_by(caller.tid, id).is_some() {
+            // To who has removed it, it is not there; a newer one is.
+            let is_removed = self
+                .removals
+                .asked_by(caller.tid, id)
+                .is_some_and(|removal| {
+                    sys::stat(&*dir.fd, CHECKPOINT.as_ref()).is_ok_and(|s| removal.is_of(s.stx_ino))
+                        || !is_there
+                });
+            if is_removed {
                 names.retain(|name| name != CHECKPOINT);
             } else if !is_there {
                 names.insert(0, CHECKPOINT.into());
@@ -135,7 +143,8 @@ impl Fs {
         if self.is_checkpoint(parent, name)? {
             return self.lookup_checkpoint(parent, caller).map(Some);
         }
-        let stat = sys::stat(&*dir.fd, name)?;
+        let file = sys::open_path(&*dir.fd, name)?;
+        let stat = sys::fstat(&file)?;
         if device(&stat) != device(&dir.stat) {
             return Ok(None);
         }
@@ -144,7 +153,7 @@ impl Fs {
             (ROOT, true) => Role::Session,
             _ => other_role(&stat),
         };
-        let entry = self.entry(parent, name, role, &stat, birth(&stat));
+        let entry = self.entry(parent, name, role, &stat, self.birth(&stat));
         // The program that lists is about to ask for these attributes. A file
         // that is about to be read has to be asked for again.
         let ttl = if is_file(&stat) {

@@ -1,7 +1,7 @@
 //! Names and attributes: LOOKUP and GETATTR.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -33,7 +33,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Entry> {
         match self.role(parent)? {
-            Role::Root => self.lookup_session(name),
+            Role::Root => self.lookup_session(name, caller),
             Role::Session if name == CHECKPOINT => {
                 if let Some(writer) = self.retries.lookup(caller.tid, parent) {
                     return self.writer_entry(parent, &writer, patience);
@@ -63,17 +63,19 @@ impl Fs {
         }
     }
 
-    fn lookup_session(&self, name: &OsStr) -> Result<Entry> {
+    fn lookup_session(&self, name: &OsStr, caller: Caller) -> Result<Entry> {
         if name == REPORT_NAME {
             return self.report_entry();
         }
         let name = SessionName::new(name).map_err(|_| Errno::NOENT)?;
         let dir = self.dir(ROOT)?;
-        let stat = sys::stat(&*dir.fd, name.as_os_str())?;
+        let file = sys::open_path(&*dir.fd, name.as_os_str())?;
+        let stat = sys::fstat(&file)?;
         if !is_dir(&stat) || device(&stat) != device(&dir.stat) {
             return Err(Errno::NOENT.into());
         }
-        Ok(self.entry(ROOT, name.as_os_str(), Role::Session, &stat, birth(&stat)))
+        let name = name.as_os_str();
+        Ok(self.held_entry((ROOT, name), Role::Session, &stat, file, caller))
     }
 
     /// The current checkpoint of a session, held for the caller's open.
@@ -86,13 +88,13 @@ impl Fs {
         };
         let stat = sys::fstat(&fd)?;
         if !is_file(&stat) {
-            return Ok(self.entry(parent, name, other_role(&stat), &stat, birth(&stat)));
+            return Ok(self.entry(parent, name, other_role(&stat), &stat, self.birth(&stat)));
         }
         // Saves use inode numbers again within moments: the time of birth is
         // too coarse for that.
         let identity = Identity {
             handle: sys::handle_digest(&fd).ok(),
-            ..birth(&stat)
+            ..self.birth(&stat)
         };
         let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
         (self.holds).begin(caller.tid, self.nodes.hold(stat.stx_ino, fd));
@@ -144,7 +146,8 @@ impl Fs {
         name: &OsStr,
         caller: Caller,
     ) -> Result<Entry> {
-        let stat = sys::stat(&*dir.fd, name)?;
+        let file = sys::open_path(&*dir.fd, name)?;
+        let stat = sys::fstat(&file)?;
         if device(&stat) != device(&dir.stat) {
             // A mount inside the repository is not crossed: its inode numbers
             // are not ours.
@@ -161,7 +164,21 @@ impl Fs {
                 attr_ttl: Duration::ZERO,
             });
         }
-        Ok(self.entry(parent, name, other_role(&stat), &stat, birth(&stat)))
+        Ok(self.held_entry((parent, name), other_role(&stat), &stat, file, caller))
+    }
+
+    /// An entry of what is no checkpoint, held until the kernel has heard of it.
+    fn held_entry(
+        &self,
+        (parent, name): (u64, &OsStr),
+        role: Role,
+        stat: &Statx,
+        file: OwnedFd,
+        caller: Caller,
+    ) -> Entry {
+        let entry = self.entry(parent, name, role, stat, self.birth(stat));
+        (self.holds).begin(caller.tid, self.nodes.hold(stat.stx_ino, file));
+        entry
     }
 
     /// Whether this is a checkpoint that has been found under another name,
@@ -213,6 +230,24 @@ impl Fs {
                 self.options.attr_timeout.unwrap_or(Duration::ZERO)
             }
             Role::Checkpoint | Role::Empty | Role::Writer(_) | Role::Report => Duration::ZERO,
+        }
+    }
+
+    /// What tells inodes apart at no cost; nothing where the filesystem does not
+    /// keep the time of birth, or changes it: on overlayfs it becomes another
+    /// when the first change copies a file up, and the number stays.
+    pub(super) fn birth(&self, stat: &Statx) -> Identity {
+        let Ok(Some(root)) = self.repository.root() else {
+            return Identity::default();
+        };
+        if !(self.keeps_births).get_or_init(|| !sys::is_overlay(&*root)) {
+            return Identity::default();
+        }
+        let seconds = stat.stx_btime.tv_sec.cast_unsigned();
+        let birth = seconds.wrapping_mul(1_000_000_000);
+        Identity {
+            birth: birth.wrapping_add(stat.stx_btime.tv_nsec.into()),
+            handle: None,
         }
     }
 
@@ -354,16 +389,5 @@ pub(super) fn other_role(stat: &Statx) -> Role {
         Role::Directory
     } else {
         Role::Other
-    }
-}
-
-/// What tells inodes apart at no cost; nothing where the filesystem does not
-/// keep the time of birth.
-pub(super) fn birth(stat: &Statx) -> Identity {
-    let seconds = stat.stx_btime.tv_sec.cast_unsigned();
-    let birth = seconds.wrapping_mul(1_000_000_000);
-    Identity {
-        birth: birth.wrapping_add(stat.stx_btime.tv_nsec.into()),
-        handle: None,
     }
 }

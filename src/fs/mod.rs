@@ -38,7 +38,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::FileAttr;
@@ -126,6 +126,9 @@ pub struct Fs {
     repository: Repository,
     options: Options,
     nodes: Nodes,
+    /// Held for reading while a directory is found by the names of its nodes,
+    /// and for writing while one is renamed: its node says so only then.
+    names: RwLock<()>,
     holds: Holds,
     handles: Handles,
     retries: Retries,
@@ -133,6 +136,8 @@ pub struct Fs {
     removals: Removals,
     activity: Arc<Activity>,
     statistics: Arc<Statistics>,
+    /// Whether the times of birth of the repository's files tell them apart.
+    keeps_births: OnceLock<bool>,
     since: SystemTime,
     next_writer: AtomicU64,
     /// The device of the mount.
@@ -167,6 +172,7 @@ impl Fs {
             repository,
             options,
             nodes: Nodes::default(),
+            names: RwLock::default(),
             holds: Holds::default(),
             handles: Handles::default(),
             retries: Retries::default(),
@@ -174,6 +180,7 @@ impl Fs {
             removals: Removals::default(),
             activity: Arc::default(),
             statistics: Arc::default(),
+            keeps_births: OnceLock::new(),
             since: SystemTime::now(),
             next_writer: AtomicU64::new(first_writer()),
             device: Arc::default(),
@@ -245,8 +252,11 @@ impl Fs {
             let stat = sys::fstat(&*root)?;
             return Ok(Dir { fd: root, stat });
         }
-        let path = self.nodes.path(id).ok_or(Errno::STALE)?;
-        let fd = open_dir(&root, &path)?;
+        let fd = {
+            let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+            let path = self.nodes.path(id).ok_or(Errno::STALE)?;
+            open_dir(&root, &path)?
+        };
         let stat = sys::fstat(&fd)?;
         if stat.stx_ino != id {
             return Err(Errno::STALE.into());

@@ -97,7 +97,7 @@ pub(super) struct Node {
     /// what it has cached then.
     generation: u32,
     lookups: u64,
-    /// A checkpoint between its lookup and its open, while a thread holds it.
+    /// It between its lookup and its open, while a thread holds it.
     held: Weak<Held>,
     /// The open files, for attributes after the name is gone: whichever of
     /// them is closed last.
@@ -180,7 +180,7 @@ impl Nodes {
         generation.unwrap_or(0)
     }
 
-    /// A checkpoint that has just been looked up, to be held until it is
+    /// What has just been looked up, to be held until it is
     /// opened.
     pub(super) fn hold(&self, id: u64, file: OwnedFd) -> Arc<Held> {
         let new = Arc::new(Held::new(file));
@@ -289,6 +289,15 @@ impl Nodes {
         self.with(id, |node| {
             node.parent = parent;
             node.name = name.to_owned();
+        });
+    }
+
+    /// A file has got the name of a session's checkpoint: whoever opens it by a
+    /// descriptor (`/proc/self/fd/N`) comes to the checkpoint.
+    pub(super) fn became_checkpoint(&self, id: u64, session: u64) {
+        self.with(id, |node| {
+            node.role = Role::Checkpoint;
+            node.session = Some(session);
         });
     }
 

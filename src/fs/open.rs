@@ -9,7 +9,7 @@ use fuser::{BackingId, FopenFlags};
 use super::entries::must_wait;
 use super::errno::{Fail, Patience, Result};
 use super::handle::Handle;
-use super::lookup::{birth, other_role};
+use super::lookup::other_role;
 use super::node::{Role, empty_id};
 use super::passthrough::OpenBacking;
 use super::writer::{Origin, Verdict, Writer};
@@ -274,7 +274,7 @@ impl Fs {
             }
         }
         let stat = sys::fstat(&file)?;
-        let entry = self.entry(parent, name, other_role(&stat), &stat, birth(&stat));
+        let entry = self.entry(parent, name, other_role(&stat), &stat, self.birth(&stat));
         Ok(Created {
             entry,
             opened: self.opened_file(stat.stx_ino, file, flags, open_backing),
@@ -365,6 +365,9 @@ impl Fs {
         patience: Patience,
     ) -> Result<()> {
         match &*self.handles.get(handle)? {
+            Handle::File { is_synced, .. } if *is_synced && patience == Patience::None => {
+                Err(Fail::WouldBlock)
+            }
             Handle::File { file, .. } => Ok(sys::write_at(&**file, bytes, at)?),
             Handle::Writer(writer) => writer.write(bytes, at, caller.tid, patience),
             Handle::Report(_) => Err(Errno::BADF.into()),

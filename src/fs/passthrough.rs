@@ -134,6 +134,7 @@ impl Fs {
             self.nodes.executed(id, &file);
         }
         let backing = (self.nodes).opened(id, &file, || self.new_backing(&file, open_backing));
+        let is_synced = flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
         let flags = if flags & libc::O_ACCMODE == libc::O_RDONLY {
             FopenFlags::FOPEN_NOFLUSH
         } else {
@@ -142,6 +143,7 @@ impl Fs {
         Opened {
             handle: self.handles.add(Handle::File {
                 file,
+                is_synced,
                 _backing: backing.clone(),
             }),
             flags,

@@ -27,6 +27,9 @@ const PF_SIGNALED: u64 = 0x400;
 const FEW_PROCESSES: u32 = 256;
 const SHORT_TIME: Duration = Duration::from_secs(2);
 
+/// How often those are looked at that may hold a file, while others are born.
+const LOOKS: u32 = 3;
+
 /// The process that opened a writer, and what was true at that moment.
 #[derive(Debug, Clone)]
 pub(super) struct Opener {
@@ -121,7 +124,26 @@ pub(super) fn held_by_others(opener: &Opener, closer: u32, file: Sought) -> Held
             return held;
         }
     }
-    let now = youngest();
+    // Who is looked at may have a child and close its own before its turn: the
+    // look counts if nobody was born meanwhile, or after a few.
+    let mut held = Held::No;
+    for _ in 0..LOOKS {
+        let now = youngest();
+        held = held_by_the_young(opener, closer, now, &holds);
+        if held != Held::No || now.is_some() && now == youngest() {
+            break;
+        }
+    }
+    held
+}
+
+/// The same of those only that were born since the opener opened it.
+fn held_by_the_young(
+    opener: &Opener,
+    closer: u32,
+    now: Option<u32>,
+    holds: &impl Fn(u32) -> Held,
+) -> Held {
     if now.is_some() && now == opener.youngest {
         return Held::No;
     }

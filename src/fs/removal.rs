@@ -50,6 +50,8 @@ pub(super) struct Removal {
     /// What is to be removed; held, so that its number stays its own.
     checkpoint: Mutex<Option<Checkpoint>>,
     is_done: AtomicBool,
+    /// A foreign lock was in the way at the last attempt.
+    is_blocked: AtomicBool,
     since: Instant,
     askers: Mutex<Vec<Process>>,
 }
@@ -91,7 +93,7 @@ impl Removals {
         let is_watched = asker.is_some();
         let mut removals = self.lock();
         if let Some(known) = removals.get(&node).filter(|known| known.is_of(ino)) {
-            known.askers().extend(asker);
+            known.add_asker(asker);
             return Asked::Due(known.clone());
         }
         let removal = Arc::new(Removal {
@@ -99,6 +101,7 @@ impl Removals {
             ino,
             checkpoint: Mutex::new(Some(checkpoint)),
             is_done: AtomicBool::new(false),
+            is_blocked: AtomicBool::new(false),
             since: Instant::now(),
             askers: Mutex::new(asker.into_iter().collect()),
         });
@@ -119,13 +122,14 @@ impl Removals {
     pub(super) fn note_absence(&self, node: u64, session: Session, tid: u32) {
         let mut removals = self.lock();
         if let Some(known) = removals.get(&node) {
-            known.askers().extend(Process::of(tid));
+            known.add_asker(Process::of(tid));
         } else if make_room(&mut removals) {
             let removal = Removal {
                 session,
                 ino: 0,
                 checkpoint: Mutex::new(None),
                 is_done: AtomicBool::new(true),
+                is_blocked: AtomicBool::new(false),
                 since: Instant::now(),
                 askers: Mutex::new(Process::of(tid).into_iter().collect()),
             };
@@ -197,7 +201,8 @@ impl Removals {
 
 /// Forgets what nobody needs any more. Answers whether there is room then.
 fn make_room(removals: &mut HashMap<u64, Arc<Removal>>) -> bool {
-    if removals.len() >= CAPACITY {
+    // Now and then: each that is left keeps descriptors.
+    if removals.len() >= CAPACITY || removals.len() >= 16 && removals.len().is_power_of_two() {
         removals.retain(|_, removal| !removal.is_done() || removal.is_asker_alive());
     }
     removals.len() < CAPACITY
@@ -206,6 +211,17 @@ fn make_room(removals: &mut HashMap<u64, Arc<Removal>>) -> bool {
 impl Removal {
     fn askers(&self) -> MutexGuard<'_, Vec<Process>> {
         self.askers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One process more; those that have ended are forgotten, as each keeps a
+    /// descriptor.
+    fn add_asker(&self, asker: Option<Process>) {
+        let Some(asker) = asker else {
+            return;
+        };
+        let mut askers = self.askers();
+        askers.retain(|known| known.tgid != asker.tgid && !known.has_ended());
+        askers.push(asker);
     }
 
     fn is_done(&self) -> bool {
@@ -221,6 +237,12 @@ impl Removal {
 
     fn is_asker_alive(&self) -> bool {
         !self.askers().iter().all(Process::has_ended)
+    }
+
+    /// Whether it waits for somebody to break a lock: who only looks need not
+    /// wait as well.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Acquire)
     }
 
     fn is_due(&self) -> bool {
@@ -260,7 +282,9 @@ impl Removal {
                 removed => break removed,
             }
         };
-        if removed.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
+        let is_blocked = removed.as_ref().is_err_and(|e| e.kind() == Kind::Locked);
+        self.is_blocked.store(is_blocked, Ordering::Release);
+        if is_blocked {
             return removed.map(drop);
         }
         *checkpoint = None;

@@ -2,7 +2,7 @@
 //! them and for UNLINK (DESIGN 2.11 and 2.12).
 
 use std::ffi::OsStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use log::Level;
@@ -61,9 +61,16 @@ impl Fs {
             return Ok(());
         } else {
             let (source, target) = (self.dir(from.0)?, self.dir(to.0)?);
-            sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags)?;
+            self.renaming(|| {
+                sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags)?;
+                self.nodes.renamed(stat.stx_ino, to.0, to.1);
+                sys::Result::Ok(())
+            })?;
         }
         self.nodes.renamed(stat.stx_ino, to.0, to.1);
+        if self.is_checkpoint(to.0, to.1)? && is_file(&stat) {
+            self.nodes.became_checkpoint(stat.stx_ino, to.0);
+        }
         if let Some(other) = other {
             self.nodes.renamed(other.stx_ino, from.0, from.1);
         }
@@ -83,12 +90,22 @@ impl Fs {
         let root = self.dir(ROOT)?;
         let moved = sys::stat(&*root.fd, from)?;
         let other = sys::stat(&*root.fd, to).ok();
-        self.repository.rename(&old, &new, flags)?;
-        self.nodes.renamed(moved.stx_ino, ROOT, to);
-        if let Some(other) = other.filter(|_| flags.contains(RenameFlags::EXCHANGE)) {
-            self.nodes.renamed(other.stx_ino, ROOT, from);
-        }
-        Ok(())
+        Ok(self.repository.rename_by(&old, |root| {
+            self.renaming(|| {
+                sys::rename(root, old.as_os_str(), root, new.as_os_str(), flags)?;
+                self.nodes.renamed(moved.stx_ino, ROOT, to);
+                if let Some(other) = other.filter(|_| flags.contains(RenameFlags::EXCHANGE)) {
+                    self.nodes.renamed(other.stx_ino, ROOT, from);
+                }
+                Ok(())
+            })
+        })?)
+    }
+
+    /// Renames a directory, while nobody looks for it by its name.
+    fn renaming<T>(&self, rename: impl FnOnce() -> T) -> T {
+        let _renaming = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        rename()
     }
 
     fn rename_to_checkpoint(
@@ -255,6 +272,9 @@ impl Fs {
         let Some(removal) = self.removals.due(node) else {
             return Ok(());
         };
+        if removal.is_blocked() {
+            return Ok(());
+        }
         must_wait(patience)?;
         if let Err(error) = removal.carry_out() {
             // Nobody asks for it here; what is there is shown.

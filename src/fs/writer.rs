@@ -10,6 +10,7 @@
 mod attributes;
 mod close;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,7 +99,7 @@ struct State {
     /// Set through it, and to go with the next save.
     attributes: Attributes,
     /// The processes that have written, and those of their threads that did.
-    wrote: Vec<u32>,
+    wrote: BTreeSet<u32>,
     /// Whether anything has been written, not only cut off.
     has_data: bool,
     /// One of them was killed: this save is not to be.
@@ -480,14 +481,11 @@ impl State {
     fn note_writer(&mut self, tid: u32) {
         // Pid 0: written back from the page cache (a shared mapping), or by a
         // process that we cannot see.
-        if tid == 0 || self.wrote.contains(&tid) {
+        if tid == 0 || !self.wrote.insert(tid) {
             return;
         }
-        self.wrote.push(tid);
         let tgid = process::thread_group(tid);
-        if tgid != tid && !self.wrote.contains(&tgid) {
-            self.wrote.push(tgid);
-        }
+        self.wrote.insert(tgid);
     }
 
     /// The base, open for reading; `None` if there is none.

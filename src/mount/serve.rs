@@ -64,8 +64,9 @@ pub fn serve(
     raise_limit_of_open_files();
     sys::give_large_blocks_back();
     // The caller's umask is applied to a mode, and not ours.
-    rustix::process::umask(rustix::fs::Mode::empty());
-    let fs = Arc::new(Fs::new(Repository::new(&place.repository), options));
+    let umask = rustix::process::umask(rustix::fs::Mode::empty()).as_raw_mode();
+    let repository = Repository::new(&place.repository).with_mode(0o755 & !umask);
+    let fs = Arc::new(Fs::new(repository, options));
     let connection = attach::mount(&place.repository, &place.mountpoint, &request.options)?;
     let name = place.mountpoint.display();
     let mounted = match Mounted::new(&place.mountpoint, &request.options, &connection) {

@@ -74,6 +74,78 @@ fn is_marked(fd: BorrowedFd<'_>, stat: &Statx) -> sys::Result<bool> {
     }
 }
 
+/// A `session.next` that stands in the way of saves.
+#[derive(Clone, Copy, Debug)]
+pub struct Lock {
+    stat: Statx,
+    owner: LockOwner,
+}
+
+/// Whose a lock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockOwner {
+    /// A program that does not mark its locks, and may live or not: the
+    /// original, or anybody who follows its rule.
+    Foreign,
+    /// This library, in a process that lives: a save is being published.
+    Living,
+    /// This library, in a process that has died; the next save removes it.
+    Dead,
+}
+
+impl Lock {
+    /// Whose it is.
+    pub fn owner(&self) -> LockOwner {
+        self.owner
+    }
+
+    /// What statx(2) says of the file; it is from the time of its making as a
+    /// rule, and not written any more.
+    pub fn stat(&self) -> &Statx {
+        &self.stat
+    }
+}
+
+/// The lock that stands there, which is left alone. A dead one is flock'ed for
+/// a moment: a save that begins in that moment is refused.
+pub(super) fn find(session: &Session) -> Result<Option<Lock>> {
+    let look = || {
+        let owner = match inspect(session)? {
+            State::Free => return Ok(None),
+            State::Held => None,
+            State::Dead(_) => Some(LockOwner::Dead),
+        };
+        let path = match sys::open_path(session.dir(), OsStr::new(NEXT)) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other?,
+        };
+        let stat = sys::fstat(&path)?;
+        let owner = match owner {
+            Some(owner) => owner,
+            None if is_marked(path.as_fd(), &stat)? => LockOwner::Living,
+            None => LockOwner::Foreign,
+        };
+        Ok(Some(Lock { stat, owner }))
+    };
+    look().during("look at session.next")
+}
+
+/// Removes a lock whose owner has died. Answers whether there was one.
+pub(super) fn remove_dead(session: &Session) -> Result<bool> {
+    match inspect(session).during("look at session.next")? {
+        State::Free | State::Held => Ok(false),
+        State::Dead(file) => {
+            let removed = sys::unlink(session.dir(), OsStr::new(NEXT));
+            drop(file);
+            match removed {
+                Ok(()) => session.sync_dir().map(|()| true),
+                Err(Errno::NOENT) => Ok(false),
+                Err(errno) => Err(errno).during("remove a dead session.next"),
+            }
+        }
+    }
+}
+
 /// What stands under the name of the lock.
 enum State {
     Free,

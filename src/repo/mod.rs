@@ -45,14 +45,16 @@ pub use attributes::Attributes;
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Kind, Result};
 pub use location::{DefaultLocation, default_location, default_location_for_reading};
-pub use lock::NEXT as LOCK;
 pub(crate) use lock::is_mark;
+pub use lock::{Lock, LockOwner, NEXT as LOCK};
 pub use name::SessionName;
 pub use rename::Linked;
 pub use session::{CHECKPOINT, Session};
 pub use staged::{Base, Commit, Staged};
 
-use crate::sys::{self, Errno, Mode, RenameFlags};
+pub use crate::sys::{RenameFlags, Statx, Timestamps};
+
+use crate::sys::{self, Errno, Mode};
 use error::During;
 
 /// The prefix of generated session names.
@@ -62,6 +64,8 @@ pub const DEFAULT_PREFIX: &str = "pbox-";
 #[derive(Debug)]
 pub struct Repository {
     path: PathBuf,
+    /// Permission bits of its directory, if it has to be made.
+    mode: u32,
     root: Mutex<Option<Arc<OwnedFd>>>,
 }
 
@@ -80,8 +84,15 @@ impl Repository {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            mode: 0o755,
             root: Mutex::new(None),
         }
+    }
+
+    /// The same; if its directory has to be made it gets these permission bits,
+    /// less the umask, and not 0755.
+    pub fn with_mode(self, mode: u32) -> Self {
+        Self { mode, ..self }
     }
 
     /// Where it is.
@@ -124,7 +135,7 @@ impl Repository {
             let made: Vec<_> = self.path.ancestors().take_while(missing).collect();
             std::fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o755)
+                .mode(self.mode)
                 .create(&self.path)
                 .map_err(|e| sys::errno_of(&e))
                 .during("make the repository")?;
@@ -252,11 +263,22 @@ impl Repository {
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Exists`], and [`Kind::Os`].
     pub fn rename(&self, from: &SessionName, to: &SessionName, flags: RenameFlags) -> Result<()> {
+        self.rename_by(from, |root| {
+            sys::rename(root, from.as_os_str(), root, to.as_os_str(), flags)
+        })
+    }
+
+    /// As [`rename`](Self::rename), with the renaming done by `rename`, which
+    /// gets the repository's descriptor.
+    pub(crate) fn rename_by(
+        &self,
+        from: &SessionName,
+        rename: impl FnOnce(BorrowedFd<'_>) -> sys::Result<()>,
+    ) -> Result<()> {
         let rename = || {
             let not_found = |errno| Error::new(Kind::NotFound, "rename", errno);
             let root = self.root()?.ok_or(not_found(Errno::NOENT))?;
-            let result = sys::rename(&*root, from.as_os_str(), &*root, to.as_os_str(), flags);
-            match result {
+            match rename(root.as_fd()) {
                 Err(Errno::NOENT) => return Err(not_found(Errno::NOENT)),
                 Err(errno @ (Errno::EXIST | Errno::NOTEMPTY)) => {
                     return Err(Error::new(Kind::Exists, "rename", errno));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::checkpoint::Checkpoint;
 use super::error::{During, Error, Kind, Result};
-use super::lock;
+use super::lock::{self, Lock};
 use super::staged::{Base, Commit, Staged};
 use super::{Attributes, SessionName};
 use crate::sys::{self, Errno};
@@ -124,6 +124,25 @@ impl Session {
     /// [`Kind::Os`] with the errno.
     pub fn is_locked(&self) -> Result<bool> {
         lock::is_held(self).map_err(|e| e.of(self.name()))
+    }
+
+    /// The `session.next` that stands in the way of saves, which is left where
+    /// it is. A dead one is taken up for a moment: a save that begins in that
+    /// moment is refused.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn lock(&self) -> Result<Option<Lock>> {
+        lock::find(self).map_err(|e| e.of(self.name()))
+    }
+
+    /// Removes a `session.next` whose owner has died, and no other. Answers
+    /// whether there was one.
+    ///
+    /// # Errors
+    /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
+    pub fn remove_dead_lock(&self) -> Result<bool> {
+        lock::remove_dead(self).map_err(|e| e.of(self.name()))
     }
 
     /// Breaks the lock: removes `session.next`, whosever it is. A save that

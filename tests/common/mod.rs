@@ -208,6 +208,8 @@ pub struct Mount {
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     log: PathBuf,
+    /// Whether its end has been waited for.
+    has_ended: bool,
     /// Whether complaints in the log are what the test is about.
     pub may_complain: bool,
     pub disk: Disk,
@@ -246,6 +248,7 @@ impl Mount {
             repository,
             mountpoint,
             log,
+            has_ended: false,
             may_complain: false,
             disk,
         };
@@ -258,6 +261,7 @@ impl Mount {
     pub fn restart(&mut self, options: &[&str]) {
         let ended = self.daemon.try_wait().unwrap();
         assert!(ended.is_some(), "the daemon still runs");
+        self.has_ended = false;
         self.daemon = start(&[], &self.repository, &self.mountpoint, &self.log, options);
         self.wait_until_ready();
     }
@@ -306,6 +310,7 @@ impl Mount {
 
     /// Waits for the daemon's end; its exit status.
     pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.has_ended = true;
         let mut status = None;
         wait_until("the daemon ends", || {
             status = self.daemon.try_wait().unwrap();
@@ -332,10 +337,15 @@ impl Drop for Mount {
         let log = self.log();
         if std::thread::panicking() {
             eprintln!("the daemon said:\n{log}");
-        } else if !self.may_complain {
-            let complaint = log
-                .lines()
-                .find(|l| l.starts_with("sessionfs: error: ") || l.contains("panicked"));
+            return;
+        }
+        assert!(alive || self.has_ended, "the daemon has died: {log}");
+        assert!(
+            !log.contains("panicked") && !log.contains("bug of sessionfs"),
+            "{log}"
+        );
+        if !self.may_complain {
+            let complaint = log.lines().find(|l| l.starts_with("sessionfs: error: "));
             assert_eq!(complaint, None, "the daemon complained");
         }
     }

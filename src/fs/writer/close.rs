@@ -54,7 +54,7 @@ impl Writer {
             Closer::Holds => return Ok(Verdict::Nothing),
             // A guess, where an early close of a duplicate comes before the
             // first write; without data it is left to RELEASE.
-            Closer::Unknown if tgid == self.opener.tgid && self.has_data() => {
+            Closer::Unknown if tgid == self.opener.tgid && self.has_data(patience)? => {
                 return Ok(Verdict::Last { killed: false });
             }
             Closer::Unknown => return Ok(Verdict::Nothing),
@@ -63,11 +63,11 @@ impl Writer {
             }
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
         }
-        let killed = closer == Closer::Killed && self.vouched_for(tgid);
+        let killed = closer == Closer::Killed && self.vouched_for(tgid, patience)?;
         let held = process::held_by_others(&self.opener, tgid, self.sought()) != Held::No;
         Ok(match (held, killed) {
             (false, _) => Verdict::Last {
-                killed: killed || self.others_are_being_killed(tgid),
+                killed: killed || self.others_are_being_killed(tgid, patience)?,
             },
             (true, true) => Verdict::Doom,
             (true, false) => Verdict::Nothing,
@@ -86,7 +86,7 @@ impl Writer {
     fn judge_close_by_opener(&self, tgid: u32, patience: Patience) -> Result<Verdict> {
         let deadline = Instant::now() + EXEC_TIME;
         loop {
-            let held = if self.has_data() {
+            let held = if self.has_data(patience)? {
                 Held::No
             } else {
                 process::held_by_others(&self.opener, tgid, self.sought())
@@ -102,30 +102,39 @@ impl Writer {
                 Held::Meant => return Ok(Verdict::Nothing),
                 Held::ByTheWay => {}
             }
-            let killed = self.others_are_being_killed(tgid);
+            let killed = self.others_are_being_killed(tgid, patience)?;
             return Ok(Verdict::Last { killed });
         }
     }
 
     /// Whether there is something to tell of: data, or the loss of it.
-    fn has_data(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.has_data || state.failed.is_some()
+    fn has_data(&self, patience: Patience) -> Result<bool> {
+        let state = self.lock(patience)?;
+        Ok(state.has_data || state.failed.is_some())
     }
 
     /// Whether the content depends on this process: it wrote, or it opened
     /// the file and may have meant to write more.
-    fn vouched_for(&self, tgid: u32) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        tgid == self.opener.tgid || state.wrote.contains(&tgid)
+    fn vouched_for(&self, tgid: u32, patience: Patience) -> Result<bool> {
+        let state = self.lock(patience)?;
+        Ok(tgid == self.opener.tgid || state.wrote.contains(&tgid))
     }
 
     /// Whether a process that wrote, and not the one that closes now, is
     /// about to die by a signal: it may be in the middle of a write still,
     /// and its own close is yet to come.
-    fn others_are_being_killed(&self, closer: u32) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.wrote.iter()).any(|&pid| pid != closer && process::is_being_killed(pid))
+    ///
+    /// Who looks at a process in `/proc` may be the last to let go of its
+    /// memory, which writes back what is mapped there (seen on Linux 6.18:
+    /// proc_pid_status, __mmput, fuse_vma_close): that needs the writer's lock,
+    /// and a thread that takes requests.
+    fn others_are_being_killed(&self, closer: u32, patience: Patience) -> Result<bool> {
+        let wrote = self.lock(patience)?.wrote.clone();
+        let mut others = wrote.into_iter().filter(|pid| *pid != closer).peekable();
+        if others.peek().is_some() && patience == Patience::None {
+            return Err(Fail::WouldBlock);
+        }
+        Ok(others.any(process::is_being_killed))
     }
 
     /// Does what a verdict on the close by thread `tid` asks for. Waits for
