@@ -144,7 +144,8 @@ pub(super) fn environment(about: &str) -> Vec<(&'static str, &'static str)> {
     }
     variables.push((
         "RUST_LOG",
-        "What is logged: off, error, warn (the default), info, debug or trace.",
+        "What is logged: off, error, warn, info, debug or trace. By default warnings, and mounts \
+         that come and go.",
     ));
     if about == "mount" {
         variables.push((
