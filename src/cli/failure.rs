@@ -30,6 +30,29 @@ pub enum Status {
     Busy = 6,
 }
 
+/// What the exit statuses mean, for the manual pages.
+pub(super) const MEANINGS: [(u8, &str); 7] = [
+    (0, "Done."),
+    (Status::Other as u8, "An I/O error, or any other."),
+    (Status::Usage as u8, "The arguments make no sense."),
+    (
+        Status::NotFound as u8,
+        "There is no such session, directory or mount.",
+    ),
+    (
+        Status::Locked as u8,
+        "Locked: another program saves, or left its session.next.",
+    ),
+    (
+        Status::Refused as u8,
+        "Refused: a mount that would do harm, a name that is none or is taken.",
+    ),
+    (
+        Status::Busy as u8,
+        "Busy: the mount is in use, or files were open for writing at its end.",
+    ),
+];
+
 /// A command that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {

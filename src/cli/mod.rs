@@ -4,10 +4,12 @@
 mod break_lock;
 mod create;
 mod failure;
+mod generate;
 mod helper;
 mod list;
 mod load;
 mod logging;
+mod manual;
 mod mount;
 mod option_list;
 mod output;
@@ -57,6 +59,9 @@ enum Command {
     Save(save::Arguments),
     Remove(remove::Arguments),
     BreakLock(break_lock::Arguments),
+    // For scripts/install.
+    #[command(hide = true)]
+    Generate(generate::Arguments),
 }
 
 /// Does what the arguments, the program's name first, ask for.
@@ -95,6 +100,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         Command::Save(arguments) => save::run(&arguments),
         Command::Remove(arguments) => remove::run(&arguments),
         Command::BreakLock(arguments) => break_lock::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
     }
 }
 

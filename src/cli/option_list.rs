@@ -14,7 +14,7 @@ use super::failure::{Failure, Result, Status};
 /// What is meant for mount(8) itself, for systemd or for people, or is how it
 /// is anyway; with or without a value. `dev` and `suid` are added by
 /// mount.fuse3(8) without being asked, and give nothing here.
-const NOT_OURS: &[&str] = &[
+pub(super) const NOT_OURS: &[&str] = &[
     "_netdev",
     "async",
     "atime",
@@ -135,7 +135,8 @@ fn spell(option: &[u8], mount: &Command, sloppy: bool) -> Result<Option<OsString
     }
 }
 
-fn options_of(mount: &Command) -> impl Iterator<Item = &clap::Arg> {
+/// The options of `mount` that a list may have, under their long names.
+pub(super) fn options_of(mount: &Command) -> impl Iterator<Item = &clap::Arg> {
     mount.get_arguments().filter(|argument| {
         let long = argument.get_long();
         long.is_some_and(|long| !NOT_FOR_A_MOUNT.contains(&long))
