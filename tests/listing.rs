@@ -150,7 +150,7 @@ fn a_living_lock_is_broken_by_force_only() {
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     let said = text(&output.stderr);
     assert!(
-        said.contains(&format!("{} (sessionfs)", mount.pid())),
+        said.contains(&format!("in use by {}", mount.pid())),
         "{said}"
     );
     assert!(

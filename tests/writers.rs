@@ -390,7 +390,7 @@ fn invariant_3_a_writer_whose_lock_was_broken_publishes_nothing(backing: Backing
     let on_mount = session.on_mount.join("session.next");
     let by_rm = || fs::remove_file(&on_mount).unwrap();
     let by_command = || {
-        let broken = sessionfs(&mount.repository, "break-lock", ["a"]);
+        let broken = sessionfs(&mount.repository, "break-lock", ["--force", "a"]);
         assert!(broken.status.success(), "{broken:?}");
     };
     let breaks: [&dyn Fn(); 2] = [&by_rm, &by_command];

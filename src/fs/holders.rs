@@ -191,9 +191,18 @@ pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
         let descriptors = fs::read_dir(process.join("fdinfo"));
         descriptors.into_iter().flatten().flatten().any(|entry| {
             let info = fs::read_to_string(entry.path()).unwrap_or_default();
-            let mut lines = info.lines();
+            let value = |name| {
+                info.lines()
+                    .find_map(|line| Some(line.strip_prefix(name)?.trim()))
+            };
             // Linux 5.14.
-            let number = lines.find_map(|line| line.strip_prefix("ino:")?.trim().parse().ok());
+            let number = value("ino:").and_then(|number| number.parse().ok());
+            // A name that is held (`O_PATH`) is not open: so a daemon holds what
+            // has been looked up.
+            let flags = value("flags:").and_then(|flags| i64::from_str_radix(flags, 8).ok());
+            if flags.is_none_or(|flags| flags & i64::from(libc::O_PATH) != 0) {
+                return false;
+            }
             let path = fs::read_link(process.join("fd").join(entry.file_name()));
             number == Some(ino) && path.is_ok_and(|path| without_mark(path).ends_with(name))
         })
