@@ -17,7 +17,7 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::tools::{errno, names_in, output_of, sessionfs};
-use common::{Backing, Disk, Mount};
+use common::{Backing, Disk, Mount, times};
 
 on_each_filesystem!(
     section_1_names_of_all_kinds_are_sessions,
@@ -242,10 +242,9 @@ fn section_1_sessions_are_made_renamed_and_removed(backing: Backing) {
 }
 
 fn section_1_ten_thousand_sessions_list_in_order(backing: Backing) {
-    let count: usize = if backing == Backing::Ext4 {
-        10_000
-    } else {
-        1000
+    let count = match backing {
+        Backing::Ext4 => 10_000,
+        _ => times(10_000),
     };
     let mount = Mount::new(backing);
     // Neither in the order of their names nor of their creation.

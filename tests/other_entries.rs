@@ -23,6 +23,7 @@ on_each_filesystem!(
     rule_2_13_files_at_every_depth,
     rule_2_13_directories_symlinks_and_attributes_at_every_depth,
     rule_2_13_renames_within_and_between_sessions,
+    rule_2_13_names_are_exchanged_and_kept_from_replacing,
     rule_2_13_errors_are_those_of_any_directory,
     rule_2_13_a_file_lives_on_while_it_is_open,
     rule_2_13_a_file_called_session_deeper_down_is_a_file,
@@ -195,6 +196,41 @@ t('moved depth', lambda: get('b.session/one/two/three four/tree back/inner/f'))
 ";
     let said = same_as_in_a_directory(backing, &format!("{TRY}{program}"));
     assert!(said.contains("moved depth b'still'"), "{said}");
+}
+
+/// renameat2(2): RENAME_NOREPLACE is 1, RENAME_EXCHANGE 2.
+fn rule_2_13_names_are_exchanged_and_kept_from_replacing(backing: Backing) {
+    let said = same_as_in_a_directory(
+        backing,
+        &format!(
+            "{TRY}
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def rename(a, b, flags):
+    if libc.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), flags) < 0:
+        raise OSError(ctypes.get_errno(), a)
+    return 'done'
+A, B = 'a.session/', 'b.session/'
+os.makedirs(A + 'd/e'); os.makedirs(B + 'f')
+put(A + 'first', b'1'); put(A + 'd/two', b'22'); put(B + 'f/three', b'333'); put(A + 'd/e/in', b'i')
+held = os.open(A + 'first', os.O_RDWR)
+for a, b in [(A + 'first', A + 'd/two'), (A + 'd/two', B + 'f/three'), (A + 'd/e', A + 'first'),
+             (A + 'd', B + 'f'), (B + 'f/e', B + 'f/two'), (A + 'none', A + 'first')]:
+    t('exchange', lambda: rename(a, b, 2))
+    t('names', lambda: [sorted(set(os.listdir(d)) - {{'session'}}) for d in (A, B)])
+t('keep', lambda: rename(A + 'first', B + 'f', 1))
+t('keep', lambda: rename(A + 'first', B + 'new', 1))
+t('both', lambda: rename(B + 'new', B + 'f', 3))
+os.write(held, b'written'); os.close(held)
+t('all', lambda: sorted((d, sorted(set(f) - {{'session'}})) for d, _, f in os.walk('.')))
+"
+        ),
+    );
+    assert!(
+        said.contains("exchange done") && said.contains("keep EEXIST"),
+        "{said}"
+    );
+    assert!(said.contains("both EINVAL"), "{said}");
 }
 
 fn rule_2_13_errors_are_those_of_any_directory(backing: Backing) {

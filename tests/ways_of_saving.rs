@@ -23,6 +23,7 @@ on_each_filesystem!(
     bash_saves_as_in_an_ordinary_directory,
     dash_saves_as_in_an_ordinary_directory,
     tools_save_as_in_an_ordinary_directory,
+    tools_save_from_bash_as_in_an_ordinary_directory,
     python_saves_as_in_an_ordinary_directory,
 );
 
@@ -272,6 +273,10 @@ fn dash_saves_as_in_an_ordinary_directory(backing: Backing) {
 
 fn tools_save_as_in_an_ordinary_directory(backing: Backing) {
     try_all(backing, "dash", &tool_ways());
+}
+
+fn tools_save_from_bash_as_in_an_ordinary_directory(backing: Backing) {
+    try_all(backing, "bash", &tool_ways());
 }
 
 fn python_saves_as_in_an_ordinary_directory(backing: Backing) {
