@@ -15,7 +15,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::tools::output_of;
+use common::tools::{self, output_of};
 use common::{Backing, Disk, Mount, SESSIONFS, times};
 
 /// Runs a command with an input; its exit status and what it said.
@@ -261,4 +261,36 @@ fn rule_1_the_default_location_is_that_of_the_original() {
         .find(|path| path.join("a.session").is_dir() && !path.ends_with("relative"))
         .expect("a temporary directory");
     assert!(warning.contains(fresh.to_str().unwrap()), "{warning}");
+}
+
+/// I1: what is read would be gone before it is read.
+#[test]
+fn i1_load_does_not_write_over_the_checkpoint_itself() {
+    let disk = Disk::new(Backing::Here);
+    let dir = disk.path().join("a.session");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("session"), "saved").unwrap();
+    fs::hard_link(dir.join("session"), disk.path().join("link")).unwrap();
+    for output in ["a.session/session", "link"] {
+        let arguments =
+            ["a", "-o", &disk.path().join(output).display().to_string()].map(String::from);
+        let refused = tools::sessionfs(disk.path(), "load", arguments);
+        assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+        assert_eq!(fs::read(dir.join("session")).unwrap(), b"saved");
+    }
+    let other = disk.path().join("other");
+    fs::write(&other, "longer than the checkpoint").unwrap();
+    let arguments = ["a", "-o", &other.display().to_string()].map(String::from);
+    assert!(
+        tools::sessionfs(disk.path(), "load", arguments)
+            .status
+            .success()
+    );
+    assert_eq!(fs::read(&other).unwrap(), b"saved");
+    let arguments = ["a", "-o", "/dev/null"];
+    assert!(
+        tools::sessionfs(disk.path(), "load", arguments)
+            .status
+            .success()
+    );
 }

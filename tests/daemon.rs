@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use common::observe::{Strace, descriptors, is_in_call, status, threads};
-use common::slow::save;
+use common::slow::{save, slow_disk, wait_for_fsync};
 use common::tools::{close, errno, open_rw};
 use common::{Backing, Mount, SESSIONFS, Session, is_mounted, times, wait_until};
 
@@ -156,6 +156,80 @@ fn a_slow_fsync_delays_nobody_but_its_own_save() {
     }
     saving.join().unwrap().unwrap();
     assert_checkpoint(&slow, "new");
+}
+
+/// Twelve that hold a writer, more than threads take requests; one of them
+/// makes a save point, which takes long, and the others are killed meanwhile.
+const KILLED_DURING_A_SAVE_POINT: &str = r"
+import os, signal, sys, time
+writer = os.open('session', os.O_WRONLY | os.O_TRUNC)
+os.write(writer, b'new')
+waiting = []
+for _ in range(12):
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(1)
+    waiting.append(pid)
+if os.fork() == 0:
+    os.fsync(writer)
+    os._exit(0)
+print('go', flush=True)
+sys.stdin.readline()
+for pid in waiting: os.kill(pid, signal.SIGKILL)
+print('killed', flush=True)
+sys.stdin.readline()
+for _ in range(13): os.wait()
+os.close(writer)
+";
+
+#[test]
+fn closes_that_wait_for_a_save_delay_nobody_else() {
+    use std::io::BufRead;
+    let (mount, slow) = mounted(Backing::Here);
+    let quick = mount.session("b");
+    fs::write(quick.file(), "old").unwrap();
+    let held_up = slow_disk(mount.pid());
+    let mut python = Command::new("python3")
+        .args(["-c", KILLED_DURING_A_SAVE_POINT])
+        .current_dir(&slow.on_mount)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = std::io::BufReader::new(python.stdout.take().unwrap()).lines();
+    let mut stdin = python.stdin.take().unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "go");
+    wait_for_fsync(mount.pid());
+    stdin.write_all(b"\n").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "killed");
+    for _ in 0..20 {
+        assert_eq!(fs::read_to_string(quick.file()).unwrap(), "old");
+        thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let threads = threads(mount.pid(), None);
+    assert!(
+        threads.iter().any(|&tid| is_in_call(tid, libc::SYS_fsync)),
+        "it was not slow, or the reads were"
+    );
+    drop(held_up);
+    stdin.write_all(b"\n").unwrap();
+    assert!(python.wait().unwrap().success());
+    assert_checkpoint(&slow, "new");
+}
+
+#[test]
+fn who_removes_what_is_not_there_leaves_no_descriptor() {
+    let mount = Mount::new(Backing::Here);
+    let session = mount.session("a");
+    let remove = || {
+        let done = Command::new("rm").arg("-f").arg(session.file()).status();
+        assert!(done.unwrap().success());
+    };
+    remove();
+    let before = descriptors(mount.pid()).len();
+    (0..50).for_each(|_| remove());
+    mount.assert_nothing_leaked(before + 1);
 }
 
 /// The child has nothing but the writer open, and that until execve(2), which

@@ -24,6 +24,7 @@ on_each_filesystem!(
     section_1_names_of_all_kinds_beside_a_session,
     section_1_the_root_refuses_what_is_no_session,
     section_1_sessions_are_made_renamed_and_removed,
+    section_1_a_session_in_use_is_renamed,
     section_1_ten_thousand_sessions_list_in_order,
     section_1_a_missing_repository_is_empty_until_the_first_mkdir,
     section_1_a_missing_repository_is_empty_until_the_first_create,
@@ -239,6 +240,38 @@ fn section_1_sessions_are_made_renamed_and_removed(backing: Backing) {
     );
     output_of(root, "rm", &["-r", "empty.session", "full.session"]);
     assert!(names_in(root).is_empty() && names_in(&mount.repository).is_empty());
+}
+
+/// Who is in a session goes on while it is renamed, by names below it.
+fn section_1_a_session_in_use_is_renamed(backing: Backing) {
+    let mount = Mount::new(backing);
+    let session = mount.session("a");
+    fs::write(session.file(), "saved").unwrap();
+    fs::write(session.on_mount.join("file"), "beside").unwrap();
+    let names = ["a.session", "b.session"].map(|name| mount.mountpoint.join(name));
+    let program = "
+import os, sys
+print('here', flush=True)
+failed = {}
+while not os.path.exists(sys.argv[1]):
+    for name in ('session', 'file'):
+        try: open(name).close()
+        except OSError as e: failed[e.errno] = failed.get(e.errno, 0) + 1
+print(failed)";
+    let stop = mount.disk.beside("stop");
+    let reader = std::process::Command::new("python3")
+        .args(["-c", program])
+        .arg(&stop)
+        .current_dir(&session.on_mount)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for round in 0..times(400) {
+        fs::rename(&names[round % 2], &names[(round + 1) % 2]).unwrap();
+    }
+    fs::write(&stop, "").unwrap();
+    let output = reader.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "here\n{}\n");
 }
 
 fn section_1_ten_thousand_sessions_list_in_order(backing: Backing) {

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Result, Status};
 use super::output;
 use super::storage::Storage;
 
@@ -40,11 +41,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // After the session is known to be readable.
     match &arguments.output {
         Some(path) => {
-            let copied = File::create(path).and_then(|mut file| copy(checkpoint, &mut file));
-            copied.map_err(|e| Failure::other(format!("cannot write {}: {e}", path.display())))
+            let failed =
+                |e: io::Error| Failure::other(format!("cannot write {}: {e}", path.display()));
+            let mut options = File::options();
+            let file = options.write(true).create(true).truncate(false).open(path);
+            let mut file = file.map_err(failed)?;
+            if is_same(checkpoint.as_ref(), &file).map_err(failed)? {
+                return Err(Failure::new(
+                    Status::Refused,
+                    format!("{} is the checkpoint itself", path.display()),
+                ));
+            }
+            let is_file = file.metadata().map_err(failed)?.is_file();
+            let emptied = if is_file { file.set_len(0) } else { Ok(()) };
+            emptied
+                .and_then(|()| copy(checkpoint, &mut file))
+                .map_err(failed)
         }
         None => output::write(|out| copy(checkpoint, out)),
     }
+}
+
+/// Whether writing the file would destroy what is to be read.
+fn is_same(checkpoint: Option<&File>, file: &File) -> io::Result<bool> {
+    let Some(checkpoint) = checkpoint else {
+        return Ok(false);
+    };
+    let (one, other) = (checkpoint.metadata()?, file.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 fn copy(from: Option<File>, to: &mut impl io::Write) -> io::Result<()> {

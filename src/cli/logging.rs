@@ -78,7 +78,10 @@ pub(super) fn start(log: Log) -> Result<()> {
     }
     builder
         .try_init()
-        .map_err(|e| Failure::other(format!("cannot start logging: {e}")))
+        .map_err(|e| Failure::other(format!("cannot start logging: {e}")))?;
+    // A bug is told where everything else is, in one line.
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    Ok(())
 }
 
 fn level(record: &Record<'_>) -> &'static str {

@@ -144,6 +144,10 @@ pub(super) struct Arguments {
 
 fn seconds(text: &str) -> std::result::Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    // More than anybody waits, and less than any clock counts to.
+    if seconds > 1e9 {
+        return Err("too long".to_owned());
+    }
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 

@@ -106,6 +106,7 @@ pub fn serve(
         events,
         ended: Cell::new(false),
         drained: Cell::new(false),
+        is_asked: Cell::new(false),
     };
     server.run(|| {
         log::info!(
@@ -174,6 +175,8 @@ struct Server {
     events: Receiver<Event>,
     ended: Cell<bool>,
     drained: Cell<bool>,
+    /// A signal has asked for the end.
+    is_asked: Cell<bool>,
 }
 
 /// The second signal: whoever sent it does not want to wait.
@@ -191,20 +194,21 @@ impl Server {
             match event {
                 Event::Answered(Ok(())) => {
                     if let Some(Err(e)) = ready.take().map(|ready| ready()) {
-                        self.stop()?;
+                        self.stop_after_error();
                         return Err(Error::failed(format!(
                             "unmounted {name} again: nobody waits for it: {e}"
                         )));
                     }
                 }
                 Event::Answered(Err(e)) => {
-                    self.stop()?;
+                    self.stop_after_error();
                     return Err(Error::failed(format!(
                         "cannot mount on {name}: the mount does not answer: {e}"
                     )));
                 }
                 Event::Signal(signal) => {
                     log::info!("{name}: unmounting because of {signal}");
+                    self.is_asked.set(true);
                     return self.stop();
                 }
                 Event::Ended(Ok(())) => {
@@ -214,7 +218,7 @@ impl Server {
                     return self.finish();
                 }
                 Event::Ended(Err(e)) => {
-                    self.stop()?;
+                    self.stop_after_error();
                     return Err(Error::failed(format!(
                         "{name}: unmounted after an error of the connection to the kernel: {e}"
                     )));
@@ -231,6 +235,13 @@ impl Server {
     /// [`Kind::Busy`] if something was not saved.
     fn stop(&self) -> Result<()> {
         self.end(|| self.leave())
+    }
+
+    /// The same where another error is to be told.
+    fn stop_after_error(&self) {
+        if let Err(e) = self.stop() {
+            log::error!("{e}");
+        }
     }
 
     /// Finishes the saves of a mount that is gone already.
@@ -341,6 +352,8 @@ impl Server {
                 return ControlFlow::Continue(false);
             }
             match self.events.recv_timeout(TICK) {
+                // The first one asks for no more than what is being done.
+                Ok(Event::Signal(_)) if !self.is_asked.replace(true) => {}
                 Ok(Event::Signal(_)) => return ControlFlow::Break(Hurry),
                 Ok(Event::Ended(result)) => {
                     self.ended.set(true);
