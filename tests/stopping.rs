@@ -137,6 +137,26 @@ fn a_signal_does_not_save_what_is_not_closed_and_says_so() {
     assert!(log.contains(&format!("in use by {own} (")), "{log}");
 }
 
+#[test]
+fn who_waits_for_another_writer_does_not_hold_up_the_end() {
+    let mut mount = Mount::with(Backing::Here, &["--lock-wait", "3600"]);
+    mount.may_complain = true;
+    let session = mount.session("a");
+    fs::write(session.file(), "old").unwrap();
+    let writer = File::create(session.file()).unwrap();
+    let file = session.file();
+    let waiting = std::thread::spawn(move || File::create(file).map(drop));
+    wait_until("the other one waits", || {
+        !common::observe::threads(mount.pid(), Some("worker")).is_empty()
+    });
+    mount.signal("TERM");
+    let status = mount.wait();
+    assert_eq!(status.code(), Some(6), "{}", mount.log());
+    assert!(waiting.join().unwrap().is_err());
+    drop(writer);
+    assert_checkpoint(&session, "old");
+}
+
 /// The second signal does not wait, for an open writer or for the disk.
 #[test]
 fn a_second_signal_ends_it_at_once() {

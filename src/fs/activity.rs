@@ -1,5 +1,6 @@
 //! How many saves are under way: what an orderly end waits for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Activity {
     counts: Mutex<Counts>,
     changed: Condvar,
+    is_ending: AtomicBool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -24,6 +26,17 @@ pub struct Counted<'a> {
 }
 
 impl Activity {
+    /// The end has begun: nobody is to begin a wait for another writer, or to
+    /// go on with one.
+    pub(super) fn end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+    }
+
+    /// Whether it has.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+    }
+
     /// A writer has changed something that is not saved.
     pub(super) fn staged(&self) {
         self.add(|counts| &mut counts.staged);

@@ -210,6 +210,11 @@ impl Fs {
         self.activity.now().1
     }
 
+    /// The end has begun: who waits for another writer is refused.
+    pub fn begin_end(&self) {
+        self.activity.end();
+    }
+
     /// What has become of the saves so far.
     pub fn saves(&self) -> Saves {
         self.statistics.saves()

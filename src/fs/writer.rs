@@ -31,6 +31,9 @@ use crate::sys;
 /// requests.
 pub(super) const QUICK_COPY: u64 = 64 << 10;
 
+/// How often who waits for another writer looks at anything else.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// How often a foreign `session.next` is looked at while waiting for it: it
 /// tells nobody when it goes.
 const LOCK_POLL: Duration = Duration::from_millis(10);
@@ -442,13 +445,22 @@ impl Writer {
             writer: self.ino,
             process: self.opener.tgid,
         };
-        if !self.slot.take(owner, deadline) {
-            return Err(refused);
+        // A look now and then whether the mount is at its end.
+        while !self
+            .slot
+            .take(owner, deadline.map(|at| at.min(Instant::now() + LOOK)))
+        {
+            if self.activity.is_ending() || deadline.is_none_or(|at| Instant::now() >= at) {
+                return Err(refused);
+            }
         }
         loop {
             match self.session.is_locked() {
                 Ok(false) => return Ok(()),
-                Ok(true) if deadline.is_some_and(|at| Instant::now() < at) => {
+                Ok(true)
+                    if deadline.is_some_and(|at| Instant::now() < at)
+                        && !self.activity.is_ending() =>
+                {
                     std::thread::sleep(LOCK_POLL);
                 }
                 locked => {

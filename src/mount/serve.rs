@@ -254,6 +254,7 @@ impl Server {
     fn end(&self, how: impl FnOnce() -> ControlFlow<Hurry>) -> Result<()> {
         let name = self.mounted.mountpoint().display();
         let before = self.fs.saves().done;
+        self.fs.begin_end();
         service::stopping("Finishing the saves in progress");
         if let ControlFlow::Break(Hurry) = how() {
             self.hurry();
