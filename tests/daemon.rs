@@ -463,6 +463,12 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups dash -eu -c '
     trap - EXIT
     ./sessionfs umount mnt
     ls mnt
+    file=repository/a.session/session
+    setfattr -n user.x -v 1 $file
+    chmod 444 $file
+    echo kept | ./sessionfs save -r repository a
+    getfattr --absolute-names -d $file
+    stat -c %a $file
     if PATH=/nonexistent ./sessionfs mount repository mnt 2> said; then echo mounted; fi
     cat said
     grep -v " info: " log || true
@@ -497,6 +503,7 @@ fn an_ordinary_user_mounts_with_fusermount3() {
     assert_eq!(
         said,
         "a\none\ntwo\nb\na\none\ntwo\n65534 644\n\
+         # file: repository/a.session/session\nuser.x=\"1\"\n\n444\n\
          sessionfs: cannot mount on /mnt: fusermount3 is not installed (apt install fuse3)\n"
     );
 }

@@ -41,11 +41,21 @@ impl Attributes {
         if self.uid.is_some() || self.gid.is_some() {
             sys::chown(to, self.uid, self.gid)?;
         }
+        // The owner needs the permission to write for all but ACLs.
+        self.apply_xattrs(to, |name| !is_acl(name))?;
         // After chown(2), which clears setuid and setgid.
         if let Some(mode) = self.mode {
             sys::chmod(to, Mode::from_raw_mode(mode))?;
         }
-        for (name, value) in &self.xattrs {
+        self.apply_xattrs(to, is_acl)?;
+        if let Some(times) = &self.times {
+            sys::futimens(to, times)?;
+        }
+        Ok(())
+    }
+
+    fn apply_xattrs(&self, to: BorrowedFd<'_>, which: fn(&CStr) -> bool) -> sys::Result<()> {
+        for (name, value) in self.xattrs.iter().filter(|(name, _)| which(name)) {
             match value {
                 Some(value) => sys::set_xattr(to, name, value, XattrFlags::empty())?,
                 None => match sys::remove_xattr(to, name) {
@@ -53,9 +63,6 @@ impl Attributes {
                     Err(errno) => return Err(errno),
                 },
             }
-        }
-        if let Some(times) = &self.times {
-            sys::futimens(to, times)?;
         }
         Ok(())
     }
@@ -75,26 +82,42 @@ pub(super) fn inherit(from: &Checkpoint, to: BorrowedFd<'_>, bits: u32) -> Resul
     if uid.is_some() || gid.is_some() {
         sys::chown(to, uid, gid).during("keep the owner")?;
     }
+    let wanted = xattr_names(from.as_path_fd()).during("keep the extended attributes")?;
+    // Before the mode, which may take the permission to set them.
+    inherit_xattrs(from, to, &wanted, |name| !is_acl(name))?;
     let mode = u32::from(old.stx_mode) & 0o7777 | bits;
     sys::chmod(to, Mode::from_raw_mode(mode)).during("keep the mode")?;
-    inherit_xattrs(from, to).during("keep the extended attributes")
+    inherit_xattrs(from, to, &wanted, is_acl)
 }
 
-fn inherit_xattrs(from: &Checkpoint, to: BorrowedFd<'_>) -> sys::Result<()> {
-    let wanted = xattr_names(from.as_path_fd())?;
+fn inherit_xattrs(
+    from: &Checkpoint,
+    to: BorrowedFd<'_>,
+    wanted: &[CString],
+    which: fn(&CStr) -> bool,
+) -> Result<()> {
+    copy_xattrs(from, to, wanted, which).during("keep the extended attributes")
+}
+
+fn copy_xattrs(
+    from: &Checkpoint,
+    to: BorrowedFd<'_>,
+    wanted: &[CString],
+    which: fn(&CStr) -> bool,
+) -> sys::Result<()> {
     // A default ACL of the directory has given the staged file one.
     for name in xattr_names(to)? {
-        if !wanted.contains(&name) && !is_security(&name) {
+        if which(&name) && !wanted.contains(&name) && !is_security(&name) {
             sys::remove_xattr(to, &name)?;
         }
     }
-    for name in wanted {
-        let value = match sys::get_xattr(from.as_path_fd(), &name) {
+    for name in wanted.iter().filter(|name| which(name)) {
+        let value = match sys::get_xattr(from.as_path_fd(), name) {
             Err(Errno::NODATA) => continue,
             other => other?,
         };
-        match sys::set_xattr(to, &name, &value, XattrFlags::empty()) {
-            Err(errno) if is_security(&name) => {
+        match sys::set_xattr(to, name, &value, XattrFlags::empty()) {
+            Err(errno) if is_security(name) => {
                 log::debug!("the attribute {name:?} is left to the system: {errno}");
             }
             other => other?,
@@ -117,6 +140,11 @@ fn xattr_names(fd: BorrowedFd<'_>) -> sys::Result<Vec<CString>> {
         .filter(|&name| name != lock::MARK && name != c"security.capability")
         .map(CStr::to_owned)
         .collect())
+}
+
+/// ACLs change with the mode, and it with them.
+fn is_acl(name: &CStr) -> bool {
+    name.to_bytes().starts_with(b"system.")
 }
 
 fn is_security(name: &CStr) -> bool {

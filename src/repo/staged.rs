@@ -335,7 +335,7 @@ impl Staged {
     /// save: the mark means nothing under the name `session`.
     fn unmark(&self, mark: Mark, mode: u32) {
         let done = match mark {
-            Mark::Xattr => sys::remove_xattr(&self.file, MARK),
+            Mark::Xattr => self.remove_mark(mode),
             Mark::Bit => sys::chmod(&self.file, Mode::from_raw_mode(mode)),
         };
         if let Err(errno) = done {
@@ -343,6 +343,19 @@ impl Staged {
                 "{}: the mark stays on the checkpoint: {errno}",
                 self.session.name()
             );
+        }
+    }
+
+    /// A mode that does not let its owner write keeps him from removing it.
+    fn remove_mark(&self, mode: u32) -> sys::Result<()> {
+        match sys::remove_xattr(&self.file, MARK) {
+            Err(Errno::ACCESS) => {
+                sys::chmod(&self.file, Mode::from_raw_mode(mode | 0o200))?;
+                let removed = sys::remove_xattr(&self.file, MARK);
+                sys::chmod(&self.file, Mode::from_raw_mode(mode))?;
+                removed
+            }
+            other => other,
         }
     }
 
