@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use super::tools::end;
 use super::{Mount, wait_until};
 
 /// What the daemon may need of memory at the most, in KiB.
@@ -109,7 +110,6 @@ impl Strace {
 impl Drop for Strace {
     /// Ended by a signal, it lets go of what it has attached to.
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
+        end(&mut self.0);
     }
 }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::IntoRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use super::{SESSIONFS, Session, wait_until};
 
@@ -76,7 +77,7 @@ pub fn sessionfs<A: AsRef<OsStr>>(
         .unwrap()
 }
 
-/// A process that ends with the test, asked by `SIGTERM`.
+/// A process that ends with the test.
 #[derive(Debug)]
 pub struct Helper(Child);
 
@@ -89,9 +90,24 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        let pid = self.0.id().to_string();
-        let _ = Command::new("kill").arg(pid).status();
-        let _ = self.0.wait();
+        end(&mut self.0);
+    }
+}
+
+/// Ends a program, asked by `SIGTERM` first. strace(1) does not end so while
+/// the first thread of what it follows has ended and others have not: it waits
+/// for each of them to stop.
+pub fn end(child: &mut Child) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    let start = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if start.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
