@@ -265,7 +265,10 @@ fn remove_and_make(save: &mut Save<'_>) -> io::Result<()> {
         // Or another one has made it anew between the two steps, as anywhere.
         false
             if complaint.contains("Device or resource busy")
-                || complaint.contains("File exists") =>
+                || complaint.contains("File exists")
+                // It began where there was none, and another one was saved
+                // before it was (DESIGN 2.9).
+                || complaint.contains("Stale file handle") =>
         {
             Err(ErrorKind::ResourceBusy.into())
         }
