@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 
 use super::failure::{self, Failure, Result};
-use super::storage::Storage;
+use super::storage::{Storage, explain};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -41,5 +41,5 @@ fn remove(storage: &Storage, session: &OsStr) -> Result<()> {
     };
     repository
         .remove(&name, warn)
-        .map_err(|e| Failure::storage(&e, repository.path()))
+        .map_err(|e| explain(&e, &repository))
 }
