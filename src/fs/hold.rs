@@ -4,11 +4,12 @@
 //! become another file's: the kernel, told of the new one, answers `EIO` to
 //! whoever comes to open the old one, or, told of the old one last, to whoever
 //! has the new one open (fuse_make_bad, fs/fuse/inode.c, Linux 6.18; both seen
-//! under load). So each thread holds the file that it has looked up last, until it has opened it or
-//! looks up another one. What is held keeps its blocks though it is replaced:
-//! so all let go when the kernel forgets the inode, which it does when
-//! somebody finds a newer checkpoint and nobody is about to open this one; and
-//! a thread that has asked for the attributes only lets go after a while.
+//! under load). So each thread holds the file that it has looked up last, until
+//! it has opened it or looks up another one. What is held keeps its blocks
+//! though it is replaced: so all let go when the kernel forgets the inode, which
+//! it does when somebody finds a newer checkpoint and nobody is about to open
+//! this one; and a thread that has asked for the attributes only lets go after a
+//! while.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;

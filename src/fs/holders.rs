@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::mountinfo;
+use super::process::{all_processes, field};
 
 /// How a process uses a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +51,7 @@ type Places = Vec<(u64, PathBuf)>;
 /// number, as far as we may look.
 pub fn holders(device: (u32, u32)) -> Vec<Holder> {
     let mut namespaces: HashMap<OsString, Places> = HashMap::new();
-    let pids = fs::read_dir("/proc").into_iter().flatten();
-    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let mut holders: Vec<Holder> = pids
+    let mut holders: Vec<Holder> = all_processes()
         .filter(|pid| *pid != std::process::id())
         .filter_map(|pid| {
             let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
@@ -130,13 +129,8 @@ fn without_mark(path: PathBuf) -> PathBuf {
 /// The mount of a descriptor, and whether it is open for writing
 /// (proc_pid_fdinfo(5)).
 fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
-    let info = str::from_utf8(info).ok()?;
-    let value = |name| {
-        let mut lines = info.lines();
-        lines.find_map(|line: &str| Some(line.strip_prefix(name)?.trim()))
-    };
-    let mount = value("mnt_id:")?.parse().ok()?;
-    let flags = i64::from_str_radix(value("flags:")?, 8).ok()?;
+    let mount = field(info, "mnt_id:")?.parse().ok()?;
+    let flags = i64::from_str_radix(field(info, "flags:")?, 8).ok()?;
     let is_path = flags & i64::from(libc::O_PATH) != 0;
     let writes = !is_path && flags & i64::from(libc::O_ACCMODE) != 0;
     Some((mount, writes))
@@ -184,22 +178,16 @@ fn parse_locks(locks: &str, ((major, minor), ino): FileNumber) -> Option<u32> {
 /// names of their programs, as far as we may look. A file of a repository has
 /// the same number on a mount, where it is on another device.
 pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
-    let pids = fs::read_dir("/proc").into_iter().flatten();
-    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     let has_open = |pid: &u32| {
         let process = Path::new("/proc").join(pid.to_string());
         let descriptors = fs::read_dir(process.join("fdinfo"));
         descriptors.into_iter().flatten().flatten().any(|entry| {
-            let info = fs::read_to_string(entry.path()).unwrap_or_default();
-            let value = |name| {
-                info.lines()
-                    .find_map(|line| Some(line.strip_prefix(name)?.trim()))
-            };
+            let info = fs::read(entry.path()).unwrap_or_default();
             // Linux 5.14.
-            let number = value("ino:").and_then(|number| number.parse().ok());
+            let number = field(&info, "ino:").and_then(|number| number.parse().ok());
             // A name that is held (`O_PATH`) is not open: so a daemon holds what
             // has been looked up.
-            let flags = value("flags:").and_then(|flags| i64::from_str_radix(flags, 8).ok());
+            let flags = field(&info, "flags:").and_then(|flags| i64::from_str_radix(flags, 8).ok());
             if flags.is_none_or(|flags| flags & i64::from(libc::O_PATH) != 0) {
                 return false;
             }
@@ -207,7 +195,7 @@ pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
             number == Some(ino) && path.is_ok_and(|path| without_mark(path).ends_with(name))
         })
     };
-    let mut found: Vec<_> = pids
+    let mut found: Vec<_> = all_processes()
         .filter(has_open)
         .map(|pid| (pid, command(pid)))
         .collect();

@@ -237,10 +237,12 @@ impl Fs {
     /// keep the time of birth, or changes it: on overlayfs it becomes another
     /// when the first change copies a file up, and the number stays.
     pub(super) fn birth(&self, stat: &Statx) -> Identity {
-        let Ok(Some(root)) = self.repository.root() else {
-            return Identity::default();
-        };
-        if !(self.keeps_births).get_or_init(|| !sys::is_overlay(&*root)) {
+        // Asked once: this is on the way of every lookup.
+        let keeps_births = self.keeps_births.get().copied().or_else(|| {
+            let root = self.repository.root().ok()??;
+            Some(*self.keeps_births.get_or_init(|| !sys::is_overlay(&*root)))
+        });
+        if keeps_births != Some(true) {
             return Identity::default();
         }
         let seconds = stat.stx_btime.tv_sec.cast_unsigned();

@@ -219,7 +219,7 @@ fn parse_status(status: &[u8], name: &str, radix: u32) -> Option<u32> {
 }
 
 /// The value in the line that begins with `name`.
-fn field<'a>(lines: &'a [u8], name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(lines: &'a [u8], name: &str) -> Option<&'a str> {
     let value = lines
         .split(|&byte| byte == b'\n')
         .find_map(|line| line.strip_prefix(name.as_bytes()))?;
@@ -406,7 +406,8 @@ fn youngest() -> Option<u32> {
     str::from_utf8(last).ok()?.trim().parse().ok()
 }
 
-fn all_processes() -> impl Iterator<Item = u32> {
+/// The ids of all processes.
+pub(super) fn all_processes() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
