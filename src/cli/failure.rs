@@ -111,6 +111,14 @@ impl Failure {
         Self::new(status, message)
     }
 
+    /// The same failure, with more at the end of its line.
+    pub(super) fn with_hint(self, hint: &str) -> Self {
+        Self {
+            message: self.message.map(|message| format!("{message}; {hint}")),
+            ..self
+        }
+    }
+
     /// What clap has to say, in one line.
     pub(super) fn usage(error: &clap::Error) -> Self {
         let text = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {

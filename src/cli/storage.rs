@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::failure::{self, Failure, Result};
-use crate::repo::{self, Repository, Session, SessionName};
+use crate::repo::{self, Kind, Repository, Session, SessionName};
 
 /// The option that all commands on the storage have.
 #[derive(Debug, clap::Args)]
@@ -42,9 +42,36 @@ impl Storage {
         let (repository, name) = self.find(argument)?;
         let session = repository
             .session(&name)
-            .map_err(|e| Failure::storage(&e, repository.path()))?;
+            .map_err(|e| explain(&e, &repository))?;
         Ok((repository, session))
     }
+}
+
+/// The failure, with the session that was probably meant if there is none of
+/// that name.
+pub(super) fn explain(error: &repo::Error, repository: &Repository) -> Failure {
+    let failure = Failure::storage(error, repository.path());
+    let asked = error.session().filter(|_| error.kind() == Kind::NotFound);
+    match asked.and_then(|asked| nearest(asked, repository)) {
+        Some(id) => failure.with_hint(&format!("did you mean \"{id}\"?")),
+        None => failure,
+    }
+}
+
+fn nearest(asked: &SessionName, repository: &Repository) -> Option<String> {
+    /// Less alike is another name, not a slip (1 is the same name).
+    const ALIKE: f64 = 0.8;
+    let asked = asked.id().to_str()?;
+    let entries = repository.list().ok()?;
+    entries
+        .iter()
+        // Of those that can be typed as they are shown.
+        .filter_map(|entry| entry.name.id().to_str())
+        .filter(|id| !id.contains(char::is_control))
+        .map(|id| (strsim::jaro_winkler(asked, id), id))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, id)| id.to_owned())
 }
 
 /// The default location, with its warning told.
@@ -63,4 +90,27 @@ pub(super) fn default_repository_for_reading() -> Result<PathBuf> {
 
 fn not_found(error: &io::Error) -> Failure {
     Failure::other(format!("cannot find the default repository: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_id_is_offered_if_it_is_near() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = Repository::new(dir.path());
+        let name = |id: &str| SessionName::from_id(id).unwrap();
+        let offered = |id: &str| nearest(&name(id), &repository);
+        assert_eq!(offered("nightlx"), None);
+        for id in ["nightly", "nightly-2", "release", "a\u{1b}b"] {
+            repository.create_named(&name(id), 0o777).unwrap();
+        }
+        assert_eq!(offered("nightlx").as_deref(), Some("nightly"));
+        assert_eq!(offered("nigthly-2").as_deref(), Some("nightly-2"));
+        assert_eq!(offered("relaese").as_deref(), Some("release"));
+        for far in ["x", "weekly", "a\u{1b}c"] {
+            assert_eq!(offered(far), None, "{far}");
+        }
+    }
 }
