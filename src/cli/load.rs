@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::failure::{Failure, Result};
 use super::output;
+use super::progress::{Progress, Unit};
 use super::storage::Storage;
 
 const AFTER_HELP: &str = "\
@@ -35,18 +36,39 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (repository, session) = arguments.storage.open(&arguments.session)?;
     let checkpoint = session
         .checkpoint()
-        .and_then(|found| found.map(|checkpoint| checkpoint.open()).transpose())
+        .and_then(|found| {
+            let opened = found.map(|checkpoint| Ok((checkpoint.open()?, checkpoint.len())));
+            opened.transpose()
+        })
         .map_err(|e| Failure::storage(&e, repository.path()))?;
+    let total = checkpoint.as_ref().map(|(_, len)| *len);
+    let from = checkpoint.map(|(file, _)| file);
+    let progress = Progress::new("loading", Unit::Bytes, total);
     // After the session is known to be readable.
     match &arguments.output {
         Some(path) => {
-            let copied = File::create(path).and_then(|mut file| copy(checkpoint, &mut file));
+            let copied = File::create(path).and_then(|mut file| copy(from, &mut file, progress));
             copied.map_err(|e| Failure::other(format!("cannot write {}: {e}", path.display())))
         }
-        None => output::write(|out| copy(checkpoint, out)),
+        None => output::write(|out| {
+            let progress = progress.unless_on(out);
+            copy(from, out, progress)
+        }),
     }
 }
 
-fn copy(from: Option<File>, to: &mut impl io::Write) -> io::Result<()> {
-    from.map_or(Ok(()), |mut from| io::copy(&mut from, to).map(|_| ()))
+/// In pieces, between which it is told how far the work is.
+fn copy(from: Option<File>, to: &mut impl io::Write, mut progress: Progress) -> io::Result<()> {
+    const PIECE: u64 = 16 << 20;
+    let Some(from) = from else {
+        return Ok(());
+    };
+    let mut done = 0;
+    loop {
+        match io::copy(&mut (&from).take(PIECE), to)? {
+            0 => return Ok(()),
+            copied => done += copied,
+        }
+        progress.at(done);
+    }
 }
