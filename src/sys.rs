@@ -119,6 +119,14 @@ pub fn try_flock(fd: impl AsFd) -> Result<()> {
     })
 }
 
+/// flock(2), shared, without waiting: `EWOULDBLOCK` when somebody has it for
+/// himself.
+pub fn try_flock_shared(fd: impl AsFd) -> Result<()> {
+    call(Call::Flock, || {
+        rustix::fs::flock(fd.as_fd(), FlockOperation::NonBlockingLockShared)
+    })
+}
+
 /// The ids by which the kernel decides what a thread may do with files, and
 /// whose the files are that it makes (credentials(7)).
 #[derive(Clone, Debug, PartialEq, Eq)]
