@@ -1,4 +1,6 @@
-//! Sizes and times as people read them.
+//! Sizes, times and errors as people read them.
+
+use std::time::{Duration, SystemTime};
 
 use crate::sys;
 
@@ -19,12 +21,33 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{value:.1} {}", unit.unwrap_or(&""))
 }
 
+/// Seconds since 1970, negative before it.
+pub(super) fn seconds(time: SystemTime) -> i64 {
+    let whole = |distance: Duration| i64::try_from(distance.as_secs()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => whole(after),
+        Err(before) => -whole(before.duration()),
+    }
+}
+
 /// Seconds since 1970 as a time in UTC: `2026-11-24T09:29:01Z`.
 pub(super) fn utc(seconds: i64) -> String {
     let time = sys::utc(seconds);
     time.map_or_else(String::new, |[year, month, day, hour, minute, second]| {
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     })
+}
+
+/// A time in UTC.
+pub(super) fn time(time: SystemTime) -> String {
+    utc(seconds(time))
+}
+
+/// An errno in words, without its number.
+pub(super) fn reason(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_owned()
 }
 
 #[cfg(test)]
@@ -49,6 +72,7 @@ mod tests {
     #[test]
     fn times_are_in_utc() {
         assert_eq!(utc(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(utc(-1), "1969-12-31T23:59:59Z");
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(time(before), "1969-12-31T23:59:59Z");
     }
 }
