@@ -20,7 +20,9 @@ pub use self::attributes::{
     access, chmod, chown, fstat, futimens, get_xattr, list_xattrs, remove_xattr, set_xattr, stat,
     statvfs,
 };
-pub use self::content::{copy, fdatasync, fsync, read_at, read_to_end, set_len, write_at};
+pub use self::content::{
+    clone_file, copy, fdatasync, fsync, read_at, read_to_end, set_len, write_at,
+};
 pub use self::entries::{
     link_fd, mkdir, mknod, read_dir, read_link, rename, rmdir, symlink, unlink,
 };
@@ -116,6 +118,14 @@ pub fn errno_of(error: &io::Error) -> Errno {
 pub fn try_flock(fd: impl AsFd) -> Result<()> {
     call(Call::Flock, || {
         rustix::fs::flock(fd.as_fd(), FlockOperation::NonBlockingLockExclusive)
+    })
+}
+
+/// flock(2), shared, without waiting: `EWOULDBLOCK` when somebody has it for
+/// himself.
+pub fn try_flock_shared(fd: impl AsFd) -> Result<()> {
+    call(Call::Flock, || {
+        rustix::fs::flock(fd.as_fd(), FlockOperation::NonBlockingLockShared)
     })
 }
 
@@ -269,6 +279,30 @@ pub fn block_stop_signals() -> io::Result<()> {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
+}
+
+/// Lets `SIGINT`, `SIGTERM` and `SIGHUP` wait until `f` has done its work, and
+/// cleaned up after it.
+#[allow(unsafe_code)]
+pub fn with_stop_signals_held<T>(f: impl FnOnce() -> T) -> io::Result<T> {
+    let set = stop_signals();
+    let change = |how, to: &libc::sigset_t| {
+        // SAFETY: sigset_t is plain integers, for which all zeroes is a value;
+        // both sets are live and no call keeps a pointer.
+        let (result, before) = unsafe {
+            let mut before = std::mem::zeroed();
+            let result = libc::pthread_sigmask(how, std::ptr::from_ref(to), &raw mut before);
+            (result, before)
+        };
+        match result {
+            0 => Ok(before),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    };
+    let before = change(libc::SIG_BLOCK, &set)?;
+    let result = f();
+    change(libc::SIG_SETMASK, &before)?;
+    Ok(result)
 }
 
 /// Blocks `SIGXFSZ` in this thread and in the threads it starts: a write

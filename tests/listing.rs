@@ -16,10 +16,12 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use common::tools::{assert_next_save_works, close, hold_at_linkat};
-use common::{Backing, Disk, Mount, SESSIONFS};
+use common::storage::leave_dead;
+use common::tools::{assert_next_save_works, close, hold_at_linkat, output_of};
+use common::{Backing, Disk, Mount, SESSIONFS, times};
 use serde_json::{Value, json};
 
 fn sessionfs(repository: &Path, arguments: &[&str]) -> Output {
@@ -221,4 +223,34 @@ fn a_foreign_lock_lives_while_somebody_has_it_open() {
         assert_eq!(text(&output.stdout), "a.session: there was no lock\n");
         assert_next_save_works(&session);
     }
+}
+
+#[test]
+fn no_save_is_refused_because_somebody_looks() {
+    let mount = Mount::new(Backing::Here);
+    mount.session("a");
+    mount.session("b");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut looks = 0;
+            while !done.load(Ordering::Relaxed) {
+                let output = sessionfs(&mount.repository, &["list", "--json"]);
+                assert!(output.status.success(), "{output:?}");
+                looks += 1;
+            }
+            looks
+        });
+        for n in 0..times(300) {
+            // In place on the mount, and beside it over a dead lock.
+            let on_mount = mount.mountpoint.join("a.session");
+            leave_dead(&mount.repository.join("b.session"));
+            for session in [on_mount, mount.repository.join("b.session")] {
+                let script = format!("echo {n} | {SESSIONFS} save '{}'", session.display());
+                output_of(mount.disk.path(), "bash", &["-ec", &script]);
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(looks.join().unwrap() > 0);
+    });
 }

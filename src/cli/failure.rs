@@ -26,7 +26,7 @@ pub enum Status {
     Locked = 4,
     /// A mount that would do harm, an invalid name, a name that is taken.
     Refused = 5,
-    /// The mount is in use.
+    /// The mount is in use, or the owner of a lock lives.
     Busy = 6,
 }
 
@@ -49,7 +49,8 @@ pub(super) const MEANINGS: [(u8, &str); 7] = [
     ),
     (
         Status::Busy as u8,
-        "Busy: the mount is in use, or files were open for writing at its end.",
+        "Busy: the mount is in use, files were open for writing at its end, or the lock to be \
+         broken is that of a live program.",
     ),
 ];
 

@@ -94,15 +94,10 @@ fn object((name, look): &(SessionName, Look)) -> Value {
         let since = time.duration_since(UNIX_EPOCH);
         since.map_or(0, |duration| duration.as_secs())
     };
-    let mut object = json!({
-        "id": name.id().to_string_lossy(),
-        "size": look.checkpoint.map(|(size, _)| size),
-        "saved": look.checkpoint.as_ref().map(|(_, time)| seconds(time)),
-        "state": look.state.name(),
-    });
-    if name.id().to_str().is_none() {
-        object["id_bytes"] = json!(name.id().as_bytes());
-    }
+    let mut object = Value::from(output::object_of(name));
+    object["size"] = json!(look.checkpoint.map(|(size, _)| size));
+    object["saved"] = json!(look.checkpoint.as_ref().map(|(_, time)| seconds(time)));
+    object["state"] = json!(look.state.name());
     match &look.state {
         State::Saving(pid) => object["pid"] = json!(pid),
         State::Locked(since) | State::DeadLock(since) => object["since"] = json!(seconds(since)),

@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::failure::{Failure, Result, Status};
 use super::output;
+use super::progress::{Progress, Unit};
 use super::storage::Storage;
 
 const AFTER_HELP: &str = "\
@@ -36,8 +37,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (repository, session) = arguments.storage.open(&arguments.session)?;
     let checkpoint = session
         .checkpoint()
-        .and_then(|found| found.map(|checkpoint| checkpoint.open()).transpose())
+        .and_then(|found| {
+            let opened = found.map(|checkpoint| Ok((checkpoint.open()?, checkpoint.len())));
+            opened.transpose()
+        })
         .map_err(|e| Failure::storage(&e, repository.path()))?;
+    let total = checkpoint.as_ref().map(|(_, len)| *len);
+    let from = checkpoint.map(|(file, _)| file);
+    let progress = Progress::new("loading", Unit::Bytes, total);
     // After the session is known to be readable.
     match &arguments.output {
         Some(path) => {
@@ -46,7 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             let mut options = File::options();
             let file = options.write(true).create(true).truncate(false).open(path);
             let mut file = file.map_err(failed)?;
-            if is_same(checkpoint.as_ref(), &file).map_err(failed)? {
+            if is_same(from.as_ref(), &file).map_err(failed)? {
                 return Err(Failure::new(
                     Status::Refused,
                     format!("{} is the checkpoint itself", path.display()),
@@ -55,10 +62,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             let is_file = file.metadata().map_err(failed)?.is_file();
             let emptied = if is_file { file.set_len(0) } else { Ok(()) };
             emptied
-                .and_then(|()| copy(checkpoint, &mut file))
+                .and_then(|()| copy(from, &mut file, progress))
                 .map_err(failed)
         }
-        None => output::write(|out| copy(checkpoint, out)),
+        None => output::write(|out| {
+            let progress = progress.unless_on(out);
+            copy(from, out, progress)
+        }),
     }
 }
 
@@ -71,6 +81,18 @@ fn is_same(checkpoint: Option<&File>, file: &File) -> io::Result<bool> {
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
-fn copy(from: Option<File>, to: &mut impl io::Write) -> io::Result<()> {
-    from.map_or(Ok(()), |mut from| io::copy(&mut from, to).map(|_| ()))
+/// In pieces, between which it is told how far the work is.
+fn copy(from: Option<File>, to: &mut impl io::Write, mut progress: Progress) -> io::Result<()> {
+    const PIECE: u64 = 16 << 20;
+    let Some(from) = from else {
+        return Ok(());
+    };
+    let mut done = 0;
+    loop {
+        match io::copy(&mut (&from).take(PIECE), to)? {
+            0 => return Ok(()),
+            copied => done += copied,
+        }
+        progress.at(done);
+    }
 }

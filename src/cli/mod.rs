@@ -3,9 +3,11 @@
 
 mod break_lock;
 mod create;
+mod doctor;
 mod failure;
 mod generate;
 mod helper;
+mod human;
 mod list;
 mod load;
 mod logging;
@@ -13,6 +15,7 @@ mod manual;
 mod mount;
 mod option_list;
 mod output;
+mod progress;
 mod remove;
 mod save;
 mod state;
@@ -36,7 +39,8 @@ Without a repository: $PLAINBOX_SESSION_REPOSITORY, else
 ${XDG_CACHE_HOME:-$HOME/.cache}/plainbox/sessions.
 
 Exit status: 0 done, 1 I/O or other error, 2 usage, 3 not found, 4 locked,
-5 refused (mount refused, invalid name, name taken), 6 busy (mount in use).
+5 refused (mount refused, invalid name, name taken), 6 busy (mount in use, or
+the lock of a live program).
 RUST_LOG sets what is logged (default: warnings, and mounts that come and go).";
 
 /// Atomic, durable saves of program sessions, for every ordinary tool
@@ -59,6 +63,7 @@ enum Command {
     Save(save::Arguments),
     Remove(remove::Arguments),
     BreakLock(break_lock::Arguments),
+    Doctor(doctor::Arguments),
     // For scripts/install.
     #[command(hide = true)]
     Generate(generate::Arguments),
@@ -100,6 +105,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         Command::Save(arguments) => save::run(&arguments),
         Command::Remove(arguments) => remove::run(&arguments),
         Command::BreakLock(arguments) => break_lock::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
     }
 }

@@ -1,8 +1,11 @@
 //! `sessionfs remove`
 
 use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
 
-use super::failure::{self, Failure, Result};
+use super::failure::{self, Result};
+use super::progress::{Progress, Unit};
 use super::storage::{Storage, explain};
 
 const AFTER_HELP: &str = "\
@@ -25,18 +28,26 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let total = arguments.sessions.len() as u64;
+    let mut progress = Progress::new("removing", Unit::Sessions, Some(total));
     let mut first = Ok(());
-    for session in &arguments.sessions {
+    for (done, session) in arguments.sessions.iter().enumerate() {
+        progress.at(done as u64);
+        let removed = remove(&arguments.storage, session, &mut progress);
         // One line for each; the exit status is that of the first.
-        first = first.and(remove(&arguments.storage, session).map_err(Failure::told));
+        first = first.and(removed.map_err(|failure| {
+            progress.clear();
+            failure.told()
+        }));
     }
     first
 }
 
-fn remove(storage: &Storage, session: &OsStr) -> Result<()> {
+fn remove(storage: &Storage, session: &OsStr, progress: &mut Progress) -> Result<()> {
     let (repository, name) = storage.find(session)?;
-    let warn = |path: std::path::PathBuf, error: std::io::Error| {
+    let warn = |path: PathBuf, error: io::Error| {
         let path = repository.path().join(name.as_os_str()).join(path);
+        progress.clear();
         failure::warn(&format!("cannot remove {}: {error}", path.display()));
     };
     repository

@@ -3,11 +3,14 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use super::failure::{Failure, Result};
+use super::progress::{Progress, Unit};
 use super::storage::Storage;
 use crate::repo::{Commit, Staged};
+use crate::sys;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -40,17 +43,37 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         Failure::other(format!("{}: write: {e}", path.display()))
     };
     let mut staged = session.stage().map_err(failed)?;
+    // It goes when the checkpoint is in place.
+    let mut progress;
     match &arguments.input {
         Some(path) => {
             let name = path.display().to_string();
             let file =
                 File::open(path).map_err(|e| Failure::other(format!("cannot read {name}: {e}")))?;
-            fill(&mut staged, file, &name, unwritten)?;
+            progress = Progress::new("saving", Unit::Bytes, length(&file));
+            fill(&mut staged, file, &name, &mut progress, unwritten)?;
         }
-        None => fill(&mut staged, io::stdin().lock(), "standard input", unwritten)?,
+        None => {
+            let from = io::stdin().lock();
+            progress = Progress::new("saving", Unit::Bytes, length(&from)).unless_on(&from);
+            fill(
+                &mut staged,
+                from,
+                "standard input",
+                &mut progress,
+                unwritten,
+            )?;
+        }
     }
     staged.commit(&Commit::default()).map_err(failed)?;
     Ok(())
+}
+
+/// The size of a regular file, in bytes.
+fn length(file: impl AsFd) -> Option<u64> {
+    let stat = sys::fstat(file).ok()?;
+    let kind = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into());
+    kind.is_file().then_some(stat.stx_size)
 }
 
 /// Copies all that `from` gives, and tells an error of reading from one of
@@ -59,11 +82,14 @@ fn fill(
     staged: &mut Staged,
     from: impl Read,
     name: &str,
+    progress: &mut Progress,
     unwritten: impl FnOnce(io::Error) -> Failure,
 ) -> Result<()> {
     let mut source = Source {
         from,
         failed: false,
+        done: 0,
+        progress,
     };
     match staged.fill(&mut source) {
         Ok(_) => Ok(()),
@@ -74,16 +100,20 @@ fn fill(
     }
 }
 
-/// Remembers whether reading has failed.
-struct Source<R> {
+/// Remembers whether reading has failed, and tells how far it is.
+struct Source<'a, R> {
     from: R,
     failed: bool,
+    done: u64,
+    progress: &'a mut Progress,
 }
 
-impl<R: Read> Read for Source<R> {
+impl<R: Read> Read for Source<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(buffer);
         self.failed = matches!(&read, Err(e) if e.kind() != io::ErrorKind::Interrupted);
+        self.done += *read.as_ref().unwrap_or(&0) as u64;
+        self.progress.at(self.done);
         read
     }
 }

@@ -110,7 +110,7 @@ pub(super) fn look(session: &Session, saving: &Saving) -> Result<Look> {
         (Some(pid), _) => State::Saving(pid),
         (None, Some(lock)) => match lock.owner() {
             LockOwner::Foreign => State::Locked(modified(lock.stat())),
-            LockOwner::Living => State::Saving(flock_owner(number(lock.stat()))),
+            LockOwner::Living => State::Saving(flock_owner(lock.stat())),
             LockOwner::Dead => State::DeadLock(modified(lock.stat())),
         },
         (None, None) if checkpoint.is_none() => State::Empty,
@@ -125,22 +125,17 @@ pub(super) fn look(session: &Session, saving: &Saving) -> Result<Look> {
 
 /// Who is known to live and to have this lock, in words.
 pub(super) fn living_owner(lock: &Lock) -> Option<String> {
-    let number = number(lock.stat());
     let words = |(pid, command): &(u32, String)| format!("{pid} ({command})");
-    let openers = openers(LOCK, number.1);
+    let openers = openers(LOCK, lock.stat().stx_ino);
     let openers: Vec<_> = openers.iter().map(words).collect();
     match (lock.owner(), &openers[..]) {
         (LockOwner::Dead, _) | (LockOwner::Foreign, []) => None,
-        (LockOwner::Living, []) => Some(match flock_owner(number) {
+        (LockOwner::Living, []) => Some(match flock_owner(lock.stat()) {
             Some(pid) => pid.to_string(),
             None => "a process that cannot be seen from here".to_owned(),
         }),
         (LockOwner::Living | LockOwner::Foreign, some) => Some(some.join(", ")),
     }
-}
-
-fn number(stat: &Statx) -> ((u32, u32), u64) {
-    ((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
 }
 
 pub(super) fn modified(stat: &Statx) -> SystemTime {

@@ -7,9 +7,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::failure::Result;
-use super::output;
+use super::{human, output};
 use crate::mount::status::{self, Report, Status};
-use crate::sys;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -140,8 +139,5 @@ fn plain(value: &Value) -> String {
 }
 
 fn time(seconds: &Value) -> String {
-    let seconds = seconds.as_i64().and_then(sys::utc);
-    seconds.map_or_else(String::new, |[year, month, day, hour, minute, second]| {
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-    })
+    seconds.as_i64().map_or_else(String::new, human::utc)
 }

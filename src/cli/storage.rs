@@ -24,6 +24,15 @@ impl Storage {
         }
     }
 
+    /// The repository for a command that reads and makes none: `argument`,
+    /// which may be given in the place of the option, else the default one.
+    pub(super) fn repository_for_reading(&self, argument: Option<&Path>) -> Result<Repository> {
+        match argument.or(self.repository.as_deref()) {
+            Some(path) => Ok(Repository::new(path)),
+            None => default_repository_for_reading().map(Repository::new),
+        }
+    }
+
     /// The repository and the name that an argument means.
     pub(super) fn find(&self, argument: &OsStr) -> Result<(Repository, SessionName)> {
         let parsed = repo::parse_argument(argument);

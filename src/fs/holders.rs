@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::mountinfo;
 use super::process::{all_processes, field};
+use crate::sys::Statx;
 
 /// How a process uses a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,24 +153,30 @@ fn mapped(maps: &[u8], (major, minor): (u32, u32)) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A file on any filesystem: device and inode number.
-type FileNumber = ((u32, u32), u64);
+/// The process that has flock'ed a file for itself, as far as `/proc/locks`
+/// tells: it does not know of processes in other pid namespaces.
+pub fn flock_owner(file: &Statx) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    parse_locks(&locks, device_in_proc(file), file.stx_ino)
+}
 
-/// The process that has a flock(2) on a file, as far as `/proc/locks` tells:
-/// it does not know of processes in other pid namespaces, and names files of
-/// btrfs by another device.
-pub fn flock_owner(file: FileNumber) -> Option<u32> {
-    parse_locks(&fs::read_to_string("/proc/locks").ok()?, file)
+/// The device of a file's filesystem, as the tables in `/proc` call it. Where
+/// subvolumes or layers have a number of their own (btrfs, overlayfs), stat(2)
+/// tells that one.
+fn device_in_proc(file: &Statx) -> (u32, u32) {
+    let mounts = mountinfo::read().unwrap_or_default();
+    let mount = mounts.iter().find(|mount| mount.id == file.stx_mnt_id);
+    mount.map_or((file.stx_dev_major, file.stx_dev_minor), |m| m.device)
 }
 
 /// Lines as `1: FLOCK  ADVISORY  WRITE 4711 08:01:2345 0 EOF`, the device in
-/// hexadecimal (proc_locks(5)).
-fn parse_locks(locks: &str, ((major, minor), ino): FileNumber) -> Option<u32> {
+/// hexadecimal (proc_locks(5)). Who only looks at a lock has it for READ.
+fn parse_locks(locks: &str, (major, minor): (u32, u32), ino: u64) -> Option<u32> {
     let wanted = format!("{major:02x}:{minor:02x}:{ino}");
     locks.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        let is_flock = fields.next()? == "FLOCK";
-        let pid = fields.nth(2)?;
+        let is_flock = fields.next()? == "FLOCK" && fields.nth(1)? == "WRITE";
+        let pid = fields.next()?;
         (is_flock && fields.next()? == wanted).then(|| pid.parse().ok())?
     })
 }
@@ -231,6 +238,7 @@ pub fn in_words(holders: &[Holder]) -> String {
 #[allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 mod tests {
     use super::*;
+    use crate::sys;
     use std::os::unix::fs::MetadataExt;
     use std::process::{Command, Stdio};
 
@@ -290,28 +298,26 @@ mod tests {
     #[test]
     fn who_has_a_file_open_or_locked_is_found() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let number = (
-            device_of(file.path()),
-            file.as_file().metadata().unwrap().ino(),
-        );
+        let stat = sys::fstat(file.as_file()).unwrap();
         let mut child = Command::new("cat")
             .stdin(Stdio::piped())
             .stdout(file.as_file().try_clone().unwrap())
             .spawn()
             .unwrap();
         let name = file.path().file_name().unwrap().to_str().unwrap();
-        let pids = || openers(name, number.1).into_iter().map(|(pid, _)| pid);
+        let pids = || openers(name, stat.stx_ino).into_iter().map(|(pid, _)| pid);
         let own = std::process::id();
         assert!(pids().any(|pid| pid == own) && pids().any(|pid| pid == child.id()));
-        assert_eq!(flock_owner(number), None);
-        crate::sys::try_flock(file.as_file()).unwrap();
-        assert_eq!(flock_owner(number), Some(own));
+        assert_eq!(flock_owner(&stat), None);
+        sys::try_flock(file.as_file()).unwrap();
+        assert_eq!(flock_owner(&stat), Some(own));
         drop(child.stdin.take());
         child.wait().unwrap();
         let odd = "1: FLOCK\n2: -> FLOCK  ADVISORY  WRITE 7 08:01:5 0 EOF\n\
-            3: POSIX  ADVISORY  WRITE 8 08:01:5 0 EOF\n4: FLOCK  ADVISORY  READ 9 08:01:5 0 EOF";
-        assert_eq!(parse_locks(odd, ((8, 1), 5)), Some(9));
-        assert_eq!(parse_locks(odd, ((8, 1), 6)), None);
+            3: POSIX  ADVISORY  WRITE 8 08:01:5 0 EOF\n4: FLOCK  ADVISORY  READ 9 08:01:5 0 EOF\n\
+            5: FLOCK  ADVISORY  WRITE 6 08:01:5 0 EOF";
+        assert_eq!(parse_locks(odd, (8, 1), 5), Some(6));
+        assert_eq!(parse_locks(odd, (8, 1), 6), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Open files: OPEN, CREATE, READ, WRITE, FLUSH, FSYNC and RELEASE.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,7 +15,7 @@ use super::node::{Role, empty_id};
 use super::passthrough::OpenBacking;
 use super::writer::{Origin, Verdict, Writer};
 use super::{Caller, Entry, Fs};
-use crate::repo::{Checkpoint, Session};
+use crate::repo::{Checkpoint, Session, own_lock};
 use crate::sys::{self, Errno, Mode, OFlags};
 
 /// An open file, for the kernel.
@@ -269,7 +270,7 @@ impl Fs {
             // The flock that its maker takes stays in the kernel; this one
             // tells us, and others beside the mount, that he lives. Without
             // flock(2) nobody can tell (I4).
-            if let Err(errno) = sys::try_flock(&file) {
+            if let Err(errno) = own_lock(file.as_fd()) {
                 log::debug!("session.next made through the mount: flock: {errno}");
             }
         }

@@ -9,6 +9,7 @@ mod error;
 mod fusermount;
 mod kernel;
 mod options;
+pub mod passthrough;
 mod preflight;
 mod presence;
 mod serve;
@@ -96,6 +97,12 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
         Err(Unmount::Busy) => cannot(Kind::Busy, &in_use(device)),
         Err(Unmount::Failed(reason)) => cannot(Kind::Failed, &reason),
     }
+}
+
+/// The repository behind a path, if that is on a mount of this program.
+pub fn repository_behind(path: &Path) -> Option<PathBuf> {
+    let mount = Location::of(path).ok()?.mount?;
+    is_served_by_us(&mount).then(|| mount.source.into())
 }
 
 /// That a mount is in use, by whom, and what to do about it.

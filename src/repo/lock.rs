@@ -106,24 +106,22 @@ impl Lock {
     }
 }
 
-/// The lock that stands there, which is left alone. A dead one is flock'ed for
-/// a moment: a save that begins in that moment is refused.
+/// The lock that stands there, which is left alone. A save that comes meanwhile
+/// is not refused because of it ([`try_own`]).
 pub(super) fn find(session: &Session) -> Result<Option<Lock>> {
     let look = || {
-        let owner = match inspect(session)? {
-            State::Free => return Ok(None),
-            State::Held => None,
-            State::Dead(_) => Some(LockOwner::Dead),
+        let Some(Next { path, stat, ours }) = next(session)? else {
+            return Ok(None);
         };
-        let path = match sys::open_path(session.dir(), OsStr::new(NEXT)) {
-            Err(Errno::NOENT) => return Ok(None),
-            other => other?,
-        };
-        let stat = sys::fstat(&path)?;
-        let owner = match owner {
-            Some(owner) => owner,
-            None if is_marked(path.as_fd(), &stat)? => LockOwner::Living,
-            None => LockOwner::Foreign,
+        if !ours {
+            let owner = LockOwner::Foreign;
+            return Ok(Some(Lock { stat, owner }));
+        }
+        let owner = match open_for_flock(&path, |file| sys::try_flock_shared(file))? {
+            // A save removes it in this moment, or has published it.
+            Flocked::Yes(file) if !is_named(session, &file)? => return Ok(None),
+            Flocked::Yes(_) => LockOwner::Dead,
+            Flocked::ByAnother | Flocked::Impossible => LockOwner::Living,
         };
         Ok(Some(Lock { stat, owner }))
     };
@@ -146,7 +144,74 @@ pub(super) fn remove_dead(session: &Session) -> Result<bool> {
     }
 }
 
-/// What stands under the name of the lock.
+/// What has the name of the lock.
+struct Next {
+    path: OwnedFd,
+    stat: Statx,
+    /// Whether a save of ours made it.
+    ours: bool,
+}
+
+fn next(session: &Session) -> sys::Result<Option<Next>> {
+    let path = match sys::open_path(session.dir(), OsStr::new(NEXT)) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other?,
+    };
+    let stat = sys::fstat(&path)?;
+    let regular = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file();
+    let ours = regular && is_marked(path.as_fd(), &stat)?;
+    Ok(Some(Next { path, stat, ours }))
+}
+
+/// What came of trying to flock a lock of ours.
+enum Flocked {
+    /// By this descriptor now.
+    Yes(OwnedFd),
+    ByAnother,
+    /// Nobody can tell.
+    Impossible,
+}
+
+fn open_for_flock(
+    path: &OwnedFd,
+    flock: impl Fn(BorrowedFd<'_>) -> sys::Result<()>,
+) -> sys::Result<Flocked> {
+    let file = match sys::reopen(path, OFlags::RDONLY) {
+        // Not ours to judge, or gone by now.
+        Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(Flocked::Impossible),
+        other => other?,
+    };
+    match flock(file.as_fd()) {
+        Ok(()) => Ok(Flocked::Yes(file)),
+        Err(Errno::WOULDBLOCK) => Ok(Flocked::ByAnother),
+        // Without flock(2) the dead look like the living; EBADF: NFS wants
+        // a descriptor for writing.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => {
+            Ok(Flocked::Impossible)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// flock(2) for an owner, without waiting: `EWOULDBLOCK` when another one
+/// lives. Who only [looks](find) has it shared, for a moment: that is waited
+/// for.
+pub(crate) fn try_own(file: BorrowedFd<'_>) -> sys::Result<()> {
+    // Bounded, as a looker may be stopped in the middle of its look.
+    const LOOKS: u32 = 100;
+    for _ in 0..LOOKS {
+        match sys::try_flock(file) {
+            Err(Errno::WOULDBLOCK) => {}
+            other => return other,
+        }
+        // Refused by an owner, not by a looker.
+        sys::try_flock_shared(file)?;
+        std::thread::yield_now();
+    }
+    Err(Errno::WOULDBLOCK)
+}
+
+/// What stands under the name of the lock, for whoever wants to have it.
 enum State {
     Free,
     /// A foreign program's, or that of a living owner.
@@ -157,28 +222,16 @@ enum State {
 }
 
 fn inspect(session: &Session) -> sys::Result<State> {
-    let path = match sys::open_path(session.dir(), OsStr::new(NEXT)) {
-        Err(Errno::NOENT) => return Ok(State::Free),
-        other => other?,
+    let Some(next) = next(session)? else {
+        return Ok(State::Free);
     };
-    let stat = sys::fstat(&path)?;
-    let regular = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file();
-    if !regular || !is_marked(path.as_fd(), &stat)? {
+    if !next.ours {
         return Ok(State::Held);
     }
-    let file = match sys::reopen(&path, OFlags::RDONLY) {
-        // Not ours to judge, or gone by now.
-        Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(State::Held),
-        other => other?,
-    };
-    match sys::try_flock(&file) {
-        Ok(()) if is_named(session, &file)? => Ok(State::Dead(file)),
+    match open_for_flock(&next.path, try_own)? {
+        Flocked::Yes(file) if is_named(session, &file)? => Ok(State::Dead(file)),
         // It lost its name while we looked: whatever has it now is live.
-        Ok(()) | Err(Errno::WOULDBLOCK) => Ok(State::Held),
-        // Without flock(2) the dead look like the living; EBADF: NFS wants
-        // a descriptor for writing.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => Ok(State::Held),
-        Err(errno) => Err(errno),
+        Flocked::Yes(_) | Flocked::ByAnother | Flocked::Impossible => Ok(State::Held),
     }
 }
 

@@ -23,10 +23,12 @@
 
 mod attributes;
 mod checkpoint;
+mod debris;
 mod error;
 mod location;
 mod lock;
 mod name;
+mod probe;
 mod remove;
 mod rename;
 mod session;
@@ -43,11 +45,13 @@ use std::time::{Duration, SystemTime};
 
 pub use attributes::Attributes;
 pub use checkpoint::Checkpoint;
+pub use debris::Debris;
 pub use error::{Error, Kind, Result};
 pub use location::{DefaultLocation, default_location, default_location_for_reading};
-pub(crate) use lock::is_mark;
 pub use lock::{Lock, LockOwner, NEXT as LOCK};
+pub(crate) use lock::{is_mark, try_own as own_lock};
 pub use name::SessionName;
+pub use probe::{Answer, Feature, LeftProbe};
 pub use rename::Linked;
 pub use session::{CHECKPOINT, Session};
 pub use staged::{Base, Commit, Staged};

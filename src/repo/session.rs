@@ -127,8 +127,7 @@ impl Session {
     }
 
     /// The `session.next` that stands in the way of saves, which is left where
-    /// it is. A dead one is taken up for a moment: a save that begins in that
-    /// moment is refused.
+    /// it is, also a dead one. No save is refused because of the look.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.

@@ -435,7 +435,7 @@ fn create_next(session: &Session) -> Result<OwnedFd> {
 /// Says that the owner lives. A filesystem without flock(2) cannot tell the
 /// dead from the living: there a leftover lock is broken by hand.
 fn flock(file: BorrowedFd<'_>) -> Result<()> {
-    match sys::try_flock(file) {
+    match lock::try_own(file) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(()),
         // Somebody took it for dead in the moment between its creation and
         // this call, and is about to remove it.

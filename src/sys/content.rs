@@ -66,6 +66,15 @@ pub fn set_len(fd: impl AsFd, len: u64) -> Result<()> {
     call(Call::Truncate, || rustix::fs::ftruncate(fd.as_fd(), len))
 }
 
+/// Shares the blocks of the whole file `from` with `to` (ioctl_ficlone(2)).
+///
+/// `EOPNOTSUPP` where the filesystem cannot.
+pub fn clone_file(from: impl AsFd, to: impl AsFd) -> Result<()> {
+    call(Call::Copy, || {
+        rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd())
+    })
+}
+
 /// Copies the first `len` bytes of `from` into the empty file `to`: by
 /// sharing the blocks (`FICLONE`) where the filesystem can, else inside the
 /// kernel (copy_file_range(2)), else by reading and writing.
@@ -73,10 +82,7 @@ pub fn copy(from: impl AsFd, to: impl AsFd, len: u64) -> Result<()> {
     if len == 0 {
         return Ok(());
     }
-    let clone = call(Call::Copy, || {
-        rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd())
-    });
-    if clone.is_ok() {
+    if clone_file(&from, &to).is_ok() {
         return set_len(to, len);
     }
     let mut at = 0_u64;

@@ -13,6 +13,7 @@ pub mod observe;
 pub mod saves;
 pub mod side_by_side;
 pub mod slow;
+pub mod storage;
 pub mod tools;
 pub mod users;
 

@@ -73,6 +73,16 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
             "A program that saves holds session.next in the session's directory; one that dies \
              may leave it there. Look for the program before its lock is broken.",
         ],
+        "doctor" => &[
+            "Tries out on the repository's own filesystem what saves rest on, and looks for what \
+             crashes and other programs have left: a session.next, a second name of a checkpoint, \
+             a session that is no regular file, and the directory of a doctor that was killed. \
+             Nothing of the repository is changed but with --fix.",
+            "A lock, or such a directory, is proven to be dead by flock(2). Where there is none, \
+             and of other programs' files, nothing is proven and nothing removed. Whether a mount \
+             could let the kernel read files by itself is told by a mount only; what speaks \
+             against it is told here.",
+        ],
         "mount.sessionfs" => &[
             "The program sessionfs under the name by which mount(8) calls it for the type \
              \"sessionfs\"; for the type \"fuse.sessionfs\" it is called by mount.fuse3(8). It \
@@ -199,7 +209,7 @@ pub(super) fn files(about: &str) -> &'static [(&'static str, &'static str)] {
             FUSE,
         ],
         "status" => &[REPORT],
-        "save" | "break-lock" => &[CHECKPOINT, LOCK],
+        "save" | "break-lock" | "doctor" => &[CHECKPOINT, LOCK],
         "load" => &[CHECKPOINT],
         _ => &[],
     }
@@ -260,6 +270,11 @@ pub(super) fn see_also(about: &str) -> Vec<(&'static str, &'static str)> {
             ("sessionfs-create", "1"),
             ("sessionfs-list", "1"),
             ("sessionfs-remove", "1"),
+        ],
+        "doctor" => &[
+            ("sessionfs-break-lock", "1"),
+            ("sessionfs-list", "1"),
+            ("sessionfs-mount", "1"),
         ],
         _ => &[
             ("sessionfs-break-lock", "1"),

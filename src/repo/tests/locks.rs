@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 
 use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, name, open, set, set_xattr};
-use crate::repo::{Commit, Kind, lock};
+use crate::repo::{Commit, Kind, LockOwner, lock};
 use crate::sys::{self, Call, Errno, RenameFlags, fault};
 
 /// Leaves what a save leaves that was killed before its rename.
@@ -47,7 +47,7 @@ fn i3_a_lock_taken_for_dead_is_left_to_the_one_who_took_it() {
         xattr: true,
     };
     let plan = no_tmpfile.plan(move |_, call| {
-        if call == Call::Flock {
+        if call == Call::Flock && held.borrow().is_none() {
             let file = std::fs::File::open(&next).unwrap();
             crate::sys::try_flock(&file).unwrap();
             *held.borrow_mut() = Some(file);
@@ -321,4 +321,46 @@ fn i4_our_lock_is_marked_for_as_long_as_it_has_its_name() {
         fault::with(ways.plan(plan), || sandbox.session.save(b"new")).unwrap();
         assert!(seen.get() > 0);
     }
+}
+
+/// I4: a look tells the owners apart, changes nothing, and keeps no save
+/// from a dead lock.
+#[test]
+fn i4_a_look_at_a_lock_leaves_it_alone() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let owner = || sandbox.session.lock().unwrap().map(|lock| lock.owner());
+    assert_eq!(owner(), None);
+    std::fs::write(sandbox.path("session.next"), b"foreign").unwrap();
+    assert_eq!(owner(), Some(LockOwner::Foreign));
+    std::fs::remove_file(sandbox.path("session.next")).unwrap();
+
+    leave_dead(&sandbox);
+    let no_flock = Box::new(|_, call| (call == Call::Flock).then_some(Errno::OPNOTSUPP));
+    assert_eq!(fault::with(no_flock, owner), Some(LockOwner::Living));
+    assert_eq!(owner(), Some(LockOwner::Dead));
+    assert_eq!(owner(), Some(LockOwner::Dead), "it is there still");
+    let owned = open(sandbox.path("session.next"));
+    sys::try_flock(&owned).unwrap();
+    assert_eq!(owner(), Some(LockOwner::Living));
+    assert!(!sandbox.session.remove_dead_lock().unwrap());
+    drop(owned);
+    assert!(sandbox.session.remove_dead_lock().unwrap());
+    assert_eq!(sandbox.entries(), set(["session"]));
+
+    leave_dead(&sandbox);
+    let look = open(sandbox.path("session.next"));
+    sys::try_flock_shared(&look).unwrap();
+    let look = std::cell::RefCell::new(Some(look));
+    let mut flocks = 0;
+    // The look ends while the save waits for it.
+    let plan = Box::new(move |_, call| {
+        flocks += usize::from(call == Call::Flock);
+        if flocks == 7 {
+            look.take();
+        }
+        None
+    });
+    fault::with(plan, || sandbox.session.save(b"new")).unwrap();
+    assert_eq!(sandbox.content(), b"new");
+    assert_eq!(sandbox.entries(), set(["session"]));
 }

@@ -4,6 +4,7 @@
 mod concurrency;
 mod faults;
 mod locks;
+mod probe;
 mod repository;
 mod save;
 

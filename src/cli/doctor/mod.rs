@@ -1,0 +1,111 @@
+//! `sessionfs doctor`
+
+mod features;
+mod findings;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::failure::{Failure, Result, Status};
+use super::output;
+use super::storage::Storage;
+use crate::mount;
+use crate::repo::Repository;
+use crate::sys;
+use features::Row;
+use findings::Finding;
+
+const AFTER_HELP: &str = "\
+Examples:
+  sessionfs doctor
+  sessionfs doctor /srv/sessions --fix
+
+It tries out what the filesystem can do, in a directory of its own in the
+repository, and says what it costs if something is missing. Then it looks for
+what crashes and other programs have left in the sessions. --fix removes what
+is proven to be dead, never a session.next of another program (break-lock) or
+what is called session.
+
+Exit status: 0 healthy, or all that was found is removed; 1 something is found,
+or saves on this filesystem may be lost; else as of all commands.";
+
+/// Try out a repository's filesystem, and find what crashes have left
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// The repository, as with --repository
+    #[arg(value_name = "REPOSITORY", conflicts_with = "repository")]
+    directory: Option<PathBuf>,
+
+    #[command(flatten)]
+    storage: Storage,
+
+    /// Remove what is dead
+    #[arg(long)]
+    fix: bool,
+
+    /// As an object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let directory = arguments.directory.as_deref();
+    let repository = arguments.storage.repository_for_reading(directory)?;
+    let path = repository.path().display();
+    let failed = |e| Failure::storage(&e, repository.path());
+    let Some(root) = repository.root().map_err(failed)? else {
+        let message = format!("{path}: there is no such directory");
+        return Err(Failure::new(Status::NotFound, message));
+    };
+    if let Some(behind) = mount::repository_behind(repository.path()) {
+        let message = format!(
+            "{path}: it is a mount; look at the repository itself: {}",
+            behind.display()
+        );
+        return Err(Failure::new(Status::Refused, message));
+    }
+    let probed = sys::with_stop_signals_held(|| repository.probe());
+    let probed = probed.map_err(|e| Failure::other(format!("cannot hold signals back: {e}")))?;
+    let rows = features::rows(&probed.map_err(failed)?, &*root);
+    let findings = findings::all(&repository, arguments.fix).map_err(failed)?;
+
+    let lacks = rows.iter().filter(|row| row.is_fatal()).count();
+    let left = findings.iter().filter(|found| !found.is_removed()).count();
+    let text = if arguments.json {
+        let object = object(&repository, &rows, &findings, lacks + left == 0);
+        format!("{object:#}\n")
+    } else {
+        lines(&repository, &rows, &findings)
+    };
+    output::write(|out| out.write_all(text.as_bytes()))?;
+    match (lacks, left) {
+        (0, 0) => Ok(()),
+        (0, left) => Err(Failure::other(format!("{path}: findings: {left}"))),
+        _ => Err(Failure::other(format!("{path}: saves may be lost there"))),
+    }
+}
+
+fn lines(repository: &Repository, rows: &[Row], findings: &[Finding]) -> String {
+    let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+    let mut text = output::columns(&cells);
+    for finding in findings {
+        text.push_str(&format!("{finding}\n"));
+    }
+    if findings.is_empty() {
+        let path = super::failure::one_line(&repository.path().to_string_lossy());
+        text.push_str(&format!("{path}: nothing is left behind\n"));
+    }
+    text
+}
+
+fn object(repository: &Repository, rows: &[Row], findings: &[Finding], healthy: bool) -> Value {
+    json!({
+        "repository": repository.path().to_string_lossy(),
+        "healthy": healthy,
+        "features": rows.iter().map(Row::object).collect::<Vec<_>>(),
+        "found": findings.iter().map(Finding::object).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,55 @@
+//! Whether a mount could let the kernel read files by itself (FUSE
+//! passthrough), as far as that is known before there is a mount.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use crate::sys;
+
+/// What speaks against it in the repository `root`; `None` if nothing is seen
+/// that does. Only a mount can tell for sure: the kernel answers no such
+/// question without one.
+pub fn obstacle(root: impl AsFd) -> Option<String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if version(&release).is_some_and(|version| version < (6, 9)) {
+        return Some("it takes Linux 6.9".to_owned());
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if !is_administrator(&status) {
+        return Some("it takes the capability SYS_ADMIN".to_owned());
+    }
+    let stacked = "overlayfs is itself stacked on other filesystems";
+    sys::is_overlay(root).then(|| stacked.to_owned())
+}
+
+/// The first two numbers of a release of the kernel.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.trim().split(['.', '-']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Whether a process has `CAP_SYS_ADMIN`, by the lines of its
+/// `/proc/PID/status`; assumed if they do not tell.
+fn is_administrator(status: &str) -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let mut lines = status.lines();
+    let set =
+        lines.find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    set.is_none_or(|set| set & (1 << CAP_SYS_ADMIN) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_proc_shows_is_taken_apart() {
+        assert_eq!(version("6.18.44-fc-v769\n"), Some((6, 18)));
+        assert_eq!(version("6.9-rc1"), Some((6, 9)));
+        assert_eq!(version("odd"), None);
+        assert!(is_administrator("Name:\tx\nCapEff:\t000001ffffffffff\n"));
+        assert!(!is_administrator("CapEff:\t0000000000000000\n"));
+        assert!(!is_administrator("CapEff:\t000001ffffdfffff\n"));
+        assert!(is_administrator(""));
+    }
+}

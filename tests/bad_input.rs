@@ -1,0 +1,250 @@
+//! Bad input to the commands on the storage: one clear line, an exit status
+//! that says what is wrong, and nothing changed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first surprise"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{Backing, Disk, SESSIONFS};
+
+/// The commands that take a session, and what goes before it.
+const ON_A_SESSION: [&[&str]; 6] = [
+    &["load"],
+    &["save"],
+    &["remove"],
+    &["break-lock"],
+    &["break-lock", "--force"],
+    &["create", "--name"],
+];
+
+/// Everything below a directory, with what a change of it would change.
+fn tree(directory: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
+    let mut found = BTreeMap::new();
+    let mut todo = vec![directory.to_owned()];
+    while let Some(path) = todo.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            todo.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        let state = (metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+        found.insert(path, state);
+    }
+    found
+}
+
+/// A directory with a repository that has the session `nightly`, and a file.
+fn place() -> Disk {
+    let disk = Disk::new(Backing::Here);
+    let session = disk.path().join("repository/nightly.session");
+    fs::create_dir_all(&session).unwrap();
+    fs::write(session.join("session"), "old").unwrap();
+    fs::write(disk.path().join("repository/file.session"), "no session").unwrap();
+    std::os::unix::fs::symlink(
+        "nightly.session",
+        disk.path().join("repository/link.session"),
+    )
+    .unwrap();
+    fs::write(disk.path().join("file"), "").unwrap();
+    disk
+}
+
+/// Runs a command that is refused with this status; the line that it says.
+#[track_caller]
+fn refused(disk: &Disk, status: i32, arguments: &[&str]) -> String {
+    let before = tree(disk.path());
+    let output = Command::new(SESSIONFS)
+        .args(arguments)
+        .current_dir(disk.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{arguments:?}: {errors}"
+    );
+    assert_eq!(errors.lines().count(), 1, "{arguments:?}: {errors}");
+    assert!(errors.starts_with("sessionfs: "), "{arguments:?}: {errors}");
+    assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
+    assert_eq!(
+        tree(disk.path()),
+        before,
+        "{arguments:?}: something changed"
+    );
+    errors
+}
+
+#[test]
+fn a_name_that_no_session_can_have_is_refused() {
+    let disk = place();
+    let long = "x".repeat(248);
+    let names = [
+        "",
+        ".",
+        "..",
+        "../nightly",
+        "a/b",
+        ".hidden",
+        "nightly.session/session",
+        &long,
+    ];
+    for command in ON_A_SESSION {
+        for name in names {
+            let arguments = [command, &["-r", "repository", "--", name]].concat();
+            // The option takes its value at once.
+            let arguments = match command {
+                ["create", option] => vec!["create", "-r", "repository", option, name],
+                _ => arguments,
+            };
+            let line = refused(&disk, 5, &arguments);
+            assert!(line.contains("not a session name"), "{line}");
+        }
+    }
+    for prefix in [".hidden", &long] {
+        let line = refused(&disk, 5, &["create", "-r", "repository", prefix]);
+        assert!(line.contains("not a session name"), "{line}");
+    }
+}
+
+#[test]
+fn what_is_no_session_is_not_found() {
+    let disk = place();
+    for command in &ON_A_SESSION[..5] {
+        for name in ["none", "file", "link", "repository/none.session"] {
+            let arguments = [*command, &["-r", "repository", name]].concat();
+            let line = refused(&disk, 3, &arguments);
+            assert!(line.contains("no such session"), "{line}");
+        }
+    }
+}
+
+#[test]
+fn an_id_that_matches_nothing_offers_the_nearest() {
+    let disk = place();
+    for command in &ON_A_SESSION[..5] {
+        for name in ["nightlx", "nigthly.session", "repository/nightl.session"] {
+            let arguments = [*command, &["-r", "repository", name]].concat();
+            let line = refused(&disk, 3, &arguments);
+            assert!(line.ends_with("; did you mean \"nightly\"?\n"), "{line}");
+        }
+        let arguments = [*command, &["-r", "repository", "weekend"]].concat();
+        let line = refused(&disk, 3, &arguments);
+        assert!(line.ends_with("no such session\n"), "{line}");
+    }
+}
+
+#[test]
+fn a_repository_that_is_missing_has_no_sessions_and_is_not_made() {
+    let disk = place();
+    for command in &ON_A_SESSION[..5] {
+        let arguments = [*command, &["-r", "missing/repository", "nightly"]].concat();
+        let line = refused(&disk, 3, &arguments);
+        assert!(
+            line.contains("missing/repository/nightly.session"),
+            "{line}"
+        );
+    }
+    for arguments in [
+        &["doctor", "missing"][..],
+        &["doctor", "-r", "missing"],
+        &["doctor", "--fix", "missing"],
+    ] {
+        let line = refused(&disk, 3, arguments);
+        assert_eq!(line, "sessionfs: missing: there is no such directory\n");
+    }
+    for form in [&[][..], &["--long"], &["--json"]] {
+        let arguments = [&["list", "-r", "missing"], form].concat();
+        let mut list = Command::new(SESSIONFS);
+        let output = list
+            .args(arguments)
+            .current_dir(disk.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let none: &[u8] = if form == ["--json"] { b"[]\n" } else { b"" };
+        assert_eq!(output.stdout, none);
+    }
+    assert!(!disk.path().join("missing").exists());
+}
+
+#[test]
+fn a_file_is_no_repository() {
+    let disk = place();
+    let on_a_session = ON_A_SESSION.map(|command| match command {
+        ["create", option] => vec!["create", "-r", "file", option, "a"],
+        _ => [command, &["-r", "file", "a"]].concat(),
+    });
+    let others = [
+        &["list", "-r", "file"][..],
+        &["list", "-r", "file", "--json"],
+        &["create", "-r", "file"],
+        &["doctor", "file"],
+    ];
+    for arguments in on_a_session.iter().map(|words| &words[..]).chain(others) {
+        let line = refused(&disk, 1, arguments);
+        assert!(line.starts_with("sessionfs: file: "), "{line}");
+        assert!(line.contains("Not a directory"), "{line}");
+    }
+}
+
+#[test]
+fn options_that_make_no_sense_are_a_usage_error() {
+    let disk = place();
+    for arguments in [
+        &["list", "--json", "--long"][..],
+        &["list", "--json", "-0"],
+        &["list", "--nonsense"],
+        &["list", "repository"],
+        &["remove"],
+        &["break-lock"],
+        &["break-lock", "a", "b"],
+        &["load", "a", "b"],
+        &["save"],
+        &["doctor", "a", "b"],
+        &["doctor", "-r", "a", "b"],
+        &["doctor", "--fix=yes"],
+        &["create", "--name", "a", "b"],
+    ] {
+        let line = refused(&disk, 2, arguments);
+        assert!(line.ends_with("(see sessionfs --help)\n"), "{line}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_or_written_is_named() {
+    let disk = place();
+    for (arguments, name) in [
+        (
+            ["save", "-r", "repository", "-i", "missing", "nightly"],
+            "missing",
+        ),
+        (
+            ["save", "-r", "repository", "-i", "repository", "nightly"],
+            "repository",
+        ),
+        (
+            ["load", "-r", "repository", "-o", "no/such", "nightly"],
+            "no/such",
+        ),
+        (
+            ["load", "-r", "repository", "-o", "repository", "nightly"],
+            "repository",
+        ),
+    ] {
+        let line = refused(&disk, 1, &arguments);
+        assert!(line.contains(name), "{line}");
+    }
+}
