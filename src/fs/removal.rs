@@ -158,9 +158,13 @@ impl Removals {
         is_such(&removal).then_some(removal)
     }
 
-    /// The session has another checkpoint.
+    /// The session has another checkpoint, or the one that was to be removed
+    /// stays: the promise is void, also for who has just found it due.
     pub(super) fn forget(&self, node: u64) {
         let forgotten = self.lock().remove(&node);
+        if let Some(removal) = &forgotten {
+            removal.is_done.store(true, Ordering::Release);
+        }
         // Its end may call the system: not under the lock.
         drop(forgotten);
     }
@@ -257,6 +261,21 @@ impl Removal {
     /// Whether it is promised for the checkpoint with this inode number.
     pub(super) fn is_of(&self, ino: u64) -> bool {
         self.ino == ino && !self.is_done()
+    }
+
+    /// Does a removal that was found due, unless the promise is void by now.
+    ///
+    /// Who found it may have had it in hand since before its process made a new
+    /// checkpoint, or was refused, and ended: only then is it seen as due, and
+    /// then this sees it as void.
+    ///
+    /// # Errors
+    /// As of [`carry_out`](Self::carry_out).
+    pub(super) fn carry_out_due(&self) -> repo::Result<()> {
+        if self.is_done() {
+            return Ok(());
+        }
+        self.carry_out()
     }
 
     /// Does what was promised, unless the checkpoint has been replaced. Waits
@@ -391,6 +410,22 @@ mod tests {
         assert!(!sandbox.has_checkpoint());
         assert!(sandbox.removals.due(NODE).is_none(), "it is done");
         assert!(sandbox.removals.pending().is_empty());
+    }
+
+    #[test]
+    fn rule_2_12_a_promise_that_is_void_is_not_kept_by_who_had_it_in_hand() {
+        let sandbox = Sandbox::new();
+        let mut child = process();
+        assert!(matches!(sandbox.ask(child.id()), Asked::Promised));
+        let [removal] = &sandbox.removals.pending()[..] else {
+            panic!("there is one");
+        };
+        // Its process is refused a new checkpoint, and ends.
+        sandbox.removals.forget(NODE);
+        child.wait().unwrap();
+        assert!(!removal.is_due());
+        removal.carry_out_due().unwrap();
+        assert!(sandbox.has_checkpoint());
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl Fs {
             return Ok(());
         }
         must_wait(patience)?;
-        if let Err(error) = removal.carry_out() {
+        if let Err(error) = removal.carry_out_due() {
             // Nobody asks for it here; what is there is shown.
             log::warn!("{error}; it is to be removed");
         }
@@ -326,7 +326,7 @@ impl Fs {
         loop {
             let mut is_left = false;
             for removal in self.removals.wait_for_due() {
-                if let Err(error) = removal.carry_out() {
+                if let Err(error) = removal.carry_out_due() {
                     let is_locked = error.kind() == Kind::Locked;
                     let level = if is_locked { Level::Warn } else { Level::Error };
                     log::log!(level, "{error}; it is to be removed");
@@ -342,7 +342,7 @@ impl Fs {
     /// Does all removals that have been promised, at the end of the mount.
     pub(super) fn finish_removals(&self) {
         for removal in self.removals.pending() {
-            if let Err(error) = removal.carry_out() {
+            if let Err(error) = removal.carry_out_due() {
                 log::error!("{error}; it was to be removed");
             }
         }
