@@ -10,10 +10,13 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Output;
 
 use common::saves::{PAUSE, PYTHON_PAUSE, Running, Saves};
+use common::tools::{close, errno};
 use common::{Backing, Mount, Session, times};
 
 const OLD: &str = "old\n";
@@ -100,6 +103,29 @@ sys.exit(bad != 0)
     let output = running.finish();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(saves.count(), rounds);
+}
+
+/// To a program that has made a save point the new checkpoint is the file that
+/// it has open, and has its number: reading it is not holding the writer.
+#[test]
+fn rule_5_1_a_reader_of_the_save_point_is_not_taken_for_the_writer() {
+    let mount = Mount::new(Backing::Tmpfs);
+    let session = mount.session("a");
+    // Where there was no checkpoint the writer shows its own number.
+    let mut writer = fs::File::create_new(session.file()).unwrap();
+    writer.write_all(b"one").unwrap();
+    writer.sync_all().unwrap();
+    let mut reader = fs::File::open(session.file()).unwrap();
+    let number = |file: &fs::File| file.metadata().unwrap().ino();
+    assert_eq!(number(&reader), number(&writer));
+    writer.write_all(b" two").unwrap();
+    fs::write(session.in_repository.join("session.next"), "foreign").unwrap();
+    assert_eq!(errno(close(writer)), libc::EBUSY);
+    fs::remove_file(session.in_repository.join("session.next")).unwrap();
+    let mut read = String::new();
+    reader.read_to_string(&mut read).unwrap();
+    assert_eq!(read, "one");
+    assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), "one");
 }
 
 #[test]

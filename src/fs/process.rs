@@ -265,23 +265,28 @@ fn table(pid: u32, sought: Sought) -> io::Result<Table> {
     Ok(found)
 }
 
-/// Whether a descriptor is of the writer's file. The number that is shown is
-/// also that of the checkpoint's readers, of the checkpoint under the name that
-/// it has been given since, and of any file on other devices.
+/// Whether a descriptor is one that may write to the writer's file.
+///
+/// Who may only read does not put off the save; and in the process that has made
+/// a save point, a reader of the new checkpoint shows the writer's numbers. The
+/// one that programs see is also that of the checkpoint under the name that it
+/// has been given since, and of any file on other devices.
 fn is_sought(
     (pid, descriptor): (u32, &OsStr),
     fdinfo: &[u8],
     flags: Option<i64>,
     sought: Sought,
 ) -> bool {
+    let writes = flags.is_none_or(|flags| flags & i64::from(libc::O_ACCMODE) != 0);
+    if !writes {
+        return false;
+    }
     let number = |name| field(fdinfo, name).and_then(|value| value.parse::<u64>().ok());
     let ino = number("ino:");
     if ino == Some(sought.ino) {
         return true;
     }
-    let writes = flags.is_some_and(|flags| flags & i64::from(libc::O_ACCMODE) != 0);
     ino == Some(sought.shown)
-        && writes
         && is_named_as_checkpoint(pid, descriptor)
         && number("mnt_id:").is_none_or(|mount| is_mount_of(pid, mount, sought.device))
 }
@@ -452,12 +457,14 @@ mod tests {
         let path = dir.path().join(CHECKPOINT);
         let ino = fs::File::create(&path).unwrap().metadata().unwrap().ino();
         let reader = fs::File::open(&path).unwrap();
-        let sought = Sought {
-            ino: 0,
-            shown: ino,
-            device: None,
-        };
-        assert_eq!(table(std::process::id(), sought).unwrap(), Table::Other);
+        for (ino, shown) in [(0, ino), (ino, 0), (ino, ino)] {
+            let sought = Sought {
+                ino,
+                shown,
+                device: None,
+            };
+            assert_eq!(table(std::process::id(), sought).unwrap(), Table::Other);
+        }
         drop(reader);
     }
 
