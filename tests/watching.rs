@@ -12,12 +12,14 @@ mod common;
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use common::observe::threads;
 use common::side_by_side::SideBySide;
-use common::{Backing, Mount, shell};
+use common::{Backing, Mount, shell, wait_until};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
@@ -149,4 +151,81 @@ fn a_watch_on_the_file_reports_that_it_is_replaced_or_removed() {
         assert!(!expected.is_empty(), "{command}");
         assert_eq!(reported(&both.session.on_mount), expected, "{command}");
     }
+}
+
+/// A save replaces the file, however it is made.
+#[test]
+fn a_watch_on_the_file_reports_a_save_by_writing() {
+    let mount = Mount::new(Backing::Tmpfs);
+    let session = mount.session("a");
+    let gone = [ReadFlags::DELETE_SELF, ReadFlags::IGNORED];
+    for command in [
+        // Where there was none, an empty one was shown.
+        "echo first > session",
+        "echo new > session",
+        "echo more >> session",
+        "truncate -s 5 session",
+        "dd if=/dev/zero of=session bs=1 count=1 conv=notrunc,fsync status=none",
+        "sort -o session session",
+    ] {
+        // Each finds the file anew, as programs do that are told so.
+        let watches = [Watch::on(&session.file()), Watch::on(&session.file())];
+        sh(&session.on_mount, command);
+        for watch in &watches {
+            wait_until("the watch is told", || watch.seen().len() == gone.len());
+            let how: Vec<_> = watch.seen().into_iter().map(|(_, how)| how).collect();
+            assert_eq!(how, gone, "{command}");
+        }
+    }
+}
+
+#[test]
+fn a_watch_on_the_file_is_told_when_its_last_reader_has_closed_it() {
+    let mount = Mount::new(Backing::Tmpfs);
+    let session = mount.session("a");
+    fs::write(session.file(), "old").unwrap();
+    let (watch, reader) = (Watch::on(&session.file()), fs::File::open(session.file()));
+    let mut reader = reader.unwrap();
+    fs::write(session.file(), "new").unwrap();
+    let mut read = String::new();
+    reader.read_to_string(&mut read).unwrap();
+    assert_eq!(read, "old");
+    assert_eq!(watch.seen(), []);
+    drop(reader);
+    wait_until("the watch is told", || watch.seen().len() == 2);
+}
+
+/// It is no trace that a killed daemon leaves.
+#[test]
+fn who_looks_names_up_for_those_who_watch_ends_with_the_daemon() {
+    let mut mount = Mount::new(Backing::Tmpfs);
+    let session = mount.session("a");
+    let helper = |daemon: u32| {
+        let children = threads(daemon, None).into_iter().flat_map(|tid| {
+            let path = format!("/proc/{daemon}/task/{tid}/children");
+            let children = fs::read_to_string(path).unwrap_or_default();
+            let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+            children.collect::<Vec<u32>>()
+        });
+        children.collect::<Vec<_>>()
+    };
+    let watch = Watch::on(&session.file());
+    fs::write(session.file(), "watched").unwrap();
+    wait_until("the watch is told", || !watch.seen().is_empty());
+    let [helper] = helper(mount.pid())[..] else {
+        panic!("there is one");
+    };
+    mount.signal("KILL");
+    mount.wait();
+    wait_until("it has ended", || !is_alive(helper));
+}
+
+/// Whether a process runs, and is not only waiting to be reaped.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| state != 'Z')
 }

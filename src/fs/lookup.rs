@@ -35,6 +35,9 @@ impl Fs {
         match self.role(parent)? {
             Role::Root => self.lookup_session(name, caller),
             Role::Session if name == CHECKPOINT => {
+                if let Some(replaced) = self.replaced_entry(caller, parent) {
+                    return replaced;
+                }
                 if let Some(writer) = self.retries.lookup(caller.tid, parent) {
                     return self.writer_entry(parent, &writer, patience);
                 }
@@ -159,7 +162,7 @@ impl Fs {
         if self.is_linked_checkpoint(&stat) {
             return Ok(Entry {
                 attr: attr_of(&stat, stat.stx_ino),
-                generation: self.nodes.remember_link(stat.stx_ino),
+                generation: self.nodes.remember_link(stat.stx_ino).unwrap_or(0),
                 entry_ttl: Duration::ZERO,
                 attr_ttl: Duration::ZERO,
             });
@@ -364,7 +367,7 @@ impl Fs {
 
 /// The attributes of a checkpoint that is not there: everybody may read it,
 /// and who may make it, by the mode of its directory, may write it.
-fn absent_attr(session: &Session, id: u64) -> Result<FileAttr> {
+pub(super) fn absent_attr(session: &Session, id: u64) -> Result<FileAttr> {
     let dir = sys::fstat(session.dir())?;
     let mode = 0o444 | u32::from(dir.stx_mode) & 0o222;
     Ok(FileAttr {

@@ -23,6 +23,7 @@ mod process;
 mod ranges;
 mod removal;
 mod rename;
+mod replaced;
 mod report;
 mod retry;
 mod setattr;
@@ -51,6 +52,7 @@ use self::hold::Holds;
 use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::{Created, Opened};
 use self::removal::Removals;
+use self::replaced::Replacements;
 pub use self::report::REPORT_NAME;
 use self::retry::Retries;
 use self::slot::Slots;
@@ -125,7 +127,7 @@ const LISTING_TTL: Duration = Duration::from_millis(100);
 pub struct Fs {
     repository: Repository,
     options: Options,
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     /// Held for reading while a directory is found by the names of its nodes,
     /// and for writing while one is renamed: its node says so only then.
     names: RwLock<()>,
@@ -134,6 +136,7 @@ pub struct Fs {
     retries: Retries,
     slots: Slots,
     removals: Removals,
+    replacements: Arc<Replacements>,
     activity: Arc<Activity>,
     statistics: Arc<Statistics>,
     /// Whether the times of birth of the repository's files tell them apart.
@@ -166,12 +169,14 @@ struct Dir {
 impl Fs {
     /// A filesystem of the sessions in `repository`.
     pub fn new(repository: Repository, options: Options) -> Self {
+        let nodes = Arc::<Nodes>::default();
         Self {
             passthrough: AtomicBool::new(options.passthrough),
             has_shared_writers: AtomicBool::new(false),
             repository,
             options,
-            nodes: Nodes::default(),
+            replacements: Arc::new(Replacements::new(nodes.clone())),
+            nodes,
             names: RwLock::default(),
             holds: Holds::default(),
             handles: Handles::default(),

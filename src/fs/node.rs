@@ -172,12 +172,17 @@ impl Nodes {
     }
 
     /// The kernel is about to be told of another name of a checkpoint.
-    pub(super) fn remember_link(&self, id: u64) -> u64 {
-        let generation = self.with(id, |node| {
+    /// `None` if it does not know the file.
+    pub(super) fn remember_link(&self, id: u64) -> Option<u64> {
+        self.with(id, |node| {
             node.lookups += 1;
             u64::from(node.generation)
-        });
-        generation.unwrap_or(0)
+        })
+    }
+
+    /// Whether the kernel knows a node.
+    pub(super) fn is_known(&self, id: u64) -> bool {
+        self.lock().contains_key(&id)
     }
 
     /// What has just been looked up, to be held until it is

@@ -224,6 +224,8 @@ impl Fs {
         Ok(Origin {
             base,
             slot: self.slots.of(parent),
+            node: parent,
+            replacements: self.replacements.clone(),
             activity: self.activity.clone(),
             statistics: self.statistics.clone(),
             lock_wait: self.options.lock_wait,

@@ -22,9 +22,10 @@ pub(super) use self::close::Verdict;
 use super::activity::Activity;
 use super::errno::{Fail, Patience, Result};
 use super::process::{self, Opener, Sought};
+use super::replaced::Replacements;
 use super::slot::{Owner, Published, Slot};
 use super::statistics::Statistics;
-use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Kind, Session, Staged};
+use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Committed, Kind, Session, Staged};
 use crate::sys;
 
 /// Copies of more than this, in bytes, are not made on a thread that takes
@@ -50,6 +51,9 @@ pub(super) struct Writer {
     /// The device of the mount.
     device: Arc<OnceLock<(u32, u32)>>,
     session: Session,
+    /// The node of its directory.
+    node: u64,
+    replacements: Arc<Replacements>,
     slot: Arc<Slot>,
     activity: Arc<Activity>,
     statistics: Arc<Statistics>,
@@ -68,6 +72,9 @@ pub(super) struct Writer {
 pub(super) struct Origin {
     pub(super) device: Arc<OnceLock<(u32, u32)>>,
     pub(super) session: Session,
+    /// The node of its directory.
+    pub(super) node: u64,
+    pub(super) replacements: Arc<Replacements>,
     /// The checkpoint it starts from.
     pub(super) base: Option<Checkpoint>,
     pub(super) slot: Arc<Slot>,
@@ -131,6 +138,8 @@ impl Writer {
             shown: AtomicU64::new(ino),
             device: origin.device,
             session: origin.session,
+            node: origin.node,
+            replacements: origin.replacements,
             slot: origin.slot,
             activity: origin.activity,
             statistics: origin.statistics,
@@ -312,13 +321,16 @@ impl Writer {
             first_owner: Some(self.first_owner),
         };
         let start = Instant::now();
-        let result = staged.commit(&how);
+        let result = staged.replace(&how);
         let took = start.elapsed();
         drop(committing);
         match result {
-            Ok(checkpoint) => {
-                state.removed = None;
-                self.publish(state, checkpoint);
+            Ok(Committed { new, replaced }) => {
+                // Who removed it has had that told.
+                if state.removed.take().is_none() {
+                    self.replacements.note(self.node, replaced);
+                }
+                self.publish(state, new);
                 state.published = true;
                 self.statistics.saved(self.session.name(), took);
                 Ok(())

@@ -12,7 +12,7 @@ use fuser::{Session, SessionACL};
 
 use super::attach::{self, Mounted, Unmount};
 use super::error::{Error, Kind, Result};
-use super::{Access, Request, preflight, presence, service, signals};
+use super::{Access, Request, preflight, presence, service, signals, watches};
 use crate::fs::holders::{holders, in_words};
 use crate::fs::{Fs, Options};
 use crate::fuse::Adapter;
@@ -150,7 +150,8 @@ fn start(
         Access::Owner | Access::Everybody => SessionACL::All,
     };
     config.acl = acl;
-    let session = Session::from_fd(Adapter::new(fs), connection, acl, config)?;
+    let session = Session::from_fd(Adapter::new(fs.clone()), connection, acl, config)?;
+    let (notifier, place) = (session.notifier(), mounted.mountpoint().to_owned());
     let (sender, events) = mpsc::channel();
     // A receiver that is gone belongs to a process at its end.
     let tell = sender.clone();
@@ -159,6 +160,9 @@ fn start(
         .spawn(move || drop(tell.send(Event::Ended(session.run()))))?;
     let tell = sender.clone();
     signals::listen(move |name| drop(tell.send(Event::Signal(name))))?;
+    thread::Builder::new()
+        .name("watches".into())
+        .spawn(move || watches::tell(&fs, &notifier, &place))?;
     let tell = sender.clone();
     let mounted = mounted.clone();
     thread::Builder::new().name("ready".into()).spawn(move || {

@@ -54,7 +54,7 @@ pub use name::SessionName;
 pub use probe::{Answer, Feature, LeftProbe};
 pub use rename::Linked;
 pub use session::{CHECKPOINT, Session};
-pub use staged::{Base, Commit, Staged};
+pub use staged::{Base, Commit, Committed, Staged};
 
 pub use crate::sys::{RenameFlags, Statx, Timestamps};
 

@@ -21,6 +21,16 @@ pub enum Base<'a> {
     Only(Option<&'a Checkpoint>),
 }
 
+/// What a save has done.
+#[derive(Debug)]
+pub struct Committed {
+    /// The new checkpoint.
+    pub new: Checkpoint,
+    /// The one it has replaced; `None` if there was none, or if the writer had
+    /// removed it before.
+    pub replaced: Option<Checkpoint>,
+}
+
 /// How a staged file becomes the checkpoint. The default replaces whatever is
 /// there and keeps its attributes.
 #[derive(Debug)]
@@ -225,11 +235,19 @@ impl Staged {
     /// The old checkpoint is untouched and nothing is left behind, except
     /// with [`Kind::NotDurable`]. [`Kind::Locked`], [`Kind::Superseded`],
     /// [`Kind::LockBroken`], [`Kind::NotAFile`], [`Kind::Os`].
-    pub fn commit(mut self, how: &Commit<'_>) -> Result<Checkpoint> {
+    pub fn commit(self, how: &Commit<'_>) -> Result<Checkpoint> {
+        self.replace(how).map(|committed| committed.new)
+    }
+
+    /// The same, and answers also what it has replaced.
+    ///
+    /// # Errors
+    /// As of [`commit`](Self::commit).
+    pub fn replace(mut self, how: &Commit<'_>) -> Result<Committed> {
         self.publish(how).map_err(|e| self.tell(e))
     }
 
-    fn publish(&mut self, how: &Commit<'_>) -> Result<Checkpoint> {
+    fn publish(&mut self, how: &Commit<'_>) -> Result<Committed> {
         let replaced = self.replaceable(how)?;
         let mark = lock::mark(self.file.as_fd()).during("mark the staged file")?;
         let mut mode = self.prepare(replaced.as_ref(), how, mark)?;
@@ -261,7 +279,10 @@ impl Staged {
         self.unmark(mark, mode);
         self.session.sync_dir()?;
         new.refresh(mode);
-        Ok(new)
+        Ok(Committed {
+            new,
+            replaced: current,
+        })
     }
 
     /// The current checkpoint, if this save may replace it, and is to keep its
