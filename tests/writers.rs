@@ -17,6 +17,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use common::saves::{PYTHON_PAUSE, Running};
 use common::tools::{
     Helper, assert_next_save_works, assert_saved, close, errno, hold_at_linkat, open_rw, python,
     sessionfs,
@@ -368,20 +369,31 @@ fn invariant_4_a_lock_whose_owner_lives_is_not_taken_for_dead(backing: Backing) 
 
 /// A writer that is held between the link of `session.next` and the rename,
 /// while `meddle` does something to it; answers what its close says.
+///
+/// It is a process of its own: programs that other tests start are born with
+/// copies of what this one has open, and close them, when they are executed,
+/// while the writer is held. They would wait for it, and it for them.
 fn meddle_with_a_commit(mount: &Mount, session: &Session, meddle: impl FnOnce()) -> i32 {
-    let mut writer = fs::File::create(session.file()).unwrap();
-    writer.write_all(b"new").unwrap();
+    let program = format!(
+        "{PYTHON_PAUSE}
+fd = os.open('session', os.O_WRONLY | os.O_TRUNC)
+os.write(fd, b'new')
+pause()
+try: os.close(fd); tell(0)
+except OSError as e: tell(e.errno)"
+    );
+    let mut writer = Running::start("python3", &session.on_mount, &program, &[]);
+    writer.told();
     let held = hold_at_linkat(mount.pid());
+    writer.go_on();
     let next = session.in_repository.join("session.next");
-    std::thread::scope(|scope| {
-        let closing = scope.spawn(|| close(writer));
-        wait_until("session.next is there", || next.exists());
-        assert_eq!(fs::read_to_string(&next).unwrap(), "new");
-        meddle();
-        assert!(!closing.is_finished());
-        drop(held);
-        errno(closing.join().unwrap())
-    })
+    wait_until("session.next is there", || next.exists());
+    assert_eq!(fs::read_to_string(&next).unwrap(), "new");
+    meddle();
+    drop(held);
+    let told = writer.told();
+    writer.finish();
+    told.parse().unwrap()
 }
 
 fn invariant_3_a_writer_whose_lock_was_broken_publishes_nothing(backing: Backing) {
