@@ -21,6 +21,7 @@ const OLD: &str = "old\n";
 on_each_filesystem!(
     rule_2_12_removed_and_made_anew_is_one_save,
     rule_2_12_renamed_away_and_made_anew_is_one_save,
+    invariant_1_a_checkpoint_is_not_changed_by_another_name_of_it,
     rule_2_11_links_and_exchanges_are_saves,
 );
 
@@ -256,6 +257,33 @@ pause()";
     );
     run(&session, "rm session.next; rm session");
     assert_absent(&session, "unlocked");
+}
+
+/// Also where the mount has never seen the checkpoint, and in other sessions.
+fn invariant_1_a_checkpoint_is_not_changed_by_another_name_of_it(backing: Backing) {
+    let mount = Mount::new(backing);
+    let (session, other) = (mount.session("a"), mount.session("b"));
+    fs::write(session.checkpoint(), "whole").unwrap();
+    for name in [
+        session.in_repository.join("link"),
+        other.in_repository.join("link"),
+    ] {
+        fs::hard_link(session.checkpoint(), name).unwrap();
+    }
+    for change in ["printf x > link", "printf x >> link", "truncate -s 1 link"] {
+        for directory in [&session.on_mount, &other.on_mount] {
+            let output = shell("sh", directory, change);
+            assert!(!output.status.success(), "{change}: {output:?}");
+            let why = String::from_utf8_lossy(&output.stderr);
+            assert!(why.contains("busy"), "{change}: {output:?}");
+        }
+        assert_eq!(fs::read(session.checkpoint()).unwrap(), b"whole");
+    }
+    assert_eq!(run(&other, "cat link"), "whole");
+    // After a save the links are files as others are.
+    fs::write(session.file(), "new").unwrap();
+    run(&other, "printf x >> link; truncate -s 3 link");
+    assert_eq!(run(&session, "cat link session"), "whonew");
 }
 
 fn rule_2_11_links_and_exchanges_are_saves(backing: Backing) {

@@ -31,6 +31,7 @@ use std::sync::atomic::Ordering;
 use fuser::{BackingId, FopenFlags};
 
 use super::attr::without_privileges;
+use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::{Role, Version};
@@ -100,25 +101,35 @@ impl Fs {
         Ok(self.opened_file(id, file, flags, open_backing))
     }
 
-    /// Refuses a change of a file that has the name `session` of its session
-    /// too (a hard link): under its other name it must not be changed either
-    /// (I1). If it was renamed to that, it loses the old name now.
+    /// Refuses a change of a file that has the name `session` in any session too
+    /// (a hard link): under its other name it must not be changed either (I1).
+    /// If it was renamed to that, it loses the old name now.
+    ///
+    /// Nothing leads from an inode to its names: all sessions are looked at. It
+    /// is done for nobody but who changes a file with several names.
     pub(super) fn check_link(&self, id: u64, patience: Patience) -> Result<()> {
         if sys::fstat(&*self.path_fd(id)?)?.stx_nlink < 2 {
             return Ok(());
         }
-        let mut at = id;
-        while !matches!(self.role(at)?, Role::Session) {
-            (at, _) = self.nodes.place(at).ok_or(Errno::STALE)?;
+        must_wait(patience)?;
+        for entry in self.repository.list()? {
+            // One that goes meanwhile has no checkpoint.
+            let Ok(session) = self.repository.session(&entry.name) else {
+                continue;
+            };
+            match sys::stat(session.dir(), CHECKPOINT.as_ref()) {
+                Ok(stat) if stat.stx_ino == id => {
+                    let node = sys::fstat(session.dir())?.stx_ino;
+                    return match self.removals.promised(node, id) {
+                        Some(removal) => carry_out(&removal, patience),
+                        None => Err(Errno::BUSY.into()),
+                    };
+                }
+                Ok(_) | Err(Errno::NOENT | Errno::STALE) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
-        match sys::stat(&*self.dir(at)?.fd, CHECKPOINT.as_ref()) {
-            Ok(stat) if stat.stx_ino == id => match self.removals.promised(at, id) {
-                Some(removal) => carry_out(&removal, patience),
-                None => Err(Errno::BUSY.into()),
-            },
-            Ok(_) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        Ok(())
     }
 
     /// A handle of a file that has just been opened with these flags.

@@ -33,7 +33,7 @@ impl Fs {
             return writer.set_attr(set, caller.tid, patience);
         }
         if let Some(handle @ Handle::File { .. }) = handle.as_deref() {
-            return self.set_other(id, set, Some(handle));
+            return self.set_other(id, set, Some(handle), patience);
         }
         match self.role(id)? {
             Role::Writer(writer) => {
@@ -48,10 +48,7 @@ impl Fs {
                     (&role, id, session),
                     false,
                     caller,
-                    || {
-                        self.check_link(id, patience)?;
-                        self.set_other(id, set, None)
-                    },
+                    || self.set_other(id, set, None, patience),
                     |writer| writer.set_attr(set, caller.tid, patience),
                 )
             }
@@ -71,12 +68,18 @@ impl Fs {
             }
             Role::Report => Err(Errno::PERM.into()),
             Role::Root | Role::Session | Role::Directory | Role::Other => {
-                self.set_other(id, set, None)
+                self.set_other(id, set, None, patience)
             }
         }
     }
 
-    fn set_other(&self, id: u64, set: &SetAttr, handle: Option<&Handle>) -> Result<FileAttr> {
+    fn set_other(
+        &self,
+        id: u64,
+        set: &SetAttr,
+        handle: Option<&Handle>,
+        patience: Patience,
+    ) -> Result<FileAttr> {
         let attributes = set.attributes();
         if let Some(Handle::File { file, .. }) = handle {
             if let Some(size) = set.size {
@@ -87,6 +90,7 @@ impl Fs {
         }
         let fd = self.path_fd(id)?;
         if let Some(size) = set.size {
+            self.check_link(id, patience)?;
             sys::set_len(sys::reopen(&*fd, OFlags::WRONLY)?, size)?;
         }
         attributes.apply(&fd)?;
