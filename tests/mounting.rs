@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::tools::output_of;
-use common::{Backing, Disk, Mount, SESSIONFS, is_mounted};
+use common::{Backing, Disk, Mount, SESSIONFS, is_mounted, times, wait_until};
 
 /// A directory with `repository` in it; a mount on `mnt` ends with it.
 struct Place {
@@ -199,4 +199,56 @@ fn umount_of_what_is_in_use_is_refused_unless_it_is_lazy() {
     assert!(!is_mounted(&mount.mountpoint));
     assert_eq!(std::io::read_to_string(reader).unwrap(), "saved");
     assert_eq!(mount.wait().code(), Some(0));
+}
+
+/// Many find the same dead mount; one of them gets the place, and none detaches
+/// the live mount of another.
+#[test]
+fn only_a_dead_mount_is_removed_however_many_want_the_place() {
+    let place = Place::new();
+    let session = place.mountpoint.join("a.session");
+    fs::create_dir_all(place.disk.path().join("repository/a.session")).unwrap();
+    let status = |output: &Output| output.status.code().unwrap();
+    for round in 0..times(50) {
+        let output = place.run(&["mount", "repository", "mnt"]);
+        assert!(output.status.success(), "{output:?}");
+        let pid = daemon_of(&place.mountpoint);
+        output_of(place.disk.path(), "kill", &["-KILL", &pid.to_string()]);
+        wait_until("the mount is dead", || {
+            fs::metadata(&place.mountpoint).is_err()
+        });
+        let starters: Vec<_> = (0..4)
+            .map(|_| {
+                Command::new(SESSIONFS)
+                    .args(["mount", "repository", "mnt"])
+                    .current_dir(place.disk.path())
+                    .stdin(Stdio::null())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        let outputs: Vec<_> = starters
+            .into_iter()
+            .map(|starter| starter.wait_with_output().unwrap())
+            .collect();
+        let mounted = outputs.iter().filter(|output| status(output) == 0);
+        assert_eq!(mounted.count(), 1, "{outputs:?}");
+        let refused = outputs.iter().filter(|output| status(output) == 5);
+        assert_eq!(refused.count(), 3, "{outputs:?}");
+        let content = round.to_string();
+        fs::write(session.join("session"), &content).unwrap();
+        let saved = place.disk.path().join("repository/a.session/session");
+        assert_eq!(fs::read_to_string(saved).unwrap(), content);
+        let output = place.run(&["umount", "mnt"]);
+        assert!(output.status.success(), "{output:?}");
+        assert!(!is_mounted(&place.mountpoint));
+    }
+}
+
+/// The process that serves the mount, as it says itself.
+fn daemon_of(mountpoint: &Path) -> u64 {
+    let report = fs::read(mountpoint.join(".sessionfs-status")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    report["pid"].as_u64().unwrap()
 }

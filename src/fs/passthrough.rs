@@ -34,7 +34,7 @@ use super::attr::without_privileges;
 use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
-use super::node::{Role, Version};
+use super::node::Version;
 use super::open::{Opened, PASSED_ON, changes};
 use super::process;
 use super::rename::carry_out;

@@ -5,10 +5,18 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::attach::{self, Unmount};
 use super::error::{Error, Kind, Result};
 use super::table::Location;
+use crate::sys::{self, Errno};
+
+/// How long another one may take to remove a dead mount, and how often that is
+/// looked at.
+const PATIENCE: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(10);
 
 /// How many dead mounts on top of each other are removed.
 const MOST_DEAD: usize = 64;
@@ -126,6 +134,14 @@ fn find_mountpoint(path: &Path, warn: &dyn Fn(&str)) -> Result<(PathBuf, bool)> 
                 "sessionfs has mounted {source} there already (sessionfs umount ends that)"
             )));
         }
+        // Another one that finds the same may have removed it by now, and have
+        // mounted: what is looked at under the lock is what is removed.
+        let Some(_alone) = alone_beside(&location.path).map_err(cannot)? else {
+            return Err(refused("another program is removing a dead mount there"));
+        };
+        if !attach::is_dead(&location.path) {
+            continue;
+        }
         match attach::unmount(&location.path, true) {
             Ok(()) => warn(&format!(
                 "removed the dead mount of {source} on {}",
@@ -140,6 +156,24 @@ fn find_mountpoint(path: &Path, warn: &dyn Fn(&str)) -> Result<(PathBuf, bool)> 
         }
     }
     Err(refused("too many dead mounts are on top of each other"))
+}
+
+/// Keeps others from removing a dead mount, until it is dropped: flock(2) on the
+/// directory that the mountpoint is in. `None` if somebody has had it for long.
+fn alone_beside(mountpoint: &Path) -> io::Result<Option<fs::File>> {
+    let parent = fs::File::open(mountpoint.parent().unwrap_or(Path::new("/")))?;
+    let start = Instant::now();
+    loop {
+        match sys::try_flock(&parent) {
+            // Where there is no flock, there is none for the others.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => {
+                return Ok(Some(parent));
+            }
+            Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => thread::sleep(TICK),
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// A path that does not exist: what exists of it without symlinks, and the
