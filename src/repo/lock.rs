@@ -31,13 +31,16 @@ pub(super) const MARK_BIT: u32 = 0o1000;
 pub(super) enum Mark {
     Xattr,
     Bit,
+    /// The filesystem takes neither (vfat): a lock that a crash leaves looks
+    /// foreign, and is broken by hand.
+    None,
 }
 
 impl Mark {
     /// What has to stay in the mode while the file is marked.
     pub(super) fn bits(self) -> u32 {
         match self {
-            Self::Xattr => 0,
+            Self::Xattr | Self::None => 0,
             Self::Bit => MARK_BIT,
         }
     }
@@ -46,14 +49,26 @@ impl Mark {
 /// Marks an open file that has not got its name yet, or has [`MARK_BIT`].
 pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
     match sys::set_xattr(fd, MARK, b"", XattrFlags::empty()) {
-        Ok(()) => Ok(Mark::Xattr),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            let mode = u32::from(sys::fstat(fd)?.stx_mode) & 0o7777;
-            sys::chmod(fd, Mode::from_raw_mode(mode | MARK_BIT))?;
-            Ok(Mark::Bit)
-        }
+        Ok(()) => return Ok(Mark::Xattr),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        Err(errno) => return Err(errno),
+    }
+    let mode = || Ok(u32::from(sys::fstat(fd)?.stx_mode) & 0o7777);
+    match sys::chmod(fd, Mode::from_raw_mode(mode()? | MARK_BIT)) {
+        // Some drop it in silence (bindfs).
+        Ok(()) if mode()? & MARK_BIT != 0 => Ok(Mark::Bit),
+        Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Mark::None),
         Err(errno) => Err(errno),
     }
+}
+
+/// Marks a file that has just been created with [`MARK_BIT`], if the filesystem
+/// has dropped that: before there is anything in it.
+pub(super) fn mark_if_lost(fd: BorrowedFd<'_>) -> sys::Result<()> {
+    if u32::from(sys::fstat(fd)?.stx_mode) & MARK_BIT == 0 {
+        mark(fd)?;
+    }
+    Ok(())
 }
 
 /// Whether this is the name of the attribute that marks a lock of ours.
@@ -117,7 +132,8 @@ pub(super) fn find(session: &Session) -> Result<Option<Lock>> {
             let owner = LockOwner::Foreign;
             return Ok(Some(Lock { stat, owner }));
         }
-        let owner = match open_for_flock(&path, |file| sys::try_flock_shared(file))? {
+        let look = |file: BorrowedFd<'_>| sys::try_flock_shared(file);
+        let owner = match open_for_flock(&path, &[OFlags::RDONLY], look)? {
             // A save removes it in this moment, or has published it.
             Flocked::Yes(file) if !is_named(session, &file)? => return Ok(None),
             Flocked::Yes(_) => LockOwner::Dead,
@@ -172,11 +188,20 @@ enum Flocked {
     Impossible,
 }
 
+/// Opens with the first of `flags` that the filesystem allows.
 fn open_for_flock(
     path: &OwnedFd,
+    flags: &[OFlags],
     flock: impl Fn(BorrowedFd<'_>) -> sys::Result<()>,
 ) -> sys::Result<Flocked> {
-    let file = match sys::reopen(path, OFlags::RDONLY) {
+    let mut file = Err(Errno::ACCESS);
+    for &flags in flags {
+        file = sys::reopen(path, flags);
+        if !matches!(file, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS)) {
+            break;
+        }
+    }
+    let file = match file {
         // Not ours to judge, or gone by now.
         Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(Flocked::Impossible),
         other => other?,
@@ -184,8 +209,7 @@ fn open_for_flock(
     match flock(file.as_fd()) {
         Ok(()) => Ok(Flocked::Yes(file)),
         Err(Errno::WOULDBLOCK) => Ok(Flocked::ByAnother),
-        // Without flock(2) the dead look like the living; EBADF: NFS wants
-        // a descriptor for writing.
+        // Without flock(2) the dead look like the living.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => {
             Ok(Flocked::Impossible)
         }
@@ -228,7 +252,8 @@ fn inspect(session: &Session) -> sys::Result<State> {
     if !next.ours {
         return Ok(State::Held);
     }
-    match open_for_flock(&next.path, try_own)? {
+    // NFS gives an exclusive flock to descriptors for writing only (flock(2)).
+    match open_for_flock(&next.path, &[OFlags::RDWR, OFlags::RDONLY], try_own)? {
         Flocked::Yes(file) if is_named(session, &file)? => Ok(State::Dead(file)),
         // It lost its name while we looked: whatever has it now is live.
         Flocked::Yes(_) | Flocked::ByAnother | Flocked::Impossible => Ok(State::Held),

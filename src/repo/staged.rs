@@ -358,6 +358,7 @@ impl Staged {
         let done = match mark {
             Mark::Xattr => self.remove_mark(mode),
             Mark::Bit => sys::chmod(&self.file, Mode::from_raw_mode(mode)),
+            Mark::None => Ok(()),
         };
         if let Err(errno) = done {
             log::warn!(
@@ -442,7 +443,10 @@ fn create_next(session: &Session) -> Result<OwnedFd> {
     }
     let named = || lock::is_named(session, &file).during("look at session.next");
     let error = match held.and_then(|()| named()) {
-        Ok(true) => return Ok(file),
+        Ok(true) => match lock::mark_if_lost(file.as_fd()).during("mark session.next") {
+            Ok(()) => return Ok(file),
+            Err(error) => error,
+        },
         // Taken for dead before it was flock'ed, and removed by now.
         Ok(false) => Error::new(Kind::Locked, "stage", Errno::BUSY),
         Err(error) => error,

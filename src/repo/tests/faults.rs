@@ -404,6 +404,10 @@ fn survives(operation: &str) -> fn(&Fault) -> bool {
                 && matches!(fault.call, Call::GetXattr | Call::Open)
                 && fault.index > 0
         },
+        // A lock that may not be opened for writing is opened for reading.
+        "i4_save_over_a_dead_lock" => {
+            |fault| fault.errno == Errno::ACCESS && fault.call == Call::Open
+        }
         // On a full disk it does without the lock. What fails after the rename
         // is the removal of the lock, which is dead then.
         "i1_i5_adopt"

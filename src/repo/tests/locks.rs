@@ -323,6 +323,47 @@ fn i4_our_lock_is_marked_for_as_long_as_it_has_its_name() {
     }
 }
 
+/// Where a lock can be marked in no way, saves work, and one that a crash leaves
+/// counts as foreign: nothing is removed that might be somebody's.
+#[test]
+fn i4_without_any_mark_a_lock_that_was_left_is_broken_by_hand() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let unmarked = || -> fault::Plan {
+        let mut calls = 0;
+        let refuse = move |_: usize, call: Call| match (call, calls) {
+            (Call::SetXattr, 0) => {
+                calls = 1;
+                Some(Errno::OPNOTSUPP)
+            }
+            (Call::Chmod, 1) => {
+                calls = 2;
+                Some(Errno::PERM)
+            }
+            _ => None,
+        };
+        Box::new(refuse)
+    };
+    fault::with(unmarked(), || sandbox.session.save(b"new")).unwrap();
+    assert_eq!(sandbox.session.load().unwrap(), b"new");
+    assert_eq!(sandbox.entries(), set(["session"]));
+
+    // A crash between the link and the rename.
+    let mut unmarked = unmarked();
+    let crash = move |n: usize, call: Call| match call {
+        Call::Rename | Call::Unlink => Some(Errno::IO),
+        call => unmarked(n, call),
+    };
+    fault::with(Box::new(crash), || sandbox.session.save(b"lost")).unwrap_err();
+    assert_eq!(sandbox.entries(), set(["session", "session.next"]));
+    assert_eq!(
+        sandbox.session.save(b"newer").unwrap_err().kind(),
+        Kind::Locked
+    );
+    assert!(sandbox.session.break_lock().unwrap());
+    sandbox.session.save(b"newer").unwrap();
+    assert_eq!(sandbox.session.load().unwrap(), b"newer");
+}
+
 /// I4: a look tells the owners apart, changes nothing, and keeps no save
 /// from a dead lock.
 #[test]
