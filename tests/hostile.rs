@@ -169,8 +169,9 @@ fn section_1_nothing_outside_is_reached_while_symlinks_are_swapped() {
                 })
             })
             .collect();
-        let rounds: u64 = users.into_iter().map(|user| user.join().unwrap()).sum();
+        let ended: Vec<_> = users.into_iter().map(|user| user.join()).collect();
         over.store(true, Ordering::Relaxed);
+        let rounds: u64 = ended.into_iter().map(|rounds| rounds.unwrap()).sum();
         println!("{rounds} rounds of use");
     });
     println!("{} swaps", swaps.load(Ordering::Relaxed));
