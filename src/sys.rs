@@ -12,6 +12,7 @@ mod entries;
 pub mod fault;
 mod open;
 mod ranges;
+pub mod record;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -31,6 +32,7 @@ pub use self::open::{
     proc_path, reopen,
 };
 pub use self::ranges::{Find, allocate, copy_range, find};
+use self::record::{Change, note};
 use rustix::fs::FlockOperation;
 pub use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, Timestamps, XattrFlags};
 pub use rustix::io::Errno;
@@ -105,6 +107,15 @@ fn call<T>(call: Call, mut f: impl FnMut() -> Result<T>) -> Result<T> {
             other => return other,
         }
     }
+}
+
+/// How many bytes a call may read or write at once: all of them, unless a test
+/// has it cut short.
+fn limit(len: usize) -> usize {
+    #[cfg(test)]
+    return fault::limit(len);
+    #[cfg(not(test))]
+    len
 }
 
 /// The errno of an [`io::Error`], `EIO` when it carries none.

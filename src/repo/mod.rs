@@ -38,7 +38,6 @@ mod tests;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -134,19 +133,27 @@ impl Repository {
             if let Some(root) = self.root()? {
                 return Ok(root);
             }
+            if self.path.as_os_str().is_empty() {
+                return Err(Errno::NOENT).during("make the repository");
+            }
             // All that gets a new name, which has to survive as well (I2).
             let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
             let made: Vec<_> = self.path.ancestors().take_while(missing).collect();
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(self.mode)
-                .create(&self.path)
-                .map_err(|e| sys::errno_of(&e))
-                .during("make the repository")?;
+            for path in made.iter().rev() {
+                let mode = Mode::from_raw_mode(self.mode);
+                match sys::mkdir(sys::CWD, path.as_os_str(), mode) {
+                    // Somebody was faster.
+                    Err(Errno::EXIST) if path.is_dir() => {}
+                    other => other.during("make the repository")?,
+                }
+            }
             for parent in made.iter().filter_map(|path| path.parent()) {
                 let here = parent.as_os_str().is_empty();
                 match sys::open_root(if here { Path::new(".") } else { parent }) {
-                    Ok(parent) => session::sync_directory(parent.as_fd())?,
+                    // There is no session yet that might not survive.
+                    Ok(parent) => session::sync_directory(parent.as_fd())
+                        .map_err(|e| Errno::from_raw_os_error(e.errno()))
+                        .during("sync the repository's parent")?,
                     // May be entered, not read: then nobody can sync it.
                     Err(Errno::ACCESS) => {}
                     Err(errno) => return Err(errno).during("open the repository's parent"),

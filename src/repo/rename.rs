@@ -58,6 +58,10 @@ impl Session {
     pub fn exchange(&self, other: &Self) -> Result<()> {
         let exchange = || {
             let _theirs = other.hold_lock()?;
+            // It becomes a checkpoint as well, as theirs does.
+            if let Some(ours) = self.checkpoint()? {
+                sys::fsync(ours.open()?).during("sync the checkpoint")?;
+            }
             self.rename_to_checkpoint(
                 other.dir(),
                 OsStr::new(CHECKPOINT),
@@ -218,9 +222,11 @@ impl Checkpoint {
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => return Ok(Linked::Impossible),
             Err(errno) => return Err(errno).during(during),
         }
-        let there = sys::stat(dir, name).during(during)?;
-        if FileId::of(&there) == self.id() {
-            return Ok(Linked::ItIsTheSame);
+        match sys::stat(dir, name) {
+            Ok(there) if FileId::of(&there) == self.id() => return Ok(Linked::ItIsTheSame),
+            // Gone again by now.
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).during(during),
         }
         let temporary = self.link_anywhere(dir)?;
         let renamed = sys::rename(dir, &temporary, dir, name, RenameFlags::empty());

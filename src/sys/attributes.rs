@@ -7,7 +7,8 @@ use std::os::fd::AsFd;
 use rustix::fs::StatxFlags;
 
 use super::{
-    AtFlags, CWD, Call, Errno, Mode, Result, Statx, Timestamps, XattrFlags, call, proc_path,
+    AtFlags, CWD, Call, Change, Errno, Mode, Result, Statx, Timestamps, XattrFlags, call, note,
+    proc_path,
 };
 
 fn statx_mask() -> StatxFlags {
@@ -46,7 +47,9 @@ pub fn access(fd: impl AsFd, mask: i32) -> Result<()> {
 /// chmod(2) of what a descriptor holds, also an `O_PATH` one
 pub fn chmod(fd: impl AsFd, mode: Mode) -> Result<()> {
     let path = proc_path(fd.as_fd());
-    call(Call::Chmod, || rustix::fs::chmod(&path, mode))
+    call(Call::Chmod, || rustix::fs::chmod(&path, mode))?;
+    note(|| Change::Inode(fd.as_fd()));
+    Ok(())
 }
 
 /// fchownat(2) of what a descriptor holds; `None` leaves an id as it is
@@ -55,7 +58,9 @@ pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     let gid = gid.map(rustix::fs::Gid::from_raw);
     call(Call::Chown, || {
         rustix::fs::chownat(fd.as_fd(), c"", uid, gid, AtFlags::EMPTY_PATH)
-    })
+    })?;
+    note(|| Change::Inode(fd.as_fd()));
+    Ok(())
 }
 
 /// utimensat(2) of what a descriptor holds, also an `O_PATH` one
@@ -108,11 +113,15 @@ pub fn set_xattr(fd: impl AsFd, name: &CStr, value: &[u8], flags: XattrFlags) ->
     let path = proc_path(fd.as_fd());
     call(Call::SetXattr, || {
         rustix::fs::setxattr(&path, name, value, flags)
-    })
+    })?;
+    note(|| Change::Inode(fd.as_fd()));
+    Ok(())
 }
 
 /// removexattr(2) of what a descriptor holds
 pub fn remove_xattr(fd: impl AsFd, name: &CStr) -> Result<()> {
     let path = proc_path(fd.as_fd());
-    call(Call::SetXattr, || rustix::fs::removexattr(&path, name))
+    call(Call::SetXattr, || rustix::fs::removexattr(&path, name))?;
+    note(|| Change::Inode(fd.as_fd()));
+    Ok(())
 }

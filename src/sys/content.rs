@@ -1,18 +1,30 @@
 //! The content of a file: reading, writing, copying, and making it durable.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Call, Errno, Result, call};
+use super::{Call, Change, Errno, Result, call, limit, note};
 
 /// fsync(2). The error of a failed fsync is told once by the kernel: whoever
 /// asks again may hear 0 although the data is lost.
 pub fn fsync(fd: impl AsFd) -> Result<()> {
-    call(Call::Fsync, || rustix::fs::fsync(fd.as_fd()))
+    sync(fd.as_fd(), |fd| rustix::fs::fsync(fd))
 }
 
 /// fdatasync(2)
 pub fn fdatasync(fd: impl AsFd) -> Result<()> {
-    call(Call::Fsync, || rustix::fs::fdatasync(fd.as_fd()))
+    sync(fd.as_fd(), |fd| rustix::fs::fdatasync(fd))
+}
+
+fn sync(fd: BorrowedFd<'_>, make: impl Fn(BorrowedFd<'_>) -> Result<()>) -> Result<()> {
+    call(Call::Fsync, || {
+        #[cfg(test)]
+        if super::fault::is_sync_left_out() {
+            return Ok(());
+        }
+        make(fd)?;
+        note(|| Change::Synced(fd));
+        Ok(())
+    })
 }
 
 /// pread(2), until the buffer is full or the file ends; the bytes read.
@@ -21,7 +33,11 @@ pub fn read_at(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize> {
     while done < buffer.len() {
         let rest = &mut buffer[done..];
         let at = offset + done as u64;
-        match call(Call::Read, || rustix::io::pread(fd.as_fd(), &mut *rest, at))? {
+        let read = call(Call::Read, || {
+            let len = limit(rest.len());
+            rustix::io::pread(fd.as_fd(), &mut rest[..len], at)
+        });
+        match read? {
             0 => break,
             n => done += n,
         }
@@ -53,17 +69,23 @@ pub fn write_at(fd: impl AsFd, buffer: &[u8], offset: u64) -> Result<()> {
     while done < buffer.len() {
         let rest = &buffer[done..];
         let at = offset + done as u64;
-        match call(Call::Write, || rustix::io::pwrite(fd.as_fd(), rest, at))? {
+        let written = call(Call::Write, || {
+            rustix::io::pwrite(fd.as_fd(), &rest[..limit(rest.len())], at)
+        });
+        match written? {
             0 => return Err(Errno::IO),
             n => done += n,
         }
+        note(|| Change::Inode(fd.as_fd()));
     }
     Ok(())
 }
 
 /// ftruncate(2); `len` in bytes
 pub fn set_len(fd: impl AsFd, len: u64) -> Result<()> {
-    call(Call::Truncate, || rustix::fs::ftruncate(fd.as_fd(), len))
+    call(Call::Truncate, || rustix::fs::ftruncate(fd.as_fd(), len))?;
+    note(|| Change::Inode(fd.as_fd()));
+    Ok(())
 }
 
 /// Shares the blocks of the whole file `from` with `to` (ioctl_ficlone(2)).
@@ -72,7 +94,9 @@ pub fn set_len(fd: impl AsFd, len: u64) -> Result<()> {
 pub fn clone_file(from: impl AsFd, to: impl AsFd) -> Result<()> {
     call(Call::Copy, || {
         rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd())
-    })
+    })?;
+    note(|| Change::Inode(to.as_fd()));
+    Ok(())
 }
 
 /// Copies the first `len` bytes of `from` into the empty file `to`: by
@@ -96,9 +120,10 @@ pub fn copy(from: impl AsFd, to: impl AsFd, len: u64) -> Result<()> {
                 Some(&mut from_at),
                 to.as_fd(),
                 Some(&mut to_at),
-                want,
+                limit(want),
             )
         });
+        note(|| Change::Inode(to.as_fd()));
         match copied {
             // The source is shorter than it was: so is the copy. Some
             // filesystems say so of every file; reading tells.

@@ -4,7 +4,9 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use super::{AtFlags, CWD, Call, Mode, RenameFlags, Result, call, open_dir, proc_path};
+use super::{
+    AtFlags, CWD, Call, Change, Mode, RenameFlags, Result, call, note, open_dir, proc_path,
+};
 
 /// The names in a directory but `.` and `..`, in the filesystem's order.
 pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
@@ -24,7 +26,9 @@ pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
 
 /// mkdirat(2)
 pub fn mkdir(dir: impl AsFd, name: &OsStr, mode: Mode) -> Result<()> {
-    call(Call::Mkdir, || rustix::fs::mkdirat(dir.as_fd(), name, mode))
+    call(Call::Mkdir, || rustix::fs::mkdirat(dir.as_fd(), name, mode))?;
+    note(|| Change::Created(dir.as_fd(), name));
+    Ok(())
 }
 
 /// mknodat(2); type and permissions in `mode`, `rdev` as FUSE carries it
@@ -42,7 +46,9 @@ pub fn mknod(dir: impl AsFd, name: &OsStr, mode: u32, rdev: u32) -> Result<()> {
             mode,
             rustix::fs::makedev(major, minor),
         )
-    })
+    })?;
+    note(|| Change::Created(dir.as_fd(), name));
+    Ok(())
 }
 
 /// Gives an unnamed file its name, by way of `/proc`: `AT_EMPTY_PATH` would
@@ -52,7 +58,9 @@ pub fn link_fd(fd: impl AsFd, dir: impl AsFd, name: &OsStr) -> Result<()> {
     call(Call::Link, || {
         let follow = AtFlags::SYMLINK_FOLLOW;
         rustix::fs::linkat(CWD, &path, dir.as_fd(), name, follow)
-    })
+    })?;
+    note(|| Change::Linked(dir.as_fd(), name));
+    Ok(())
 }
 
 /// renameat2(2)
@@ -69,28 +77,40 @@ pub fn rename(
         } else {
             rustix::fs::renameat_with(from_dir.as_fd(), from, to_dir.as_fd(), to, flags)
         }
-    })
+    })?;
+    note(|| Change::Renamed {
+        from: (from_dir.as_fd(), from),
+        to: (to_dir.as_fd(), to),
+        exchange: flags.contains(RenameFlags::EXCHANGE),
+    });
+    Ok(())
 }
 
 /// unlinkat(2) of anything but a directory
 pub fn unlink(dir: impl AsFd, name: &OsStr) -> Result<()> {
     call(Call::Unlink, || {
         rustix::fs::unlinkat(dir.as_fd(), name, AtFlags::empty())
-    })
+    })?;
+    note(|| Change::Removed(dir.as_fd(), name));
+    Ok(())
 }
 
 /// unlinkat(2) of an empty directory
 pub fn rmdir(dir: impl AsFd, name: &OsStr) -> Result<()> {
     call(Call::Unlink, || {
         rustix::fs::unlinkat(dir.as_fd(), name, AtFlags::REMOVEDIR)
-    })
+    })?;
+    note(|| Change::Removed(dir.as_fd(), name));
+    Ok(())
 }
 
 /// symlinkat(2)
 pub fn symlink(target: &OsStr, dir: impl AsFd, name: &OsStr) -> Result<()> {
     call(Call::Link, || {
         rustix::fs::symlinkat(target, dir.as_fd(), name)
-    })
+    })?;
+    note(|| Change::Created(dir.as_fd(), name));
+    Ok(())
 }
 
 /// readlinkat(2)

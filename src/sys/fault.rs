@@ -1,14 +1,20 @@
-//! Makes chosen system calls of this thread fail.
+//! Makes chosen system calls of this thread fail, transfer less than they were
+//! asked to, or do nothing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::{Call, Errno};
 
 /// Decides for each call, counted from 0 since [`with`] began.
 pub type Plan = Box<dyn FnMut(usize, Call) -> Option<Errno>>;
 
+/// Whether to leave out a sync, counted from 0 since [`without_syncs`] began.
+pub type Which = Box<dyn FnMut(usize) -> bool>;
+
 thread_local! {
     static STATE: RefCell<Option<(usize, Plan)>> = const { RefCell::new(None) };
+    static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
+    static LEFT_OUT: RefCell<Option<(usize, Which)>> = const { RefCell::new(None) };
 }
 
 /// Runs `f` with every system call of this thread shown to `plan` first;
@@ -17,18 +23,55 @@ pub fn with<T>(plan: Plan, f: impl FnOnce() -> T) -> T {
     struct Restore;
     impl Drop for Restore {
         fn drop(&mut self) {
-            STATE.with(|state| state.borrow_mut().take());
+            STATE.take();
+            LIMIT.take();
         }
     }
-    STATE.with(|state| *state.borrow_mut() = Some((0, plan)));
+    STATE.set(Some((0, plan)));
     let _restore = Restore;
     f()
 }
 
+/// For a plan: the call that it has been shown reads or writes this many bytes
+/// at most.
+pub fn shorten(bytes: usize) {
+    LIMIT.set(Some(bytes));
+}
+
+/// Runs `f` with those calls of fsync(2) and fdatasync(2) turned into nothing
+/// that `which` says: they answer 0 and are not made.
+///
+/// A save without one of its syncs is what the tests of crashes have to find
+/// out. Without any it is fast, where it does not matter what is durable.
+pub fn without_syncs<T>(which: Which, f: impl FnOnce() -> T) -> T {
+    struct Restore(Option<(usize, Which)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LEFT_OUT.set(self.0.take());
+        }
+    }
+    let _restore = Restore(LEFT_OUT.replace(Some((0, which))));
+    f()
+}
+
 pub(super) fn next(call: Call) -> Option<Errno> {
+    LIMIT.take();
     // Taken out while the plan runs: it may make calls of its own.
-    let (count, mut plan) = STATE.with(|state| state.borrow_mut().take())?;
+    let (count, mut plan) = STATE.take()?;
     let verdict = plan(count, call);
-    STATE.with(|state| *state.borrow_mut() = Some((count + 1, plan)));
+    STATE.set(Some((count + 1, plan)));
     verdict
+}
+
+pub(super) fn limit(len: usize) -> usize {
+    LIMIT.take().map_or(len, |limit| limit.min(len))
+}
+
+pub(super) fn is_sync_left_out() -> bool {
+    let Some((count, mut which)) = LEFT_OUT.take() else {
+        return false;
+    };
+    let left_out = which(count);
+    LEFT_OUT.set(Some((count + 1, which)));
+    left_out
 }

@@ -9,14 +9,21 @@ use std::path::Path;
 
 use rustix::fs::ResolveFlags;
 
-use super::{CWD, Call, Errno, Mode, OFlags, Result, call};
+use super::{CWD, Call, Change, Errno, Mode, OFlags, Result, call, note};
 
 /// openat(2); `O_CLOEXEC` and `O_NOFOLLOW` are always added.
 pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    call(Call::Open, || {
+    let fd = call(Call::Open, || {
         rustix::fs::openat(dir.as_fd(), name, flags, mode)
-    })
+    })?;
+    if flags.contains(OFlags::CREATE) {
+        note(|| Change::Created(dir.as_fd(), name));
+    }
+    if flags.contains(OFlags::TRUNC) {
+        note(|| Change::Inode(fd.as_fd()));
+    }
+    Ok(fd)
 }
 
 /// An unnamed file in `dir` (`O_TMPFILE`), readable and writable, mode 0600.
@@ -24,9 +31,11 @@ pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result
 /// `EOPNOTSUPP` where the filesystem has no such files.
 pub fn open_tmpfile(dir: impl AsFd) -> Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    call(Call::OpenTmpfile, || {
+    let fd = call(Call::OpenTmpfile, || {
         rustix::fs::openat(dir.as_fd(), c".", flags, Mode::RUSR | Mode::WUSR)
-    })
+    })?;
+    note(|| Change::Unnamed(fd.as_fd()));
+    Ok(fd)
 }
 
 /// Opens a directory for reading its entries, for fsync and as a base of

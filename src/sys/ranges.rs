@@ -5,14 +5,16 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use super::{Call, Errno, Result, call};
+use super::{Call, Change, Errno, Result, call, limit, note};
 
 /// fallocate(2); `mode`, `offset` and `len` (in bytes) as there
 pub fn allocate(fd: impl AsFd, mode: i32, offset: u64, len: u64) -> Result<()> {
     let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
     call(Call::Allocate, || {
         rustix::fs::fallocate(fd.as_fd(), mode, offset, len)
-    })
+    })?;
+    note(|| Change::Inode(fd.as_fd()));
+    Ok(())
 }
 
 /// What lseek(2) is to find in a file.
@@ -54,9 +56,10 @@ pub fn copy_range(
             Some(&mut from_at),
             to.as_fd(),
             Some(&mut to_at),
-            len,
+            limit(len),
         )
     });
+    note(|| Change::Inode(to.as_fd()));
     match copied {
         Err(Errno::NOSYS | Errno::XDEV) => Err(Errno::OPNOTSUPP),
         other => other,

@@ -2,6 +2,7 @@
 //! holds.
 
 mod concurrency;
+mod crash;
 mod faults;
 mod locks;
 mod probe;
@@ -66,6 +67,11 @@ impl Sandbox {
             .filter(|target| target.starts_with(self.dir.path()))
             .count()
     }
+}
+
+/// Whether everything is to be tried, and not just what takes seconds.
+fn full() -> bool {
+    std::env::var_os("SESSIONFS_TESTS").is_some_and(|tests| tests == "full")
 }
 
 fn entries(dir: &Path) -> BTreeSet<String> {

@@ -1,0 +1,202 @@
+//! Every point at which the power may go, and everything that a disk may have
+//! kept by then (I1, I2, I4); and that every sync is needed.
+
+mod choice;
+mod disk;
+mod image;
+mod operations;
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+
+use super::{ALL_WAYS, Sandbox, Ways, full};
+use crate::repo::Result;
+use crate::sys::{fault, record};
+use choice::Random;
+use disk::Disk;
+use image::{Checked, State};
+
+/// What is done to a repository, and has to survive.
+struct Operation {
+    name: &'static str,
+    ways: &'static [Ways],
+    /// What is there, and durable.
+    setup: fn() -> Sandbox,
+    /// What a program does before, and does not sync.
+    prepare: fn(&Sandbox),
+    /// Each of them has returned before the next one begins.
+    steps: &'static [fn(&Sandbox) -> Result<()>],
+    promise: Promise,
+}
+
+/// What is to be said of an operation, but for I1, I2 and I4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Promise {
+    Nothing,
+    /// I2: that there is no lock any more.
+    NoLock,
+    /// Checkpoints come from a program that does not sync: they are whole from
+    /// the end of the operation on.
+    WholeAtTheEnd,
+    /// Checkpoints were durable before: that they are synced again is for those
+    /// that were not.
+    WholeBefore,
+    /// It is not durable when it returns.
+    NotDurable,
+}
+
+/// An operation as it was done.
+struct Record {
+    /// Goes last.
+    sandbox: Sandbox,
+    disk: Disk,
+    /// Before, and after each step.
+    states: Vec<State>,
+    /// How many changes there were before the first step.
+    prepared: usize,
+    syncs: usize,
+}
+
+/// Does it, without the sync of this number.
+fn record(operation: &Operation, ways: Ways, left_out: Option<usize>) -> Record {
+    let sandbox = (operation.setup)();
+    let disk = Rc::new(RefCell::new(Disk::new(sandbox.dir.path())));
+    let syncs = Rc::new(RefCell::new(0));
+    let (noted, counted) = (disk.clone(), syncs.clone());
+    let mut states = Vec::new();
+    let mut prepared = 0;
+    let which = Box::new(move |n| {
+        *counted.borrow_mut() = n + 1;
+        left_out == Some(n)
+    });
+    let listener = Box::new(move |change: record::Change<'_>| noted.borrow_mut().note(change));
+    record::with(listener, || {
+        (operation.prepare)(&sandbox);
+        prepared = disk.borrow().len();
+        states.push(image::look(&sandbox.repository).unwrap());
+        fault::without_syncs(which, || {
+            for step in operation.steps {
+                fault::with(ways.plan(|_, _| None), || step(&sandbox)).unwrap();
+                if operation.promise != Promise::NotDurable {
+                    disk.borrow_mut().acknowledge();
+                }
+                states.push(image::look(&sandbox.repository).unwrap());
+            }
+        });
+    });
+    Record {
+        sandbox,
+        disk: Rc::into_inner(disk).unwrap().into_inner(),
+        states,
+        prepared,
+        syncs: syncs.take(),
+    }
+}
+
+#[derive(Default)]
+struct Count {
+    images: usize,
+    different: usize,
+    /// Those on which I4 needs attributes to survive in order.
+    out_of_order: usize,
+    /// Whether not all were looked at.
+    sampled: bool,
+}
+
+/// How many images of each prefix are looked at, about.
+fn most() -> usize {
+    if full() { 20_000 } else { 250 }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("SESSIONFS_CRASH_SEED").ok();
+    seed.map_or(1, |seed| seed.parse().unwrap())
+}
+
+/// Looks at every image of every prefix, from the last on.
+fn check(operation: &Operation, ways: Ways, record: &Record) -> std::result::Result<Count, String> {
+    let mut count = Count::default();
+    let mut random = Random(seed());
+    let mut seen = HashSet::new();
+    let scratch = tempfile::tempdir().unwrap();
+    for changes in (record.prepared..=record.disk.len()).rev() {
+        let acknowledged = record.disk.acknowledged(changes);
+        let mut failed = None;
+        let complete = record.disk.crash(changes, most(), &mut random, |image| {
+            if failed.is_some() {
+                return;
+            }
+            count.images += 1;
+            let mut hash = DefaultHasher::new();
+            (&image.tree, image.in_order, acknowledged).hash(&mut hash);
+            if !seen.insert(hash.finish()) {
+                return;
+            }
+            count.different += 1;
+            let expected = image::Expected {
+                states: &record.states,
+                acknowledged,
+                promise: operation.promise,
+                ways,
+            };
+            match fault::without_syncs(Box::new(|_| true), || {
+                expected.check(
+                    &image,
+                    record.sandbox.repository.path(),
+                    &record.sandbox,
+                    &scratch,
+                )
+            }) {
+                Ok(Checked::Holds) => {}
+                Ok(Checked::HoldsInOrder) => count.out_of_order += 1,
+                Err(violation) => failed = Some((violation, image)),
+            }
+        });
+        count.sampled |= !complete;
+        if let Some((violation, image)) = failed {
+            return Err(format!(
+                "{} {ways:?}, after {changes} changes ({acknowledged} acknowledged): \
+                 {violation}\n{image:#?}\n{:#?}",
+                operation.name, record.disk
+            ));
+        }
+    }
+    Ok(count)
+}
+
+fn run(operation: &Operation) {
+    for &ways in operation.ways {
+        let record_all = record(operation, ways, None);
+        let count =
+            check(operation, ways, &record_all).unwrap_or_else(|violation| panic!("{violation}"));
+        println!(
+            "{} {ways:?}: {} changes, {} images, {} different{}; I4 by the order of attributes: {}; \
+             {} syncs; seed {}",
+            operation.name,
+            record_all.disk.len() - record_all.prepared,
+            count.images,
+            count.different,
+            if count.sampled { " (a sample)" } else { "" },
+            count.out_of_order,
+            record_all.syncs,
+            seed(),
+        );
+        // The test of the test.
+        let promised = operation.promise != Promise::NotDurable;
+        for sync in 0..if promised { record_all.syncs } else { 0 } {
+            let again = || record_all.disk.is_sync_of_a_file(sync);
+            if operation.promise == Promise::WholeBefore && again() {
+                continue;
+            }
+            let found = check(operation, ways, &record(operation, ways, Some(sync)));
+            assert!(
+                found.is_err(),
+                "{} {ways:?}: nothing is found without sync {sync} of {}",
+                operation.name,
+                record_all.syncs
+            );
+        }
+    }
+}
