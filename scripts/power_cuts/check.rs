@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use sessionfs::repo::{Repository, SessionName};
@@ -13,22 +14,24 @@ use sessionfs::repo::{Repository, SessionName};
 use crate::content::{Contents, Label, Random};
 use crate::disk::Entry;
 use crate::load::Recording;
-use crate::place::Loop;
+use crate::place::{Loop, run};
 use crate::points::{self, Kept, Point};
 use crate::server::{Served, Shared, lock};
-use crate::worker::name;
+use crate::worker::{State, first_number, name};
 use crate::{Result, Run};
 
 /// The saves that are made after a cut have such counters.
 const AFTER_THE_CUT: u64 = 1 << 40;
 
 /// What is not as it was promised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Kind {
     /// The filesystem does not mount, or cannot be read.
     Unreadable,
     /// I2: an acknowledged save is not there.
     Lost,
+    /// An acknowledged session is not there, or a removed one is.
+    Misplaced,
     /// I1: `session` is no whole content.
     Torn,
     /// I4: partial data under another name, or a name that nobody gave.
@@ -42,6 +45,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Unreadable => "unreadable",
             Self::Lost => "lost",
+            Self::Misplaced => "misplaced",
             Self::Torn => "torn",
             Self::Debris => "debris",
             Self::Stuck => "stuck",
@@ -61,8 +65,7 @@ pub struct Outcome {
     pub findings: BTreeMap<Kind, usize>,
 }
 
-/// Tries all points; tells of each finding, and stops after the first if only
-/// one is wanted.
+/// Tries all points, and tells of each finding.
 pub fn check(run: &Run, recording: Recording) -> Result<Outcome> {
     let Recording {
         disk,
@@ -92,10 +95,11 @@ pub fn check(run: &Run, recording: Recording) -> Result<Outcome> {
         }
         applied = point.covered;
         while let Some(a) = acknowledged.next_if(|a| a.position <= point.cut) {
-            required.insert(a.session, a.counter);
+            required.insert(a.session, a.state);
         }
-        let found = checker.point(&point, &entries, &required)?;
-        if run.first && found {
+        checker.point(&point, &entries, &required)?;
+        let until = run.until;
+        if until.is_some_and(|kind| checker.outcome.findings.contains_key(&kind)) {
             break;
         }
     }
@@ -113,13 +117,12 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    /// Answers whether anything was found.
     fn point(
         &mut self,
         point: &Point,
         entries: &[Entry],
-        required: &BTreeMap<u64, u64>,
-    ) -> Result<bool> {
+        required: &BTreeMap<u64, State>,
+    ) -> Result<()> {
         let kept = point.kept(entries);
         let start = |checker: &Self| {
             let mut disk = lock(&checker.disk);
@@ -149,10 +152,10 @@ impl Checker<'_> {
             lock(&self.disk).store(&keep.join(image))?;
         }
         lock(&self.disk).end();
-        Ok(!findings.is_empty())
+        Ok(())
     }
 
-    fn compare(&mut self, required: &BTreeMap<u64, u64>, findings: &mut Vec<(Kind, String)>) {
+    fn compare(&mut self, required: &BTreeMap<u64, State>, findings: &mut Vec<(Kind, String)>) {
         let root = self.mountpoint.join("repository");
         let there: io::Result<BTreeSet<u64>> = fs::read_dir(&root).and_then(|entries| {
             entries
@@ -168,24 +171,36 @@ impl Checker<'_> {
             Ok(there) => there,
             Err(e) => return findings.push((Kind::Unreadable, format!("the repository: {e}"))),
         };
-        for session in required.keys().filter(|session| !there.contains(session)) {
-            findings.push((Kind::Lost, format!("session {session} is not there at all")));
+        for (session, state) in required {
+            let is_wrong = match state {
+                State::Saved(_) => !there.contains(session),
+                State::Going => false,
+                State::Gone => there.contains(session),
+            };
+            if is_wrong {
+                let is_there = if there.contains(session) { "is" } else { "is not" };
+                let text = format!("session {session} {is_there} there, which was {state:?}");
+                findings.push((Kind::Misplaced, text));
+            }
         }
         let mut to_save = Vec::new();
         for &session in &there {
-            let required = required.get(&session).copied().unwrap_or(0);
+            let required = match required.get(&session) {
+                Some(&State::Saved(counter)) => counter,
+                Some(State::Going | State::Gone) | None => 0,
+            };
             match self.session(&root, session, required) {
-                Ok(is_locked) => to_save.extend(is_locked.then_some(session)),
+                Ok(is_locked) => to_save.extend(is_locked.then_some((session, true))),
                 Err(finding) => findings.push(finding),
             }
         }
         // And one that has no lock.
         if !there.is_empty() {
             let any = self.random.below(there.len() as u64) as usize;
-            to_save.extend(there.iter().nth(any));
+            to_save.extend(there.iter().nth(any).map(|&session| (session, false)));
         }
-        for session in to_save {
-            if let Err(what) = self.save_anew(&root, session) {
+        for (session, by_command) in to_save {
+            if let Err(what) = self.save_anew(&root, session, by_command) {
                 findings.push((Kind::Stuck, format!("session {session}: {what}")));
             }
         }
@@ -210,7 +225,7 @@ impl Checker<'_> {
         }
         for name in &names {
             // What is to be renamed is an ordinary file, and may be anything.
-            if !["session", "session.next", "beside"].contains(&name.as_str()) {
+            if !["session", "session.next", "beside", "logs"].contains(&name.as_str()) {
                 return Err((Kind::Debris, format!("session {session}: {name}")));
             }
         }
@@ -242,7 +257,7 @@ impl Checker<'_> {
             .read(&bytes)
             .map_err(|e| (Kind::Torn, format!("session {session}: {e}")))?;
         self.outcome.compared += 1;
-        if label.session != session || label.counter < required {
+        if label.session != first_number(session) || label.counter < required {
             let text = format!("session {session}: {label:?}, and {required} was acknowledged");
             return Err((Kind::Lost, text));
         }
@@ -250,17 +265,24 @@ impl Checker<'_> {
     }
 
     /// The next save works, whatever was left, and leaves nothing.
-    fn save_anew(&mut self, root: &Path, session: u64) -> std::result::Result<(), String> {
-        let told = |e: sessionfs::repo::Error| e.to_string();
+    fn save_anew(&mut self, root: &Path, session: u64, by_command: bool) -> Result<()> {
         let label = Label {
             counter: AFTER_THE_CUT,
             ..Contents::label(session, 0, &mut self.random)
         };
         let bytes = self.contents.make(label);
-        let name = SessionName::new(name(session)).map_err(told)?;
-        let opened = Repository::new(root).session(&name).map_err(told)?;
-        opened.save(&bytes).map_err(told)?;
-        if opened.load().map_err(told)? != bytes {
+        let name = SessionName::new(name(session))?;
+        let opened = Repository::new(root).session(&name)?;
+        if by_command {
+            let input = self.run.directory.join("input");
+            fs::write(&input, &bytes)?;
+            let mut save = Command::new(&self.run.sessionfs);
+            save.args(["save", "--repository"]).arg(root);
+            run(save.arg("--input").arg(input).arg(name.as_os_str()))?;
+        } else {
+            opened.save(&bytes)?;
+        }
+        if opened.load()? != bytes {
             return Err("the next save is not what was saved".into());
         }
         match root.join(name.as_os_str()).join("session.next").exists() {

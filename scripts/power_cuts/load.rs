@@ -170,7 +170,7 @@ fn disturb(run: &Run, directory: &Path, is_over: &AtomicBool) -> std::io::Result
             1 => file.sync_data()?,
             _ => file.sync_all()?,
         }
-        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        std::thread::sleep(Duration::from_micros(random.below(5_000)));
     }
     Ok(())
 }

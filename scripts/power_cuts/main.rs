@@ -53,9 +53,9 @@ struct Run {
     /// Where images with findings are kept
     #[arg(long)]
     keep: Option<PathBuf>,
-    /// Stop at the first finding
+    /// Stop at the first finding of this kind
     #[arg(long)]
-    first: bool,
+    until: Option<check::Kind>,
     /// Another daemon, for what it does wrong on purpose
     #[arg(long)]
     daemon: Option<PathBuf>,
@@ -78,13 +78,14 @@ fn main() -> ExitCode {
     })
 }
 
-/// Status 1 if anything was found.
+/// Status 1 if anything was found, or what was looked for.
 fn cut(run: &Run) -> Result<ExitCode> {
     let started = Instant::now();
     let recording = load::record(run)?;
     let recorded = started.elapsed().as_secs();
-    let saves = recording.acknowledged.iter().filter(|a| a.counter > 0);
-    let saves = saves.count();
+    let is_save = |state| matches!(state, worker::State::Saved(1..));
+    let saves = recording.acknowledged.iter().map(|a| a.state);
+    let saves = saves.filter(|state| is_save(*state)).count();
     let is_flush = |entry: &&Entry| matches!(entry, Entry::Flush);
     let flushes = recording.entries.iter().filter(is_flush).count();
     let writes = recording.entries.len() - flushes;
@@ -112,5 +113,9 @@ fn cut(run: &Run) -> Result<ExitCode> {
         outcome.dead_locks,
         run.seed,
     );
-    Ok(ExitCode::from(u8::from(!findings.is_empty())))
+    let is_found = match &run.until {
+        Some(kind) => outcome.findings.contains_key(kind),
+        None => !findings.is_empty(),
+    };
+    Ok(ExitCode::from(u8::from(is_found)))
 }

@@ -36,6 +36,8 @@ fn at_flushes(entries: &[Entry]) -> Vec<Point> {
         cut: end,
         kept: Kept::Nothing,
     })
+    // Nothing was written before the next one: the same disk, to be tried there.
+    .filter(|point| point.covered < point.cut || point.cut == entries.len())
     .collect()
 }
 

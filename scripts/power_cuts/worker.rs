@@ -16,7 +16,7 @@ const SAVES_OF_A_SESSION: u64 = 25;
 /// What a worker has to know.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The directory with the sessions: the mount
+    /// Where the sessions are: the mount
     #[arg(long)]
     pub mount: PathBuf,
     /// The repository itself
@@ -43,11 +43,22 @@ pub struct Arguments {
     pub in_place: bool,
 }
 
-/// An acknowledged save. That the session has been made has the counter 0.
+/// What has to be there of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The save of this counter, or a later one; 0 is that it has been made.
+    Saved(u64),
+    /// Anything whole: it is being removed or renamed.
+    Going,
+    /// Nothing: that has returned.
+    Gone,
+}
+
+/// What a worker has been told, or has begun.
 #[derive(Clone, Copy, Debug)]
 pub struct Acknowledged {
     pub session: u64,
-    pub counter: u64,
+    pub state: State,
     /// So much was recorded when it was acknowledged, or a little more.
     pub position: usize,
 }
@@ -55,14 +66,29 @@ pub struct Acknowledged {
 impl Acknowledged {
     pub fn read(line: &str) -> Result<Self> {
         let fields: Vec<_> = line.split(' ').collect();
-        let &[session, counter, position] = &fields[..] else {
+        let &[session, state, position] = &fields[..] else {
             return Err(format!("not the log of a worker: {line}").into());
         };
         Ok(Self {
             session: session.parse()?,
-            counter: counter.parse()?,
+            state: match state {
+                "going" => State::Going,
+                "gone" => State::Gone,
+                counter => State::Saved(counter.parse()?),
+            },
             position: position.parse()?,
         })
+    }
+}
+
+/// What is added to the number of a session that is renamed.
+const RENAMED: u64 = 500;
+
+/// The number of a session before it was renamed, which is in its contents.
+pub fn first_number(session: u64) -> u64 {
+    match session % 1000 >= RENAMED {
+        true => session - RENAMED,
+        false => session,
     }
 }
 
@@ -78,6 +104,8 @@ enum Way {
     Truncate,
     /// Write another file, without fsync, and rename it.
     Rename,
+    /// The same, from another directory.
+    Move,
     /// Two save points by fsync, and a close that has nothing left to save.
     SavePoints,
     /// Change some bytes of what is there, close.
@@ -88,12 +116,13 @@ enum Way {
     Command,
 }
 
-const WAYS: [Way; 12] = [
+const WAYS: [Way; 13] = [
     Way::Truncate,
     Way::Truncate,
     Way::Truncate,
     Way::Rename,
     Way::Rename,
+    Way::Move,
     Way::SavePoints,
     Way::SavePoints,
     Way::Edit,
@@ -114,10 +143,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     for save in 0..arguments.saves {
         if save % SAVES_OF_A_SESSION == 0 {
-            worker.session = 1000 * arguments.number + save / SAVES_OF_A_SESSION;
-            worker.last = None;
-            fs::create_dir(worker.home().join(name(worker.session)))?;
-            worker.acknowledge(0)?;
+            worker.next_session(save / SAVES_OF_A_SESSION)?;
         }
         let way = WAYS[worker.random.below(WAYS.len() as u64) as usize];
         let saved = if arguments.in_place {
@@ -148,10 +174,33 @@ impl Worker<'_> {
         }
     }
 
-    /// Says that a save has returned, and how much was recorded by then.
-    fn acknowledge(&mut self, counter: u64) -> Result<()> {
+    /// Goes on in a new session; the one before is removed or renamed.
+    fn next_session(&mut self, number: u64) -> Result<()> {
+        let (before, last) = (self.session, self.last.take());
+        let path = |worker: &Self, session| worker.home().join(name(session));
+        if let (Some(last), false) = (last, self.arguments.in_place) {
+            self.tell(before, "going")?;
+            if number % 2 == 0 {
+                fs::remove_dir_all(path(self, before))?;
+            } else {
+                let to = before + RENAMED;
+                fs::rename(path(self, before), path(self, to))?;
+                self.tell(to, last.counter)?;
+            }
+            self.tell(before, "gone")?;
+        }
+        self.session = 1000 * self.arguments.number + number;
+        fs::create_dir(path(self, self.session))?;
+        if self.arguments.in_place {
+            File::open(self.home())?.sync_all()?;
+        }
+        self.tell(self.session, 0)
+    }
+
+    /// Says what has returned, and how much was recorded by then.
+    fn tell(&mut self, session: u64, state: impl std::fmt::Display) -> Result<()> {
         let position = fs::read_to_string(&self.arguments.position)?;
-        writeln!(self.log, "{} {counter} {position}", self.session)?;
+        writeln!(self.log, "{session} {state} {position}")?;
         Ok(())
     }
 
@@ -163,7 +212,7 @@ impl Worker<'_> {
 
     fn saved(&mut self, label: Label) -> Result<()> {
         self.last = Some(label);
-        self.acknowledge(label.counter)
+        self.tell(self.session, label.counter)
     }
 
     fn save(&mut self, way: Way) -> Result<()> {
@@ -177,8 +226,13 @@ impl Worker<'_> {
                 file.write_all(&bytes)?;
                 close(file)?;
             }
-            Way::Rename => {
-                let beside = directory.join("beside");
+            Way::Rename | Way::Move => {
+                let from = match way {
+                    Way::Move => directory.join("logs"),
+                    _ => directory.clone(),
+                };
+                fs::create_dir_all(&from)?;
+                let beside = from.join("beside");
                 let mut file = File::create(&beside)?;
                 file.write_all(&bytes)?;
                 close(file)?;
