@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use sessionfs::repo::{Repository, SessionName};
+use sessionfs::repo::{self, Repository, SessionName};
 
 use crate::content::{Contents, Label, Random};
 use crate::disk::Entry;
@@ -17,8 +18,9 @@ use crate::load::Recording;
 use crate::place::{Loop, run};
 use crate::points::{self, Kept, Point};
 use crate::server::{Served, Shared, lock};
-use crate::worker::{State, first_number, name};
+use crate::worker::{State, first_number, may_be_foreign, name};
 use crate::{Result, Run};
+use rustix::io::Errno;
 
 /// The saves that are made after a cut have such counters.
 const AFTER_THE_CUT: u64 = 1 << 40;
@@ -53,6 +55,25 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Whose `session.next` it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lock {
+    None,
+    Ours,
+    Foreign,
+}
+
+/// Looks at the marks themselves (DESIGN 3), and does not ask the library.
+fn whose(next: &Path) -> io::Result<Lock> {
+    let is_sticky = fs::symlink_metadata(next)?.mode() & 0o1000 != 0;
+    match rustix::fs::lgetxattr(next, "user.sessionfs.staged", &mut [0_u8; 16]) {
+        Ok(_) => Ok(Lock::Ours),
+        Err(Errno::NODATA) if is_sticky => Ok(Lock::Ours),
+        Err(Errno::NODATA) => Ok(Lock::Foreign),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// All that was seen.
 #[derive(Default)]
 pub struct Outcome {
@@ -60,8 +81,10 @@ pub struct Outcome {
     pub at_flushes: usize,
     /// Checkpoints compared.
     pub compared: usize,
-    /// Dead locks found, which the next save has removed.
+    /// Locks of ours found, which the next save has removed.
     pub dead_locks: usize,
+    /// Locks of the original found, which have to be broken.
+    pub foreign_locks: usize,
     pub findings: BTreeMap<Kind, usize>,
 }
 
@@ -178,7 +201,11 @@ impl Checker<'_> {
                 State::Gone => there.contains(session),
             };
             if is_wrong {
-                let is_there = if there.contains(session) { "is" } else { "is not" };
+                let is_there = if there.contains(session) {
+                    "is"
+                } else {
+                    "is not"
+                };
                 let text = format!("session {session} {is_there} there, which was {state:?}");
                 findings.push((Kind::Misplaced, text));
             }
@@ -190,29 +217,30 @@ impl Checker<'_> {
                 Some(State::Going | State::Gone) | None => 0,
             };
             match self.session(&root, session, required) {
-                Ok(is_locked) => to_save.extend(is_locked.then_some((session, true))),
+                Ok(Lock::None) => {}
+                Ok(lock) => to_save.push((session, lock)),
                 Err(finding) => findings.push(finding),
             }
         }
-        // And one that has no lock.
+        // And one more, whether it has a lock or not.
         if !there.is_empty() {
             let any = self.random.below(there.len() as u64) as usize;
-            to_save.extend(there.iter().nth(any).map(|&session| (session, false)));
+            to_save.extend(there.iter().nth(any).map(|&session| (session, Lock::None)));
         }
-        for (session, by_command) in to_save {
-            if let Err(what) = self.save_anew(&root, session, by_command) {
+        for (session, lock) in to_save {
+            if let Err(what) = self.save_anew(&root, session, lock) {
                 findings.push((Kind::Stuck, format!("session {session}: {what}")));
             }
         }
     }
 
-    /// Looks at one session; answers whether a `session.next` is there.
+    /// Looks at one session; answers whose lock is there.
     fn session(
         &mut self,
         root: &Path,
         session: u64,
         required: u64,
-    ) -> std::result::Result<bool, (Kind, String)> {
+    ) -> std::result::Result<Lock, (Kind, String)> {
         let directory = root.join(name(session));
         let unreadable = |what: &str, e: io::Error| {
             let text = format!("session {session}: {what}: {e}");
@@ -220,7 +248,9 @@ impl Checker<'_> {
         };
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(&directory).map_err(|e| unreadable("its directory", e))? {
-            let name = entry.map_err(|e| unreadable("its directory", e))?.file_name();
+            let name = entry
+                .map_err(|e| unreadable("its directory", e))?
+                .file_name();
             names.insert(name.to_string_lossy().into_owned());
         }
         for name in &names {
@@ -229,11 +259,18 @@ impl Checker<'_> {
                 return Err((Kind::Debris, format!("session {session}: {name}")));
             }
         }
-        let is_locked = names.contains("session.next");
-        if is_locked {
-            self.outcome.dead_locks += 1;
-            let bytes = fs::read(directory.join("session.next"))
-                .map_err(|e| unreadable("session.next", e))?;
+        let next = directory.join("session.next");
+        let lock = match names.contains("session.next") {
+            true => whose(&next).map_err(|e| unreadable("session.next", e))?,
+            false => Lock::None,
+        };
+        if lock == Lock::Foreign && !may_be_foreign(session) {
+            let text = format!("session {session}: session.next is not marked");
+            return Err((Kind::Stuck, text));
+        }
+        // Where it is staged under that name, it may be anything.
+        if lock == Lock::Ours && std::env::var_os("SESSIONFS_WITHOUT_TMPFILE").is_none() {
+            let bytes = fs::read(next).map_err(|e| unreadable("session.next", e))?;
             // Empty: a lock, for a change of names alone.
             if !bytes.is_empty() {
                 self.contents.read(&bytes).map_err(|e| {
@@ -244,7 +281,7 @@ impl Checker<'_> {
         }
         if !names.contains("session") {
             return match required {
-                0 => Ok(is_locked),
+                0 => Ok(lock),
                 _ => Err((
                     Kind::Lost,
                     format!("session {session}: nothing, and {required} was acknowledged"),
@@ -257,15 +294,22 @@ impl Checker<'_> {
             .read(&bytes)
             .map_err(|e| (Kind::Torn, format!("session {session}: {e}")))?;
         self.outcome.compared += 1;
+        let mode = fs::metadata(directory.join("session")).map(|m| m.mode());
+        let mode = mode.map_err(|e| unreadable("session", e))? & 0o777;
+        // Also that of a file which was staged with another.
+        if mode != 0o644 {
+            let text = format!("session {session}: mode {mode:o}");
+            return Err((Kind::Torn, text));
+        }
         if label.session != first_number(session) || label.counter < required {
             let text = format!("session {session}: {label:?}, and {required} was acknowledged");
             return Err((Kind::Lost, text));
         }
-        Ok(is_locked)
+        Ok(lock)
     }
 
     /// The next save works, whatever was left, and leaves nothing.
-    fn save_anew(&mut self, root: &Path, session: u64, by_command: bool) -> Result<()> {
+    fn save_anew(&mut self, root: &Path, session: u64, lock: Lock) -> Result<()> {
         let label = Label {
             counter: AFTER_THE_CUT,
             ..Contents::label(session, 0, &mut self.random)
@@ -273,7 +317,16 @@ impl Checker<'_> {
         let bytes = self.contents.make(label);
         let name = SessionName::new(name(session))?;
         let opened = Repository::new(root).session(&name)?;
-        if by_command {
+        if lock == Lock::Foreign {
+            self.outcome.foreign_locks += 1;
+            match opened.save(&bytes) {
+                Err(e) if e.kind() == repo::Kind::Locked => {}
+                other => return Err(format!("a save beside a foreign lock: {other:?}").into()),
+            }
+            opened.break_lock()?;
+        }
+        if lock == Lock::Ours {
+            self.outcome.dead_locks += 1;
             let input = self.run.directory.join("input");
             fs::write(&input, &bytes)?;
             let mut save = Command::new(&self.run.sessionfs);

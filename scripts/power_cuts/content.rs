@@ -56,13 +56,7 @@ impl Contents {
 
     pub fn head(label: Label) -> [u8; HEAD] {
         let mut head = [0; HEAD];
-        let words = [
-            MAGIC,
-            label.session,
-            label.counter,
-            label.start,
-            label.len,
-        ];
+        let words = [MAGIC, label.session, label.counter, label.start, label.len];
         for (place, word) in head.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }

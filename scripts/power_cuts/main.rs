@@ -104,13 +104,15 @@ fn cut(run: &Run) -> Result<ExitCode> {
     };
     println!(
         "{}: {saves} saves in {recorded} s, {writes} writes, {flushes} flushes; {} cuts in {} s, \
-         {} of them at a flush; {} checkpoints and {} dead locks met; found: {found} (seed {})",
+         {} of them at a flush; {} checkpoints, {} dead and {} foreign locks met; \
+         found: {found} (seed {})",
         run.kind.name(),
         outcome.points,
         started.elapsed().as_secs() - recorded,
         outcome.at_flushes,
         outcome.compared,
         outcome.dead_locks,
+        outcome.foreign_locks,
         run.seed,
     );
     let is_found = match &run.until {

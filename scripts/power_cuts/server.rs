@@ -163,7 +163,8 @@ impl Served {
             "fd={},rootmode=40000,user_id=0,group_id=0,max_read=1048576\0",
             device.as_raw_fd()
         );
-        let data = std::ffi::CStr::from_bytes_with_nul(data.as_bytes()).map_err(io::Error::other)?;
+        let data =
+            std::ffi::CStr::from_bytes_with_nul(data.as_bytes()).map_err(io::Error::other)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount("power-cuts", mountpoint, "fuse", flags, data)?;
         let served = Self {

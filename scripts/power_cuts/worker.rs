@@ -114,6 +114,16 @@ enum Way {
     Replace,
     /// By the command, beside the mount.
     Command,
+    /// As the original does, in the repository: it marks nothing.
+    Original,
+}
+
+/// The worker some of whose saves are the original's.
+const WITH_ORIGINAL: u64 = 1;
+
+/// Whether a `session.next` that the original has left may be in a session.
+pub fn may_be_foreign(session: u64) -> bool {
+    session / 1000 == WITH_ORIGINAL
 }
 
 const WAYS: [Way; 13] = [
@@ -145,7 +155,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if save % SAVES_OF_A_SESSION == 0 {
             worker.next_session(save / SAVES_OF_A_SESSION)?;
         }
-        let way = WAYS[worker.random.below(WAYS.len() as u64) as usize];
+        let mut way = WAYS[worker.random.below(WAYS.len() as u64) as usize];
+        if arguments.number == WITH_ORIGINAL && worker.random.below(3) == 0 {
+            way = Way::Original;
+        }
         let saved = if arguments.in_place {
             worker.save_in_place()
         } else {
@@ -180,7 +193,7 @@ impl Worker<'_> {
         let path = |worker: &Self, session| worker.home().join(name(session));
         if let (Some(last), false) = (last, self.arguments.in_place) {
             self.tell(before, "going")?;
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 fs::remove_dir_all(path(self, before))?;
             } else {
                 let to = before + RENAMED;
@@ -276,6 +289,7 @@ impl Worker<'_> {
                 close(file)?;
             }
             Way::Command => self.command(&bytes)?,
+            Way::Original => self.as_the_original(&bytes)?,
         }
         self.saved(label)
     }
@@ -297,6 +311,18 @@ impl Worker<'_> {
             true => Ok(()),
             false => Err(format!("sessionfs save: {status}").into()),
         }
+    }
+
+    fn as_the_original(&self, bytes: &[u8]) -> Result<()> {
+        let directory = self.arguments.repository.join(name(self.session));
+        let next = directory.join("session.next");
+        let mut file = File::create_new(&next)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        close(file)?;
+        fs::rename(&next, directory.join("session"))?;
+        File::open(&directory)?.sync_all()?;
+        Ok(())
     }
 
     fn save_in_place(&mut self) -> Result<()> {
