@@ -6,6 +6,7 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::Result;
 use crate::content::{Contents, Label, Random};
@@ -329,6 +330,10 @@ impl Worker<'_> {
         let label = self.next();
         let path = self.home().join(name(self.session)).join("session");
         let mut file = File::create(path)?;
+        // As if it worked out what to write. On btrfs only a commit of the
+        // whole filesystem brings an empty file to the disk.
+        let a_while = Duration::from_micros(self.random.below(5_000));
+        std::thread::sleep(a_while);
         file.write_all(&self.contents.make(label))?;
         file.sync_all()?;
         self.saved(label)
