@@ -79,9 +79,22 @@ fn prepare(kind: Kind, paths: &Paths) -> Result<()> {
 }
 
 /// That the recorder sees what this all rests on: a write to the device comes
-/// as a write, and fsync(2) of it as a flush after that (so it does on Linux
-/// 6.18, by direct I/O and without).
+/// as a write, and fsync(2) of it as a FSYNC after that. So it does on Linux
+/// 6.18; a loop device hands down a flush by vfs_fsync, and has no FUA, so that
+/// the kernel makes it a write and a flush.
 fn prove_order(disk: &Shared, device: &Path) -> Result<()> {
+    let name = device.file_name().ok_or("a device without a name")?;
+    let queue = Path::new("/sys/block").join(name);
+    for (attribute, expected) in [
+        ("loop/dio", "1"),
+        ("queue/write_cache", "write back"),
+        ("queue/fua", "0"),
+    ] {
+        let is = fs::read_to_string(queue.join(attribute))?;
+        if is.trim() != expected {
+            return Err(format!("{}: {attribute} is {is}", device.display()).into());
+        }
+    }
     let mut file = OpenOptions::new().read(true).write(true).open(device)?;
     let mut block = [0; BLOCK];
     file.read_exact(&mut block)?;
