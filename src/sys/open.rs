@@ -30,6 +30,11 @@ pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result
 ///
 /// `EOPNOTSUPP` where the filesystem has no such files.
 pub fn open_tmpfile(dir: impl AsFd) -> Result<OwnedFd> {
+    // For scripts/power-cuts: as where there are none.
+    #[cfg(feature = "test-switches")]
+    if std::env::var_os("SESSIONFS_WITHOUT_TMPFILE").is_some() {
+        return Err(super::Errno::OPNOTSUPP);
+    }
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let fd = call(Call::OpenTmpfile, || {
         rustix::fs::openat(dir.as_fd(), c".", flags, Mode::RUSR | Mode::WUSR)

@@ -1,0 +1,346 @@
+//! After the cut: the disk as it was left is mounted, and what is there is
+//! compared with what was acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use sessionfs::repo::{self, Repository, SessionName};
+
+use crate::content::{Contents, Label, Random};
+use crate::disk::Entry;
+use crate::load::Recording;
+use crate::place::{Loop, run};
+use crate::points::{self, Kept, Point};
+use crate::server::{Served, Shared, lock};
+use crate::worker::{State, first_number, may_be_foreign, name};
+use crate::{Result, Run};
+use rustix::io::Errno;
+
+/// The saves that are made after a cut have such counters.
+const AFTER_THE_CUT: u64 = 1 << 40;
+
+/// What is not as it was promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Kind {
+    /// The filesystem does not mount, or cannot be read.
+    Unreadable,
+    /// I2: an acknowledged save is not there.
+    Lost,
+    /// An acknowledged session is not there, or a removed one is.
+    Misplaced,
+    /// I1: `session` is no whole content.
+    Torn,
+    /// I4: partial data under another name, or a name that nobody gave.
+    Debris,
+    /// I4: the next save does not work.
+    Stuck,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreadable => "unreadable",
+            Self::Lost => "lost",
+            Self::Misplaced => "misplaced",
+            Self::Torn => "torn",
+            Self::Debris => "debris",
+            Self::Stuck => "stuck",
+        })
+    }
+}
+
+/// Whose `session.next` it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lock {
+    None,
+    Ours,
+    Foreign,
+}
+
+/// Looks at the marks themselves (DESIGN 3), and does not ask the library.
+fn whose(next: &Path) -> io::Result<Lock> {
+    let is_sticky = fs::symlink_metadata(next)?.mode() & 0o1000 != 0;
+    match rustix::fs::lgetxattr(next, "user.sessionfs.staged", &mut [0_u8; 16]) {
+        Ok(_) => Ok(Lock::Ours),
+        Err(Errno::NODATA) if is_sticky => Ok(Lock::Ours),
+        Err(Errno::NODATA) => Ok(Lock::Foreign),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// All that was seen.
+#[derive(Default)]
+pub struct Outcome {
+    pub points: usize,
+    pub at_flushes: usize,
+    /// Checkpoints compared.
+    pub compared: usize,
+    /// Locks of ours found, which the next save has removed.
+    pub dead_locks: usize,
+    /// Locks of the original found, which have to be broken.
+    pub foreign_locks: usize,
+    pub findings: BTreeMap<Kind, usize>,
+}
+
+/// Tries all points, and tells of each finding.
+pub fn check(run: &Run, recording: Recording) -> Result<Outcome> {
+    let Recording {
+        disk,
+        entries,
+        acknowledged,
+    } = recording;
+    let disk: Shared = Arc::new(Mutex::new(disk));
+    let served = Served::mount(disk.clone(), &run.directory.join("rebuilt"))?;
+    let device = Loop::attach(&served.image())?;
+    let mut checker = Checker {
+        run,
+        disk,
+        device: device.device().to_owned(),
+        mountpoint: run.directory.join("disk"),
+        contents: Contents::new(),
+        random: Random::new(run.seed ^ 0xc0de),
+        outcome: Outcome::default(),
+    };
+    let mut required = BTreeMap::new();
+    let mut acknowledged = acknowledged.iter().peekable();
+    let mut applied = 0;
+    for point in points::choose(&entries, run.points, &mut Random::new(run.seed)) {
+        for entry in &entries[applied..point.covered] {
+            if let Entry::Write(offset, data) = entry {
+                lock(&checker.disk).write(*offset, data);
+            }
+        }
+        applied = point.covered;
+        while let Some(a) = acknowledged.next_if(|a| a.position <= point.cut) {
+            required.insert(a.session, a.state);
+        }
+        checker.point(&point, &entries, &required)?;
+        let until = run.until;
+        if until.is_some_and(|kind| checker.outcome.findings.contains_key(&kind)) {
+            break;
+        }
+    }
+    Ok(checker.outcome)
+}
+
+struct Checker<'a> {
+    run: &'a Run,
+    disk: Shared,
+    device: PathBuf,
+    mountpoint: PathBuf,
+    contents: Contents,
+    random: Random,
+    outcome: Outcome,
+}
+
+impl Checker<'_> {
+    fn point(
+        &mut self,
+        point: &Point,
+        entries: &[Entry],
+        required: &BTreeMap<u64, State>,
+    ) -> Result<()> {
+        let kept = point.kept(entries);
+        let start = |checker: &Self| {
+            let mut disk = lock(&checker.disk);
+            disk.begin();
+            for (offset, data) in &kept {
+                disk.write(*offset, data);
+            }
+        };
+        start(self);
+        let mut findings = Vec::new();
+        match self.run.kind.mount(&self.device, &self.mountpoint) {
+            Ok(mounted) => {
+                self.compare(required, &mut findings);
+                mounted.unmount()?;
+            }
+            Err(e) => findings.push((Kind::Unreadable, format!("mount: {e}"))),
+        }
+        self.outcome.points += 1;
+        self.outcome.at_flushes += usize::from(matches!(point.kept, Kept::Nothing));
+        for (kind, what) in &findings {
+            println!("{}: {kind}: {what} ({point:?})", self.run.kind.name());
+            *self.outcome.findings.entry(*kind).or_default() += 1;
+        }
+        if let (Some(keep), [(kind, _), ..]) = (&self.run.keep, &findings[..]) {
+            start(self);
+            let image = format!("{}.{kind}.{}.image", self.run.kind.name(), point.cut);
+            lock(&self.disk).store(&keep.join(image))?;
+        }
+        lock(&self.disk).end();
+        Ok(())
+    }
+
+    fn compare(&mut self, required: &BTreeMap<u64, State>, findings: &mut Vec<(Kind, String)>) {
+        let root = self.mountpoint.join("repository");
+        let there: io::Result<BTreeSet<u64>> = fs::read_dir(&root).and_then(|entries| {
+            entries
+                .map(|entry| {
+                    let name = entry?.file_name();
+                    let number = name.to_str().and_then(|name| name.strip_suffix(".session"));
+                    let number = number.and_then(|number| number.parse().ok());
+                    number.ok_or_else(|| io::Error::other(format!("who made {name:?}?")))
+                })
+                .collect()
+        });
+        let there = match there {
+            Ok(there) => there,
+            Err(e) => return findings.push((Kind::Unreadable, format!("the repository: {e}"))),
+        };
+        for (session, state) in required {
+            let is_wrong = match state {
+                State::Saved(_) => !there.contains(session),
+                State::Going => false,
+                State::Gone => there.contains(session),
+            };
+            if is_wrong {
+                let is_there = if there.contains(session) {
+                    "is"
+                } else {
+                    "is not"
+                };
+                let text = format!("session {session} {is_there} there, which was {state:?}");
+                findings.push((Kind::Misplaced, text));
+            }
+        }
+        let mut to_save = Vec::new();
+        for &session in &there {
+            let required = match required.get(&session) {
+                Some(&State::Saved(counter)) => counter,
+                Some(State::Going | State::Gone) | None => 0,
+            };
+            match self.session(&root, session, required) {
+                Ok(Lock::None) => {}
+                Ok(lock) => to_save.push((session, lock)),
+                Err(finding) => findings.push(finding),
+            }
+        }
+        // And one more, whether it has a lock or not.
+        if !there.is_empty() {
+            let any = self.random.below(there.len() as u64) as usize;
+            to_save.extend(there.iter().nth(any).map(|&session| (session, Lock::None)));
+        }
+        for (session, lock) in to_save {
+            if let Err(what) = self.save_anew(&root, session, lock) {
+                findings.push((Kind::Stuck, format!("session {session}: {what}")));
+            }
+        }
+    }
+
+    /// Looks at one session; answers whose lock is there.
+    fn session(
+        &mut self,
+        root: &Path,
+        session: u64,
+        required: u64,
+    ) -> std::result::Result<Lock, (Kind, String)> {
+        let directory = root.join(name(session));
+        let unreadable = |what: &str, e: io::Error| {
+            let text = format!("session {session}: {what}: {e}");
+            (Kind::Unreadable, text)
+        };
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&directory).map_err(|e| unreadable("its directory", e))? {
+            let name = entry
+                .map_err(|e| unreadable("its directory", e))?
+                .file_name();
+            names.insert(name.to_string_lossy().into_owned());
+        }
+        for name in &names {
+            // What is to be renamed is an ordinary file, and may be anything.
+            if !["session", "session.next", "beside", "logs"].contains(&name.as_str()) {
+                return Err((Kind::Debris, format!("session {session}: {name}")));
+            }
+        }
+        let next = directory.join("session.next");
+        let lock = match names.contains("session.next") {
+            true => whose(&next).map_err(|e| unreadable("session.next", e))?,
+            false => Lock::None,
+        };
+        if lock == Lock::Foreign && !may_be_foreign(session) {
+            let text = format!("session {session}: session.next is not marked");
+            return Err((Kind::Stuck, text));
+        }
+        // Where it is staged under that name, it may be anything.
+        if lock == Lock::Ours && std::env::var_os("SESSIONFS_WITHOUT_TMPFILE").is_none() {
+            let bytes = fs::read(next).map_err(|e| unreadable("session.next", e))?;
+            // Empty: a lock, for a change of names alone.
+            if !bytes.is_empty() {
+                self.contents.read(&bytes).map_err(|e| {
+                    let text = format!("session {session}: session.next is {e}");
+                    (Kind::Debris, text)
+                })?;
+            }
+        }
+        if !names.contains("session") {
+            return match required {
+                0 => Ok(lock),
+                _ => Err((
+                    Kind::Lost,
+                    format!("session {session}: nothing, and {required} was acknowledged"),
+                )),
+            };
+        }
+        let bytes = fs::read(directory.join("session")).map_err(|e| unreadable("session", e))?;
+        let label = self
+            .contents
+            .read(&bytes)
+            .map_err(|e| (Kind::Torn, format!("session {session}: {e}")))?;
+        self.outcome.compared += 1;
+        let mode = fs::metadata(directory.join("session")).map(|m| m.mode());
+        let mode = mode.map_err(|e| unreadable("session", e))? & 0o777;
+        // Also that of a file which was staged with another.
+        if mode != 0o644 {
+            let text = format!("session {session}: mode {mode:o}");
+            return Err((Kind::Torn, text));
+        }
+        if label.session != first_number(session) || label.counter < required {
+            let text = format!("session {session}: {label:?}, and {required} was acknowledged");
+            return Err((Kind::Lost, text));
+        }
+        Ok(lock)
+    }
+
+    /// The next save works, whatever was left, and leaves nothing.
+    fn save_anew(&mut self, root: &Path, session: u64, lock: Lock) -> Result<()> {
+        let label = Label {
+            counter: AFTER_THE_CUT,
+            ..Contents::label(session, 0, &mut self.random)
+        };
+        let bytes = self.contents.make(label);
+        let name = SessionName::new(name(session))?;
+        let opened = Repository::new(root).session(&name)?;
+        if lock == Lock::Foreign {
+            self.outcome.foreign_locks += 1;
+            match opened.save(&bytes) {
+                Err(e) if e.kind() == repo::Kind::Locked => {}
+                other => return Err(format!("a save beside a foreign lock: {other:?}").into()),
+            }
+            opened.break_lock()?;
+        }
+        if lock == Lock::Ours {
+            self.outcome.dead_locks += 1;
+            let input = self.run.directory.join("input");
+            fs::write(&input, &bytes)?;
+            let mut save = Command::new(&self.run.sessionfs);
+            save.args(["save", "--repository"]).arg(root);
+            run(save.arg("--input").arg(input).arg(name.as_os_str()))?;
+        } else {
+            opened.save(&bytes)?;
+        }
+        if opened.load()? != bytes {
+            return Err("the next save is not what was saved".into());
+        }
+        match root.join(name.as_os_str()).join("session.next").exists() {
+            true => Err("session.next is there after the next save".into()),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Filesystems, loop devices and mounts.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::Result;
+
+/// What holds the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// ext4, data=ordered
+    Ext4,
+    /// ext4, data=writeback
+    Ext4Writeback,
+    Xfs,
+    Btrfs,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Ext4Writeback => "ext4-writeback",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// As mount(2) names it.
+    fn driver(self) -> &'static str {
+        match self {
+            Self::Ext4 | Self::Ext4Writeback => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 => "data=ordered",
+            Self::Ext4Writeback => "data=writeback",
+            Self::Xfs | Self::Btrfs => "",
+        }
+    }
+
+    /// Makes it in a new sparse file, as small as it allows; with blocks of
+    /// [`BLOCK`](crate::disk::BLOCK), and complete, so that nothing is
+    /// initialised later.
+    pub fn make(self, image: &Path) -> Result<()> {
+        let (mib, program, options) = match self {
+            Self::Ext4 | Self::Ext4Writeback => (
+                96,
+                "mkfs.ext4",
+                "-q -F -m 0 -b 4096 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0",
+            ),
+            Self::Xfs => (300, "mkfs.xfs", "-q -K -b size=4096"),
+            Self::Btrfs => (256, "mkfs.btrfs", "-q -K -s 4096"),
+        };
+        std::fs::File::create_new(image)?.set_len(mib << 20)?;
+        run(Command::new(program)
+            .args(options.split_whitespace())
+            .arg(image))
+        .map(drop)
+    }
+
+    /// Mounts it, which recovers its journal.
+    pub fn mount(self, device: &Path, on: &Path) -> io::Result<Mounted> {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        let options = format!("{}\0", self.options());
+        let options =
+            std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).map_err(io::Error::other)?;
+        rustix::mount::mount(device, on, self.driver(), flags, options)?;
+        Ok(Mounted(on.to_owned()))
+    }
+}
+
+/// A mounted filesystem, until it is dropped.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Unmounts. Whoever looks at all the mounts of the machine may keep it
+    /// busy for a moment.
+    pub fn unmount(self) -> Result<()> {
+        for _ in 0..1000 {
+            match rustix::mount::unmount(&self.0, UnmountFlags::empty()) {
+                Ok(()) => {
+                    std::mem::forget(self);
+                    return Ok(());
+                }
+                Err(Errno::BUSY) => std::thread::sleep(std::time::Duration::from_millis(10)),
+                Err(e) => return Err(format!("{}: unmount: {e}", self.0.display()).into()),
+            }
+        }
+        Err(format!("{} stays busy", self.0.display()).into())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(e) = rustix::mount::unmount(&self.0, UnmountFlags::DETACH) {
+            eprintln!("power-cuts: {}: {e}", self.0.display());
+        }
+    }
+}
+
+/// A loop device, until it is dropped.
+pub struct Loop(PathBuf);
+
+impl Loop {
+    /// With direct I/O: each write of the filesystem is one of the image, and
+    /// none waits in a cache until after a flush.
+    pub fn attach(image: &Path) -> Result<Self> {
+        let attach = ["--find", "--show", "--direct-io=on"];
+        let device = run(Command::new("losetup").args(attach).arg(image))?;
+        Ok(Self(PathBuf::from(device.trim())))
+    }
+
+    pub fn device(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        if let Err(e) = run(Command::new("losetup").arg("-d").arg(&self.0)) {
+            eprintln!("power-cuts: {e}");
+        }
+    }
+}
+
+/// The output of a program that has to end well.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    if !output.status.success() {
+        let told = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{command:?}: {}: {told}", output.status).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
