@@ -389,3 +389,9 @@ fn remove_empty_refuses_a_session_with_anything_in_it() {
     remove().unwrap();
     assert_eq!(remove().unwrap_err().kind(), Kind::NotFound);
 }
+
+#[test]
+fn a_repository_without_a_path_is_an_error() {
+    let error = Repository::new("").create("pbox-").unwrap_err();
+    assert_eq!(error.errno(), Errno::NOENT.raw_os_error());
+}

@@ -5,6 +5,7 @@ mod choice;
 mod disk;
 mod image;
 mod operations;
+mod teeth;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ use disk::Disk;
 use image::{Checked, State};
 
 /// What is done to a repository, and has to survive.
-struct Operation {
+struct Operation<'a> {
     name: &'static str,
     ways: &'static [Ways],
     /// What is there, and durable.
@@ -27,7 +28,7 @@ struct Operation {
     /// What a program does before, and does not sync.
     prepare: fn(&Sandbox),
     /// Each of them has returned before the next one begins.
-    steps: &'static [fn(&Sandbox) -> Result<()>],
+    steps: &'a [fn(&Sandbox) -> Result<()>],
     promise: Promise,
 }
 
@@ -60,7 +61,7 @@ struct Record {
 }
 
 /// Does it, without the sync of this number.
-fn record(operation: &Operation, ways: Ways, left_out: Option<usize>) -> Record {
+fn record(operation: &Operation<'_>, ways: Ways, left_out: Option<usize>) -> Record {
     let sandbox = (operation.setup)();
     let disk = Rc::new(RefCell::new(Disk::new(sandbox.dir.path())));
     let syncs = Rc::new(RefCell::new(0));
@@ -107,7 +108,7 @@ struct Count {
 
 /// How many images of each prefix are looked at, about.
 fn most() -> usize {
-    if full() { 20_000 } else { 250 }
+    if full() { 20_000 } else { 150 }
 }
 
 fn seed() -> u64 {
@@ -116,7 +117,11 @@ fn seed() -> u64 {
 }
 
 /// Looks at every image of every prefix, from the last on.
-fn check(operation: &Operation, ways: Ways, record: &Record) -> std::result::Result<Count, String> {
+fn check(
+    operation: &Operation<'_>,
+    ways: Ways,
+    record: &Record,
+) -> std::result::Result<Count, String> {
     let mut count = Count::default();
     let mut random = Random(seed());
     let mut seen = HashSet::new();
@@ -166,7 +171,7 @@ fn check(operation: &Operation, ways: Ways, record: &Record) -> std::result::Res
     Ok(count)
 }
 
-fn run(operation: &Operation) {
+fn run(operation: &Operation<'_>) {
     for &ways in operation.ways {
         let record_all = record(operation, ways, None);
         let count =

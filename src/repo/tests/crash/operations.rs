@@ -1,4 +1,9 @@
 //! The operations of the storage that change something.
+//!
+//! The directory of a session is durable before anything is saved in it:
+//! `create` syncs the repository. One that another program has made and not
+//! synced is that program's to sync; ext4, xfs and btrfs make it durable with
+//! the first sync of what is in it.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -12,13 +17,13 @@ use crate::sys::{self, Mode, OFlags, RenameFlags};
 const PLAIN: &[Ways] = &[ALL_WAYS[0]];
 
 /// More than two blocks.
-fn bytes(number: usize) -> Vec<u8> {
+pub fn bytes(number: usize) -> Vec<u8> {
     (0..9000)
         .map(|i| (i / 16 * 7 + number * 31) as u8)
         .collect()
 }
 
-fn with_checkpoint() -> Sandbox {
+pub fn with_checkpoint() -> Sandbox {
     let sandbox = Sandbox::with_checkpoint(&bytes(1)[..5000]);
     let path = sandbox.path("session");
     set_xattr(&path, c"user.color", b"red");

@@ -3,6 +3,7 @@
 
 mod errnos;
 mod operations;
+mod teeth;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
