@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::mountinfo;
 use crate::repo::CHECKPOINT;
 
 /// `/proc/PID/stat`: exiting, and by a signal (linux/sched.h).
@@ -304,18 +305,14 @@ fn is_named_as_checkpoint(pid: u32, descriptor: &OsStr) -> bool {
 /// Whether a mount that a process sees is of this device; yes, if nobody can
 /// tell.
 fn is_mount_of(pid: u32, mount: u64, device: Option<(u32, u32)>) -> bool {
-    let Some((major, minor)) = device else {
+    let Some(device) = device else {
         return true;
     };
-    let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else {
+    let Ok(mounts) = mountinfo::read_of(pid) else {
         return true;
     };
-    // proc_pid_mountinfo(5): id, parent, major:minor, ...
-    let of_mount = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        (fields.next() == Some(&mount.to_string())).then(|| fields.nth(1))?
-    });
-    of_mount.is_none_or(|of_mount| of_mount == format!("{major}:{minor}"))
+    let of_mount = mounts.iter().find(|entry| entry.id == mount);
+    of_mount.is_none_or(|of_mount| of_mount.device == device)
 }
 
 /// The table of a process that goes on meanwhile. A descriptor that a shell
