@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ArgAction;
 use clap::builder::NonEmptyStringValueParser;
 use log::LevelFilter;
 
@@ -14,27 +15,26 @@ use crate::mount::{self, Access, MountOptions, Request, daemon};
 const AFTER_HELP: &str = "\
 Examples:
   sessionfs mount ~/sessions
-  sessionfs mount /srv/sessions /mnt/sessions --log-file /var/log/sessionfs
-  sessionfs mount -f /srv/sessions /mnt/sessions
+  sessionfs mount /srv/sessions /mnt/sessions -o ro,allow_other";
 
-Returns when the mount is usable. SIGTERM, SIGINT and SIGHUP finish the saves
-in progress and unmount; so does sessionfs umount.";
-
+// What is hidden from the list of options is named below it.
 const HELP: &str = "\
 {about-with-newline}
 {usage-heading} {usage}
 
-Arguments:
-  [REPOSITORY]  The repository [default: see sessionfs --help]
-  <MOUNTPOINT>  Where to mount it; made if it is missing
-
 Options:
-{options}{after-help}";
+{options}
+
+Also --allow-root, --default-permissions, --auto-unmount, --noexec, --noatime,
+--fsname, --subtype, --max-read, --entry-timeout, --attr-timeout, --threads,
+--nonempty, --no-passthrough: see sessionfs-mount(1).
+
+A missing MOUNTPOINT is made. For the default repository see sessionfs --help.{after-help}";
 
 /// Mount a repository
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP, help_template = HELP)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, disable_help_flag = true)]
 #[command(override_usage = "sessionfs mount [OPTIONS] [REPOSITORY] <MOUNTPOINT>")]
 pub(super) struct Arguments {
     // One list: of an optional argument and a required one, clap would take
@@ -65,15 +65,15 @@ pub(super) struct Arguments {
     allow_other: bool,
 
     /// Let root in
-    #[arg(long, conflicts_with = "allow_other")]
+    #[arg(long, hide_short_help = true, conflicts_with = "allow_other")]
     allow_root: bool,
 
     /// Let the kernel check permissions
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     default_permissions: bool,
 
     /// Unmount if the daemon dies (needs fusermount3)
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     auto_unmount: bool,
 
     /// No device files (so it is)
@@ -85,35 +85,40 @@ pub(super) struct Arguments {
     nosuid: bool,
 
     /// Execute no program of the mount
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     noexec: bool,
 
     /// Leave times of access alone
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     noatime: bool,
 
     /// The source to show [default: the repository]
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     fsname: Option<String>,
 
     /// The type to show, after "fuse."
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     subtype: Option<String>,
 
     /// The largest read in one piece
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(4096..))]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "BYTES", value_parser = clap::value_parser!(u32).range(4096..))]
     max_read: Option<u32>,
 
     /// How long the kernel believes directory names
-    #[arg(long, value_name = "SEC", value_parser = seconds)]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "SEC", value_parser = seconds)]
     entry_timeout: Option<Duration>,
 
     /// The same of attributes, not of checkpoints
-    #[arg(long, value_name = "SEC", value_parser = seconds)]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "SEC", value_parser = seconds)]
     attr_timeout: Option<Duration>,
 
     /// Mount on a directory that is not empty
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     nonempty: bool,
 
     /// How long a writer waits for another
@@ -121,12 +126,13 @@ pub(super) struct Arguments {
     lock_wait: Duration,
 
     /// Threads that answer the kernel
-    #[arg(long, value_name = "N", default_value = "8",
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "N", default_value = "8",
           value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
 
     /// Read and write through the daemon only
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     no_passthrough: bool,
 
     /// Append the log to a file [default: syslog]
@@ -136,6 +142,11 @@ pub(super) struct Arguments {
     /// off, error, warn, info … [default: $RUST_LOG]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LevelFilter>,
+
+    // Of two kinds of help, this one is for both.
+    /// Print help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 
     /// This is the background process of a mount
     #[arg(long, hide = true, conflicts_with = "foreground")]

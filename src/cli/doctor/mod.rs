@@ -22,12 +22,9 @@ Examples:
   sessionfs doctor
   sessionfs doctor /srv/sessions --fix
 
-It tries out what the filesystem can do, in a directory of its own in the
-repository, and says what it costs if something is missing. Then it looks for
-what crashes and other programs have left in the sessions. --fix removes what
-is proven to be dead, never a session.next of another program (break-lock) or
-what is called session.
-
+It says what it costs where the filesystem cannot do something, and what crashes
+and other programs have left in the sessions. --fix removes what is proven to be
+dead, never a session.next of another program or what is called session.
 Exit status: 0 healthy, or all that was found is removed; 1 something is found,
 or saves on this filesystem may be lost; else as of all commands.";
 
