@@ -19,28 +19,15 @@ use std::thread;
 use common::observe::{Strace, descriptors, is_in_call, status, threads};
 use common::slow::{save, slow_disk, wait_for_fsync};
 use common::tools::{close, errno, open_rw};
-use common::{Backing, Mount, SESSIONFS, Session, is_mounted, times, wait_until};
+use common::{
+    Backing, Mount, SESSIONFS, Session, assert_checkpoint, is_mounted, mounted, times, wait_until,
+};
 
 on_each_filesystem!(
     i4_kill_9_in_the_middle_of_writes_leaves_nothing,
     i4_kill_9_before_the_rename_leaves_a_lock_that_the_next_save_removes,
     i4_kill_9_before_the_rename_leaves_a_lock_that_the_save_command_removes,
 );
-
-/// A mount with a session whose checkpoint says "old".
-fn mounted(backing: Backing) -> (Mount, Session) {
-    let mount = Mount::new(backing);
-    let session = mount.session("a");
-    fs::write(session.file(), "old").unwrap();
-    (mount, session)
-}
-
-#[track_caller]
-fn assert_checkpoint(session: &Session, content: &str) {
-    let found = fs::read_to_string(session.checkpoint()).unwrap();
-    assert_eq!(found, content);
-    assert_eq!(session.names(), ["session"]);
-}
 
 #[test]
 fn thousands_of_saves_leave_no_descriptor_no_thread_and_no_memory() {
@@ -230,42 +217,6 @@ fn who_removes_what_is_not_there_leaves_no_descriptor() {
     let before = descriptors(mount.pid()).len();
     (0..50).for_each(|_| remove());
     mount.assert_nothing_leaked(before + 1);
-}
-
-/// The child has nothing but the writer open, and that until execve(2), which
-/// holds a lock meanwhile that a reader of its /proc/PID/stat waits for.
-const STARTS_A_PROGRAM: &str = r"
-import os, sys, time
-writer = os.open('session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-os.write(writer, b'new')
-child = os.fork()
-if child == 0:
-    os.closerange(0, writer)
-    os.closerange(writer + 1, 4096)
-    os.execv('/bin/true', ['true'])
-end = time.time() + 20
-while os.waitpid(child, os.WNOHANG)[0] == 0:
-    if time.time() > end:
-        sys.exit('the program does not start')
-    time.sleep(0.01)
-os.close(writer)
-";
-
-#[test]
-fn a_program_is_started_by_one_who_has_a_writer_open() {
-    let (mount, session) = mounted(Backing::Here);
-    let output = Command::new("python3")
-        .args(["-c", STARTS_A_PROGRAM])
-        .current_dir(&session.on_mount)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    if !output.status.success() {
-        // Only an abort of the connection gets the child out of it.
-        common::run("umount", [OsStr::new("-f"), mount.mountpoint.as_os_str()]);
-    }
-    assert!(output.status.success(), "{output:?}");
-    assert_checkpoint(&session, "new");
 }
 
 fn i4_kill_9_in_the_middle_of_writes_leaves_nothing(backing: Backing) {
