@@ -26,7 +26,7 @@ mod umount;
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use failure::{Failure, Status};
 
@@ -89,8 +89,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         helper::Asked::Do(arguments) => arguments,
         helper::Asked::Nothing => return Ok(()),
     };
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let parsed = Cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|given| Ok((Cli::from_arg_matches(&given)?, given)));
+    let (cli, mut given) = match parsed {
+        Ok(parsed) => parsed,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return output::write(|out| std::io::Write::write_all(out, e.to_string().as_bytes()));
         }
@@ -98,16 +101,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     };
     sys::block_file_size_signal()
         .map_err(|e| Failure::other(format!("cannot block SIGXFSZ: {e}")))?;
-    if let Command::Mount(arguments) = &cli.command {
-        // It decides itself where its log goes.
-        return mount::run(arguments);
+    // A mount decides itself where its log goes.
+    if !matches!(cli.command, Command::Mount(_)) {
+        logging::start(logging::Log {
+            target: logging::Target::Stderr,
+            level: None,
+        })?;
     }
-    logging::start(logging::Log {
-        target: logging::Target::Stderr,
-        level: None,
-    })?;
     match cli.command {
-        Command::Mount(arguments) => mount::run(&arguments),
+        Command::Mount(arguments) => {
+            // There is one, or the arguments would not have been understood.
+            let (_, given) = given.remove_subcommand().unwrap_or_default();
+            mount::run(&arguments, &given)
+        }
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),

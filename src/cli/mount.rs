@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::ArgAction;
 use clap::builder::NonEmptyStringValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, Command};
 use log::LevelFilter;
 
 use super::failure::{self, Failure, Result};
@@ -223,7 +224,8 @@ fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> {
     Ok((request, log))
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+/// Mounts; `given` are the arguments before they were understood.
+pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
     let (request, log) = request(arguments)?;
     if arguments.foreground {
         logging::start(log)?;
@@ -238,7 +240,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             e.into()
         });
     }
-    match daemon::start(background_arguments(&request, &log))? {
+    match daemon::start(background_arguments(given, &request, &log))? {
         daemon::Started::Ready => Ok(()),
         daemon::Started::Ended(status) => Err(Failure::of_process(status)),
     }
@@ -249,45 +251,31 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         .map_err(|e| Failure::other(format!("cannot make {} absolute: {e}", path.display())))
 }
 
-/// The arguments of the background process: the same mount, independent of
-/// the directory and the environment.
-fn background_arguments(request: &Request, log: &logging::Log) -> Vec<OsString> {
+/// The arguments of the background process: the options that were given, and
+/// paths that do not depend on the directory and the environment.
+fn background_arguments(
+    given: &ArgMatches,
+    request: &Request,
+    log: &logging::Log,
+) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["mount".into(), "--background-process".into()];
-    let options = &request.options;
-    for (is_set, option) in [
-        (request.nonempty, "--nonempty"),
-        (!request.passthrough, "--no-passthrough"),
-        (options.read_only, "--ro"),
-        (options.no_exec, "--noexec"),
-        (options.no_atime, "--noatime"),
-        (options.access == Access::Everybody, "--allow-other"),
-        (options.access == Access::OwnerAndRoot, "--allow-root"),
-        (options.default_permissions, "--default-permissions"),
-        (options.auto_unmount, "--auto-unmount"),
-    ] {
-        if is_set {
-            arguments.push(option.into());
+    for option in Arguments::augment_args(Command::new("mount")).get_arguments() {
+        let id = option.get_id().as_str();
+        let is_given = given.value_source(id) == Some(ValueSource::CommandLine);
+        let Some(long) = option.get_long().filter(|_| is_given) else {
+            continue;
+        };
+        let long = OsString::from(format!("--{long}"));
+        if !option.get_action().takes_values() {
+            arguments.push(long);
+            continue;
         }
-    }
-    let seconds = |duration: Duration| duration.as_secs_f64().to_string().into();
-    let log_file = match &log.target {
-        logging::Target::File(path) => Some(path.clone().into()),
-        logging::Target::Stderr | logging::Target::Syslog => None,
-    };
-    let values: [(&str, Option<OsString>); 9] = [
-        ("--threads", Some(request.threads.to_string().into())),
-        ("--lock-wait", Some(seconds(request.lock_wait))),
-        ("--entry-timeout", request.entry_timeout.map(seconds)),
-        ("--attr-timeout", request.attr_timeout.map(seconds)),
-        ("--fsname", options.source.clone()),
-        ("--subtype", options.subtype.clone()),
-        ("--max-read", options.max_read.map(|n| n.to_string().into())),
-        ("--log-file", log_file),
-        ("--log-level", log.level.map(|l| l.to_string().into())),
-    ];
-    for (option, value) in values {
-        if let Some(value) = value {
-            let mut argument = OsString::from(option);
+        let values = match &log.target {
+            logging::Target::File(path) if id == "log_file" => vec![path.as_os_str()],
+            _ => given.get_raw(id).into_iter().flatten().collect(),
+        };
+        for value in values {
+            let mut argument = long.clone();
             argument.push("=");
             argument.push(value);
             arguments.push(argument);
@@ -301,7 +289,7 @@ fn background_arguments(request: &Request, log: &logging::Log) -> Vec<OsString> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
     #[derive(Debug, Parser)]
     struct Only {
@@ -350,13 +338,39 @@ mod tests {
             "/-r",
             "/m",
         ];
-        let parse = |arguments: Vec<OsString>| Only::try_parse_from(arguments).unwrap().arguments;
-        let first = parse(given.iter().map(OsString::from).collect());
+        let parse = |arguments: Vec<OsString>| {
+            let matches = Only::command().try_get_matches_from(arguments).unwrap();
+            let parsed = Only::from_arg_matches(&matches).unwrap();
+            (parsed.arguments, matches)
+        };
+        let (first, matches) = parse(given.iter().map(OsString::from).collect());
         let (request, log) = request(&first).unwrap();
-        let mut again = parse(background_arguments(&request, &log));
+        let (mut again, _) = parse(background_arguments(&matches, &request, &log));
         assert!(again.background_process);
         again.background_process = false;
         assert_eq!(format!("{again:?}"), format!("{first:?}"));
+    }
+
+    #[test]
+    fn the_background_process_depends_on_no_directory() {
+        let given = ["mount", "--rw", "--ro", "--rw", "--log-file=log", "r", "m"];
+        let matches = Only::command().try_get_matches_from(given).unwrap();
+        let parsed = Only::from_arg_matches(&matches).unwrap();
+        let (request, log) = request(&parsed.arguments).unwrap();
+        let here = std::env::current_dir().unwrap();
+        let here = here.display();
+        assert_eq!(
+            background_arguments(&matches, &request, &log),
+            [
+                "mount",
+                "--background-process",
+                "--rw",
+                &format!("--log-file={here}/log"),
+                "--",
+                &format!("{here}/r"),
+                &format!("{here}/m"),
+            ]
+        );
     }
 
     #[test]
