@@ -292,7 +292,7 @@ fn in_another_pid_namespace() -> (Mount, Session) {
 
 #[test]
 fn a_client_in_another_pid_namespace_saves_in_all_ways() {
-    let (mount, session) = in_another_pid_namespace();
+    let (mut mount, session) = in_another_pid_namespace();
     let lines = [
         ("echo one > session", "one\n"),
         ("echo two >> session", "one\ntwo\n"),
@@ -341,6 +341,7 @@ fn a_client_in_another_pid_namespace_saves_in_all_ways() {
         .output();
     let umount = umount.unwrap();
     assert!(umount.status.success(), "{umount:?}");
+    assert!(mount.wait().success(), "{}", mount.log());
 }
 
 #[test]
