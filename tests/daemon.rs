@@ -460,6 +460,40 @@ fn an_ordinary_user_mounts_with_fusermount3() {
     );
 }
 
+/// Section 7: who is killed while it asks its own mount whether it answers does
+/// not wait for itself. The answers are held up, so that it does ask.
+#[test]
+fn section_7_a_daemon_that_is_killed_while_it_asks_itself_is_gone() {
+    let socket = common::Disk::new(Backing::Here);
+    let manager = std::os::unix::net::UnixDatagram::bind(socket.beside("notify")).unwrap();
+    let starter = [
+        "env",
+        &format!("NOTIFY_SOCKET={}", socket.beside("notify").display()),
+        "WATCHDOG_USEC=2000",
+    ];
+    let disk = common::Disk::new(Backing::Here);
+    let repository = disk.path().join("repository");
+    fs::create_dir(&repository).unwrap();
+    let mut mount = Mount::started_by(&starter, disk, repository, &[]);
+    let mut asks = Vec::new();
+    wait_until("it asks whether it answers", || {
+        asks = threads(mount.pid(), Some("asks"));
+        !asks.is_empty()
+    });
+    manager.set_nonblocking(true).unwrap();
+    // One that reads a request, and does not answer it before it is killed.
+    let delay = "inject=writev,write:delay_enter=60000000";
+    let pid = mount.pid();
+    let slow = Strace::attach_to_all(pid, ["-e", "trace=writev,write", "-e", delay]);
+    wait_until("it waits for an answer", || {
+        let waits = fs::read_to_string(format!("/proc/{pid}/task/{}/wchan", asks[0]));
+        waits.is_ok_and(|waits| waits == "request_wait_answer")
+    });
+    mount.signal("KILL");
+    drop(slow);
+    assert!(!mount.wait().success());
+}
+
 /// Section 7: the number of a device that is gone belongs to somebody else.
 #[test]
 fn section_7_an_end_unmounts_nobody_elses_mount() {

@@ -160,9 +160,12 @@ fn start(
     let tell = sender.clone();
     signals::listen(move |name| drop(tell.send(Event::Signal(name))))?;
     let tell = sender.clone();
-    let mounted = mounted.clone();
+    // Nothing that owns a descriptor.
+    let (mountpoint, device) = (mounted.mountpoint().to_owned(), mounted.device());
     thread::Builder::new().name("ready".into()).spawn(move || {
-        drop(tell.send(Event::Answered(mounted.answer())));
+        let answered =
+            attach::leave_descriptors().and_then(|()| attach::answer(&mountpoint, device));
+        drop(tell.send(Event::Answered(answered)));
     })?;
     Ok((sender, events))
 }
