@@ -347,6 +347,32 @@ pub fn wait_for_stop_signal() -> io::Result<i32> {
     }
 }
 
+/// Gives this thread a table of descriptors of its own with none in it but the
+/// standard streams (close_range(2) with `CLOSE_RANGE_UNSHARE`, Linux 5.9).
+/// Whatever the thread is given that owns a descriptor must outlive it.
+///
+/// For threads that ask our own mount for something: once the request is read, a
+/// thread waits for the answer even under SIGKILL (request_wait_answer,
+/// fs/fuse/dev.c, Linux 6.18). If it shared the table, a process that is killed
+/// would keep the connection open, and wait for itself for ever.
+#[allow(unsafe_code)]
+pub fn leave_descriptors() -> Result<()> {
+    let (first, last) = (libc::STDERR_FILENO as libc::c_uint + 1, libc::c_uint::MAX);
+    // SAFETY: the caller's thread uses none of them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            last,
+            libc::CLOSE_RANGE_UNSHARE,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(errno_of(&io::Error::last_os_error())),
+    }
+}
+
 /// Has a program that this process starts get none of the descriptors that
 /// this process was given itself, but for the standard streams
 /// (close_range(2) with `CLOSE_RANGE_CLOEXEC`, Linux 5.11).

@@ -19,28 +19,15 @@ use std::thread;
 use common::observe::{Strace, descriptors, is_in_call, status, threads};
 use common::slow::{save, slow_disk, wait_for_fsync};
 use common::tools::{close, errno, open_rw};
-use common::{Backing, Mount, SESSIONFS, Session, is_mounted, times, wait_until};
+use common::{
+    Backing, Mount, SESSIONFS, Session, assert_checkpoint, is_mounted, mounted, times, wait_until,
+};
 
 on_each_filesystem!(
     i4_kill_9_in_the_middle_of_writes_leaves_nothing,
     i4_kill_9_before_the_rename_leaves_a_lock_that_the_next_save_removes,
     i4_kill_9_before_the_rename_leaves_a_lock_that_the_save_command_removes,
 );
-
-/// A mount with a session whose checkpoint says "old".
-fn mounted(backing: Backing) -> (Mount, Session) {
-    let mount = Mount::new(backing);
-    let session = mount.session("a");
-    fs::write(session.file(), "old").unwrap();
-    (mount, session)
-}
-
-#[track_caller]
-fn assert_checkpoint(session: &Session, content: &str) {
-    let found = fs::read_to_string(session.checkpoint()).unwrap();
-    assert_eq!(found, content);
-    assert_eq!(session.names(), ["session"]);
-}
 
 #[test]
 fn thousands_of_saves_leave_no_descriptor_no_thread_and_no_memory() {
@@ -232,42 +219,6 @@ fn who_removes_what_is_not_there_leaves_no_descriptor() {
     mount.assert_nothing_leaked(before + 1);
 }
 
-/// The child has nothing but the writer open, and that until execve(2), which
-/// holds a lock meanwhile that a reader of its /proc/PID/stat waits for.
-const STARTS_A_PROGRAM: &str = r"
-import os, sys, time
-writer = os.open('session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-os.write(writer, b'new')
-child = os.fork()
-if child == 0:
-    os.closerange(0, writer)
-    os.closerange(writer + 1, 4096)
-    os.execv('/bin/true', ['true'])
-end = time.time() + 20
-while os.waitpid(child, os.WNOHANG)[0] == 0:
-    if time.time() > end:
-        sys.exit('the program does not start')
-    time.sleep(0.01)
-os.close(writer)
-";
-
-#[test]
-fn a_program_is_started_by_one_who_has_a_writer_open() {
-    let (mount, session) = mounted(Backing::Here);
-    let output = Command::new("python3")
-        .args(["-c", STARTS_A_PROGRAM])
-        .current_dir(&session.on_mount)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    if !output.status.success() {
-        // Only an abort of the connection gets the child out of it.
-        common::run("umount", [OsStr::new("-f"), mount.mountpoint.as_os_str()]);
-    }
-    assert!(output.status.success(), "{output:?}");
-    assert_checkpoint(&session, "new");
-}
-
 fn i4_kill_9_in_the_middle_of_writes_leaves_nothing(backing: Backing) {
     let (mut mount, session) = mounted(backing);
     let mut writer = File::create(session.file()).unwrap();
@@ -390,7 +341,7 @@ fn a_client_in_another_pid_namespace_saves_in_all_ways() {
         .output();
     let umount = umount.unwrap();
     assert!(umount.status.success(), "{umount:?}");
-    assert!(mount.wait().success());
+    assert!(mount.wait().success(), "{}", mount.log());
 }
 
 #[test]
@@ -507,6 +458,40 @@ fn an_ordinary_user_mounts_with_fusermount3() {
          # file: repository/a.session/session\nuser.x=\"1\"\n\n444\n\
          sessionfs: cannot mount on /mnt: fusermount3 is not installed (apt install fuse3)\n"
     );
+}
+
+/// Section 7: who is killed while it asks its own mount whether it answers does
+/// not wait for itself. The answers are held up, so that it does ask.
+#[test]
+fn section_7_a_daemon_that_is_killed_while_it_asks_itself_is_gone() {
+    let socket = common::Disk::new(Backing::Here);
+    let manager = std::os::unix::net::UnixDatagram::bind(socket.beside("notify")).unwrap();
+    let starter = [
+        "env",
+        &format!("NOTIFY_SOCKET={}", socket.beside("notify").display()),
+        "WATCHDOG_USEC=2000",
+    ];
+    let disk = common::Disk::new(Backing::Here);
+    let repository = disk.path().join("repository");
+    fs::create_dir(&repository).unwrap();
+    let mut mount = Mount::started_by(&starter, disk, repository, &[]);
+    let mut asks = Vec::new();
+    wait_until("it asks whether it answers", || {
+        asks = threads(mount.pid(), Some("asks"));
+        !asks.is_empty()
+    });
+    manager.set_nonblocking(true).unwrap();
+    // One that reads a request, and does not answer it before it is killed.
+    let delay = "inject=writev,write:delay_enter=60000000";
+    let pid = mount.pid();
+    let slow = Strace::attach_to_all(pid, ["-e", "trace=writev,write", "-e", delay]);
+    wait_until("it waits for an answer", || {
+        let waits = fs::read_to_string(format!("/proc/{pid}/task/{}/wchan", asks[0]));
+        waits.is_ok_and(|waits| waits == "request_wait_answer")
+    });
+    mount.signal("KILL");
+    drop(slow);
+    assert!(!mount.wait().success());
 }
 
 /// Section 7: the number of a device that is gone belongs to somebody else.

@@ -219,6 +219,24 @@ fn doctor_changes_nothing_in_a_repository_that_is_read_only() {
         "mount",
         [OsStr::new("-o"), OsStr::new("remount,rw"), disk.as_os_str()],
     );
+    fs::remove_dir_all(repository.path.join("dead.session")).unwrap();
+    run(
+        "mount",
+        [OsStr::new("-o"), OsStr::new("remount,ro"), disk.as_os_str()],
+    );
+    // Nothing is found, but nothing was tried either.
+    let (status, report) = doctor(&repository.path, &[]);
+    assert_eq!(status, 1);
+    assert_eq!(report["healthy"], false);
+    let errors = text(&repository.sessionfs(&["doctor"]).stderr);
+    assert!(
+        errors.ends_with("cannot be tried out: read-only\n"),
+        "{errors}"
+    );
+    run(
+        "mount",
+        [OsStr::new("-o"), OsStr::new("remount,rw"), disk.as_os_str()],
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{SESSIONFS, run};
 
@@ -94,22 +94,103 @@ fn the_shells_take_their_completions() {
     }
 }
 
-#[test]
-fn bash_completes_commands_and_options() {
-    let generated = Generated::new();
-    let file = generated.completion("sessionfs.bash");
-    let complete = |words: &str, at: u32| {
-        let script = format!(
-            ". {}; COMP_WORDS=({words}); COMP_CWORD={at}; \
-             _sessionfs sessionfs \"${{COMP_WORDS[{at}]}}\" \"${{COMP_WORDS[{at}-1]}}\"; \
-             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
-            file.display()
-        );
-        let output = run("bash", ["-c", &script]);
-        String::from_utf8(output.stdout).unwrap()
+/// What a shell offers for a line that ends there, by its own machinery.
+fn offered(shell: &str, generated: &Generated, line: &str) -> Vec<String> {
+    let completions = generated.directory.path().join("completions");
+    let (arguments, script): (&[&str], &str) = match shell {
+        "bash" => (&["--norc", "-c"], IN_BASH),
+        "zsh" => (&["-f", "-c"], IN_ZSH),
+        _ => (&["--no-config", "-c"], IN_FISH),
     };
-    assert_eq!(complete("sessionfs um", 1), "umount\n");
-    assert_eq!(complete("sessionfs mount --lock", 2), "--lock-wait\n");
+    // A shell reads the configuration of its user otherwise.
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new("timeout")
+        .args(["60", shell])
+        .args(arguments)
+        .arg(script)
+        .env("HOME", home.path())
+        .env("XDG_CONFIG_HOME", home.path())
+        .env("XDG_DATA_HOME", home.path())
+        .env("TERM", "dumb")
+        .env("COMPLETIONS", &completions)
+        .env("LINE", line)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{shell}: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    text.lines().filter_map(first).collect()
+}
+
+/// As readline calls a function of completion.
+const IN_BASH: &str = r#"
+. "$COMPLETIONS/sessionfs.bash"
+read -ra COMP_WORDS <<< "$LINE"
+[[ $LINE != *" " ]] || COMP_WORDS+=("")
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_LINE=$LINE COMP_POINT=${#LINE}
+complete -p sessionfs | grep -q -- '-F _sessionfs ' || exit
+_sessionfs sessionfs "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+printf '%s\n' "${COMPREPLY[@]}"
+"#;
+
+const IN_FISH: &str = r#"
+source $COMPLETIONS/sessionfs.fish
+complete --do-complete $LINE
+"#;
+
+/// An interactive shell on a terminal of its own; what its Tab finds goes through
+/// `compadd`.
+const IN_ZSH: &str = r#"
+zmodload zsh/zpty || exit
+zpty shell zsh -f -i || exit
+until_line() {
+    local line
+    while zpty -r shell line; do
+        line=${line//$'\r'/}
+        print -r -- ${line%$'\n'}
+        [[ $line != *$1* ]] || return 0
+    done
+    return 1
+}
+zpty -w shell 'PS1= RPS1=; unsetopt prompt_sp zle_bracketed_paste; fpath=($COMPLETIONS $fpath)
+autoload -Uz compinit && compinit -u -D
+compadd() {
+    local -a found
+    builtin compadd -O found "$@"
+    offers+=($found)
+    builtin compadd "$@"
+}
+end_of_it() { print -l "" BEGIN-OFFERS ${(u)offers} END-OFFERS; exit }
+comppostfuncs=(end_of_it)
+bindkey "^I" complete-word
+print READY-''NOW'
+until_line READY-NOW > /dev/null || exit
+zpty -w -n shell "$LINE"$'\t'
+until_line END-OFFERS | sed '1,/BEGIN-OFFERS/d; /END-OFFERS/d'
+"#;
+
+#[test]
+fn the_shells_complete_commands_and_options() {
+    let generated = Generated::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let offered = |line| offered(shell, &generated, line);
+        assert_eq!(offered("sessionfs um"), ["umount"], "{shell}");
+        assert_eq!(
+            offered("sessionfs mount --lock"),
+            ["--lock-wait"],
+            "{shell}"
+        );
+        assert_eq!(offered("sessionfs doctor --f"), ["--fix"], "{shell}");
+        let all = offered("sessionfs ");
+        for command in ["mount", "status", "break-lock", "doctor"] {
+            assert!(
+                all.iter().any(|o| o == command),
+                "{shell}: {command}: {all:?}"
+            );
+        }
+        assert!(!all.iter().any(|o| o == "generate"), "{shell}: {all:?}");
+    }
 }
 
 #[test]
@@ -162,4 +243,33 @@ fn the_messages_that_the_readme_explains_are_those_of_the_program() {
     for part in messages.iter().flat_map(|message| message.split('…')) {
         assert!(source.contains(part.trim()), "no message has {part:?}");
     }
+}
+
+/// One meaning of each exit status, in whatever is read.
+#[test]
+fn the_exit_statuses_of_the_readme_are_those_of_the_manual() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let (_, table) = readme
+        .split_once("| status | meaning |\n|---|---|\n")
+        .unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let generated = Generated::new();
+    let page = generated.directory.path().join("man/sessionfs.1");
+    let page = fs::read_to_string(page).unwrap().replace('\\', "");
+    let (_, section) = page.split_once("SH \"EXIT STATUS\"\n").unwrap();
+    let (section, _) = section.split_once("\n.SH").unwrap();
+    let section = section.replace(['\n', '.', '`'], " ").to_lowercase();
+    let words = |text: &str| {
+        let text = text.replace(['.', '`'], " ").to_lowercase();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let section = words(&section);
+    for (status, row) in table.lines().enumerate() {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells[0], status.to_string());
+        let meaning = words(cells[1]);
+        assert!(section.contains(&meaning), "{meaning}: {section}");
+    }
+    assert_eq!(table.lines().count(), section.matches("tp fb").count());
 }

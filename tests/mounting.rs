@@ -161,6 +161,27 @@ fn mount_refuses_a_place_where_it_has_mounted_already() {
     mount.session("a");
 }
 
+/// By its type it is another program's.
+#[test]
+fn a_dead_mount_of_another_program_is_left_alone() {
+    let mut mount = Mount::with(Backing::Here, &["--subtype", "other"]);
+    mount.signal("KILL");
+    mount.wait();
+    let mountpoint = mount.mountpoint.to_str().unwrap();
+    for options in [&["mount"][..], &["mount", "--foreground"]] {
+        let arguments = [options, &["repository", mountpoint]].concat();
+        let output = sessionfs(mount.disk.path(), &arguments);
+        assert_refused(&output, 5, "a dead mount of another program is there");
+    }
+    let output = sessionfs(mount.disk.path(), &["umount", mountpoint]);
+    assert_refused(&output, 5, "it is not a mount of sessionfs");
+    let gone = fs::read_dir(mountpoint).unwrap_err();
+    assert_eq!(gone.kind(), std::io::ErrorKind::NotConnected);
+    let umount = Command::new("umount").arg(mountpoint).status().unwrap();
+    assert!(umount.success());
+    mount.restart(&[]);
+}
+
 #[test]
 fn umount_refuses_what_is_no_mount_of_ours() {
     let disk = Disk::new(Backing::Tmpfs);

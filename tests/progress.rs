@@ -103,6 +103,33 @@ fn removing_many_sessions_shows_how_far_it_is() {
     assert_eq!(output, format!("sessionfs: {error}\n3"));
 }
 
+/// There is no colour, so none has to be taken away for `NO_COLOR`.
+#[test]
+fn nothing_is_coloured_on_a_terminal() {
+    let disk = repository(&["a"]);
+    for command in [
+        "$S --help",
+        "$S mount --help",
+        "$S --nonsense",
+        "$S list -r $R --long",
+        "$S list -r $R --json",
+        "$S doctor $R",
+        "$S load -r $R none",
+        "$S status --json",
+    ] {
+        for variables in ["", "NO_COLOR=1", "CLICOLOR_FORCE=1 COLORTERM=truecolor"] {
+            let output = on_terminal(disk.path(), variables, &format!("{command} || true"));
+            assert!(!output.is_empty(), "{command}");
+            // Select Graphic Rendition, of ECMA-48.
+            let sequences = output.split("\x1b[").skip(1);
+            for sequence in sequences {
+                let end = sequence.find(|c: char| c.is_ascii_alphabetic()).unwrap();
+                assert_ne!(&sequence[end..=end], "m", "{command}: {output:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_doctor_of_many_sessions_shows_how_far_it_is() {
     let disk = repository(&["a", "b", "c", "d"]);

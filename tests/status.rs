@@ -160,6 +160,61 @@ fn readers_and_writers_are_told_with_their_processes() {
     assert_eq!(report(&mount)["saving"], serde_json::json!([]));
 }
 
+/// A page that is mapped still is written when the file has been closed, and
+/// saved when it is unmapped, of which nobody is told.
+const SAVED_AT_RELEASE: &str = r#"
+import ctypes, os, sys
+c = ctypes.CDLL(None)
+c.mmap.restype = ctypes.c_void_p
+c.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+c.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+f = os.open('session', os.O_RDWR)
+at = c.mmap(None, 3, 3, 1, f, 0)
+os.close(f)
+ctypes.memmove(at, b'new', 3)
+open(sys.argv[1], 'x')
+sys.exit(c.munmap(at, 3))
+"#;
+
+#[test]
+fn an_error_that_is_found_at_release_only_is_told_until_the_next_good_save() {
+    let mut mount = Mount::new(Backing::Here);
+    mount.may_complain = true;
+    let session = mount.session("a");
+    fs::write(session.file(), "old").unwrap();
+    let lock = session.in_repository.join("session.next");
+    let writer = Command::new("python3")
+        .args(["-c", SAVED_AT_RELEASE])
+        .arg(&lock)
+        .current_dir(&session.on_mount)
+        .output()
+        .unwrap();
+    // Nothing that it called has failed.
+    assert!(writer.status.success(), "{writer:?}");
+    let mut told = Value::Null;
+    wait_until("the error is told", || {
+        told = report(&mount);
+        told["errors"] != serde_json::json!([])
+    });
+    assert_eq!(told["errors"][0]["session"], "a");
+    assert_eq!(told["errors"][0]["errno"], libc::EBUSY);
+    assert_eq!(told["saves"]["failed"], 1);
+    let log = mount.log();
+    assert!(
+        log.contains("error: a.session: the save was lost after its last close"),
+        "{log}"
+    );
+    assert_eq!(fs::read(session.checkpoint()).unwrap(), b"old");
+    // Neither a save of another session nor one that fails takes it away.
+    fs::write(mount.session("b").file(), "other").unwrap();
+    assert!(fs::File::create(session.file()).and_then(close).is_err());
+    let lines = text(&sessionfs(&["status"], &mount.mountpoint).stdout);
+    assert!(lines.contains("a: not saved at 20"), "{lines}");
+    fs::remove_file(lock).unwrap();
+    fs::write(session.file(), "new").unwrap();
+    assert_eq!(report(&mount)["errors"], serde_json::json!([]));
+}
+
 /// Tools that walk the tree do not meet the report, and nothing changes it.
 #[test]
 fn the_report_is_read_by_who_knows_its_name() {

@@ -16,22 +16,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::slow::{save, slow_disk, wait_for_fsync};
 use common::tools::close;
-use common::{Backing, Mount, SESSIONFS, Session, is_mounted, wait_until};
-
-/// A mount with a session whose checkpoint says "old".
-fn mounted() -> (Mount, Session) {
-    let mount = Mount::new(Backing::Here);
-    let session = mount.session("a");
-    fs::write(session.file(), "old").unwrap();
-    (mount, session)
-}
-
-#[track_caller]
-fn assert_checkpoint(session: &Session, content: &str) {
-    let found = fs::read_to_string(session.checkpoint()).unwrap();
-    assert_eq!(found, content);
-    assert_eq!(session.names(), ["session"]);
-}
+use common::{Backing, Mount, SESSIONFS, assert_checkpoint, is_mounted, mounted, wait_until};
 
 /// Runs a program on the mountpoint.
 fn at(mount: &Mount, words: &[&str]) -> Output {
@@ -52,7 +37,7 @@ fn assert_gone(mount: &Mount) {
 #[test]
 fn signals_finish_the_save_in_progress_and_count_it() {
     for signal in ["TERM", "INT", "HUP"] {
-        let (mut mount, session) = mounted();
+        let (mut mount, session) = mounted(Backing::Here);
         let slow = slow_disk(mount.pid());
         let saving = save(&session, "new");
         wait_for_fsync(mount.pid());
@@ -79,7 +64,7 @@ fn an_ordinary_unmount_does_not_cut_a_save_off() {
         &["umount"],
         &["fusermount3", "-u"],
     ] {
-        let (mut mount, session) = mounted();
+        let (mut mount, session) = mounted(Backing::Here);
         let slow = slow_disk(mount.pid());
         let saving = save(&session, "new");
         wait_for_fsync(mount.pid());
@@ -103,7 +88,7 @@ fn a_lazy_unmount_finishes_the_save_in_progress() {
         &["umount", "-l"],
         &["fusermount3", "-u", "-z"],
     ] {
-        let (mut mount, session) = mounted();
+        let (mut mount, session) = mounted(Backing::Here);
         let slow = slow_disk(mount.pid());
         let saving = save(&session, "new");
         wait_for_fsync(mount.pid());
@@ -119,7 +104,7 @@ fn a_lazy_unmount_finishes_the_save_in_progress() {
 
 #[test]
 fn a_signal_does_not_save_what_is_not_closed_and_says_so() {
-    let (mut mount, session) = mounted();
+    let (mut mount, session) = mounted(Backing::Here);
     mount.may_complain = true;
     let mut writer = File::create(session.file()).unwrap();
     writer.write_all(b"not all").unwrap();
@@ -160,7 +145,7 @@ fn who_waits_for_another_writer_does_not_hold_up_the_end() {
 /// The second signal does not wait, for an open writer or for the disk.
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let (mut mount, session) = mounted();
+    let (mut mount, session) = mounted(Backing::Here);
     mount.may_complain = true;
     let mut writer = File::create(session.file()).unwrap();
     writer.write_all(b"not all").unwrap();
@@ -185,7 +170,7 @@ fn an_idle_mount_ends_with_any_of_them() {
         &["fusermount3", "-u"],
         &["umount", "-l"],
     ] {
-        let (mut mount, session) = mounted();
+        let (mut mount, session) = mounted(Backing::Here);
         wait_until("it is unmounted", || at(&mount, unmount).status.success());
         assert_eq!(mount.wait().code(), Some(0), "{unmount:?}: {}", log(&mount));
         assert!(log(&mount).contains("0 save(s) finished meanwhile"));

@@ -12,7 +12,7 @@ use crate::{mount, repo};
 /// What a command answers.
 pub(super) type Result<T> = std::result::Result<T, Failure>;
 
-/// The exit statuses of failures, documented in `sessionfs --help`.
+/// The exit statuses of failures; [`MEANINGS`] documents them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
@@ -30,29 +30,44 @@ pub enum Status {
     Busy = 6,
 }
 
-/// What the exit statuses mean, for the manual pages.
-pub(super) const MEANINGS: [(u8, &str); 7] = [
-    (0, "Done."),
-    (Status::Other as u8, "An I/O error, or any other."),
-    (Status::Usage as u8, "The arguments make no sense."),
+/// What the exit statuses mean: in a word or two for the help, and in full for
+/// the manual pages.
+pub(super) const MEANINGS: [(u8, &str, &str); 7] = [
+    (0, "done", "Done."),
+    (
+        Status::Other as u8,
+        "error",
+        "An error of the disk, or any other.",
+    ),
+    (Status::Usage as u8, "usage", "The arguments make no sense."),
     (
         Status::NotFound as u8,
+        "not found",
         "There is no such session, directory or mount.",
     ),
     (
         Status::Locked as u8,
+        "locked",
         "Locked: another program saves, or left its session.next.",
     ),
     (
         Status::Refused as u8,
+        "refused",
         "Refused: a mount that would do harm, a name that is none or is taken.",
     ),
     (
         Status::Busy as u8,
+        "busy",
         "Busy: the mount is in use, files were open for writing at its end, or the lock to be \
          broken is that of a live program.",
     ),
 ];
+
+/// The exit statuses in one line.
+pub(super) fn in_brief() -> String {
+    let each = MEANINGS.map(|(status, brief, _)| format!("{status} {brief}"));
+    format!("Exit status: {}", each.join(", "))
+}
 
 /// A command that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -62,6 +62,7 @@ fn offered(cli: &Command) -> Command {
         let arguments = command.get_arguments().filter(is_offered);
         let copy = Command::new(command.get_name().to_owned())
             .about(command.get_about().cloned().unwrap_or_default())
+            .disable_help_flag(command.is_disable_help_flag_set())
             .args(arguments.cloned());
         offered = offered.subcommand(copy);
     }

@@ -213,7 +213,7 @@ fn tagged(roff: &mut Roff, title: &str, entries: &[(&str, &str)]) {
 
 fn exit_status(roff: &mut Roff) {
     section(roff, "EXIT STATUS");
-    for (status, meaning) in failure::MEANINGS {
+    for (status, _, meaning) in failure::MEANINGS {
         roff.control("TP", []);
         roff.text([bold(status.to_string())]);
         roff.text([roman(wrapped(meaning))]);

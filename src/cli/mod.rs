@@ -27,7 +27,7 @@ mod umount;
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use failure::{Failure, Status};
 
@@ -36,18 +36,29 @@ use crate::sys;
 use failure::Result;
 
 const AFTER_HELP: &str = "\
-SESSION is an id, a name (ID.session) or a path to the session's directory.
-Without a repository: $PLAINBOX_SESSION_REPOSITORY, else
-${XDG_CACHE_HOME:-$HOME/.cache}/plainbox/sessions.
+Examples:
+  sessionfs mount ~/sessions
+  make-checkpoint | sessionfs save $(sessionfs create nightly-)
 
-Exit status: 0 done, 1 I/O or other error, 2 usage, 3 not found, 4 locked,
-5 refused (mount refused, invalid name, name taken), 6 busy (mount in use, or
-the lock of a live program).
-RUST_LOG sets what is logged (default: warnings, and mounts that come and go).";
+SESSION is an id, a name (ID.session) or a path. The default repository is
+$PLAINBOX_SESSION_REPOSITORY, or plainbox/sessions in $XDG_CACHE_HOME, ~/.cache.";
+
+/// The options are those that every program has; the manual page names them.
+fn help() -> String {
+    let statuses = failure::in_brief();
+    format!(
+        "{{about-with-newline}}
+{{usage-heading}} {{usage}}
+
+Commands (each has --help):
+{{subcommands}}{{after-help}}
+{statuses}"
+    )
+}
 
 /// Atomic, durable saves of program sessions, for every ordinary tool
 #[derive(Debug, Parser)]
-#[command(name = "sessionfs", version, after_help = AFTER_HELP)]
+#[command(name = "sessionfs", version, after_help = AFTER_HELP, help_template = help())]
 #[command(max_term_width = 80, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
@@ -83,8 +94,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         helper::Asked::Do(arguments) => arguments,
         helper::Asked::Nothing => return Ok(()),
     };
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let parsed = Cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|given| Ok((Cli::from_arg_matches(&given)?, given)));
+    let (cli, mut given) = match parsed {
+        Ok(parsed) => parsed,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return output::write(|out| std::io::Write::write_all(out, e.to_string().as_bytes()));
         }
@@ -92,16 +106,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     };
     sys::block_file_size_signal()
         .map_err(|e| Failure::other(format!("cannot block SIGXFSZ: {e}")))?;
-    if let Command::Mount(arguments) = &cli.command {
-        // It decides itself where its log goes.
-        return mount::run(arguments);
+    // A mount decides itself where its log goes.
+    if !matches!(cli.command, Command::Mount(_)) {
+        logging::start(logging::Log {
+            target: logging::Target::Stderr,
+            level: None,
+        })?;
     }
-    logging::start(logging::Log {
-        target: logging::Target::Stderr,
-        level: None,
-    })?;
     match cli.command {
-        Command::Mount(arguments) => mount::run(&arguments),
+        Command::Mount(arguments) => {
+            // There is one, or the arguments would not have been understood.
+            let (_, given) = given.remove_subcommand().unwrap_or_default();
+            mount::run(&arguments, &given)
+        }
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
@@ -126,16 +143,33 @@ mod tests {
     }
 
     #[test]
-    fn every_help_fits_a_screen() {
-        let mut cli = Cli::command();
-        cli.build();
-        let commands = cli.get_subcommands_mut().map(|command| {
-            let text = command.render_help().to_string();
-            (command.get_name().to_owned(), text)
-        });
-        for (name, text) in commands {
-            assert!(text.lines().count() <= 40, "{name}:\n{text}");
-            assert!(text.contains("Examples:"), "{name}:\n{text}");
+    fn every_help_fits_a_screen_and_has_examples() {
+        // A line is left for what the shell says next.
+        const LINES: usize = 24 - 1;
+        const COLUMNS: usize = 80;
+        let commands = Cli::command();
+        let names = commands.get_subcommands().map(clap::Command::get_name);
+        for name in names.map(Some).chain([None]) {
+            for option in ["--help", "-h"] {
+                let arguments = ["sessionfs"].into_iter().chain(name).chain([option]);
+                let text = Cli::try_parse_from(arguments).unwrap_err().to_string();
+                assert!(text.lines().count() <= LINES, "{text}");
+                let wide = text.lines().find(|line| line.chars().count() > COLUMNS);
+                assert_eq!(wide, None, "{text}");
+                assert!(text.contains("\nExamples:\n  "), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_of_mount_names_all_its_options() {
+        let error = Cli::try_parse_from(["sessionfs", "mount", "--help"]).unwrap_err();
+        let text = error.to_string();
+        let commands = Cli::command();
+        let mount = commands.find_subcommand("mount").unwrap();
+        let shown = mount.get_arguments().filter(|a| !a.is_hide_set());
+        for option in shown.filter_map(clap::Arg::get_long) {
+            assert!(text.contains(&format!("--{option}")), "{option}:\n{text}");
         }
     }
 

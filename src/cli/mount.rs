@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, Command};
 use log::LevelFilter;
 
 use super::failure::{self, Failure, Result};
@@ -14,27 +16,26 @@ use crate::mount::{self, Access, MountOptions, Request, daemon};
 const AFTER_HELP: &str = "\
 Examples:
   sessionfs mount ~/sessions
-  sessionfs mount /srv/sessions /mnt/sessions --log-file /var/log/sessionfs
-  sessionfs mount -f /srv/sessions /mnt/sessions
+  sessionfs mount /srv/sessions /mnt/sessions -o ro,allow_other";
 
-Returns when the mount is usable. SIGTERM, SIGINT and SIGHUP finish the saves
-in progress and unmount; so does sessionfs umount.";
-
+// What is hidden from the list of options is named below it.
 const HELP: &str = "\
 {about-with-newline}
 {usage-heading} {usage}
 
-Arguments:
-  [REPOSITORY]  The repository [default: see sessionfs --help]
-  <MOUNTPOINT>  Where to mount it; made if it is missing
-
 Options:
-{options}{after-help}";
+{options}
+
+Also --allow-root, --default-permissions, --auto-unmount, --noexec, --noatime,
+--fsname, --subtype, --max-read, --entry-timeout, --attr-timeout, --threads,
+--nonempty, --no-passthrough: see sessionfs-mount(1).
+
+A missing MOUNTPOINT is made. For the default repository see sessionfs --help.{after-help}";
 
 /// Mount a repository
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP, help_template = HELP)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, disable_help_flag = true)]
 #[command(override_usage = "sessionfs mount [OPTIONS] [REPOSITORY] <MOUNTPOINT>")]
 pub(super) struct Arguments {
     // One list: of an optional argument and a required one, clap would take
@@ -65,15 +66,15 @@ pub(super) struct Arguments {
     allow_other: bool,
 
     /// Let root in
-    #[arg(long, conflicts_with = "allow_other")]
+    #[arg(long, hide_short_help = true, conflicts_with = "allow_other")]
     allow_root: bool,
 
     /// Let the kernel check permissions
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     default_permissions: bool,
 
     /// Unmount if the daemon dies (needs fusermount3)
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     auto_unmount: bool,
 
     /// No device files (so it is)
@@ -85,35 +86,40 @@ pub(super) struct Arguments {
     nosuid: bool,
 
     /// Execute no program of the mount
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     noexec: bool,
 
     /// Leave times of access alone
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     noatime: bool,
 
     /// The source to show [default: the repository]
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     fsname: Option<String>,
 
     /// The type to show, after "fuse."
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     subtype: Option<String>,
 
     /// The largest read in one piece
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(4096..))]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "BYTES", value_parser = clap::value_parser!(u32).range(4096..))]
     max_read: Option<u32>,
 
     /// How long the kernel believes directory names
-    #[arg(long, value_name = "SEC", value_parser = seconds)]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "SEC", value_parser = seconds)]
     entry_timeout: Option<Duration>,
 
     /// The same of attributes, not of checkpoints
-    #[arg(long, value_name = "SEC", value_parser = seconds)]
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "SEC", value_parser = seconds)]
     attr_timeout: Option<Duration>,
 
     /// Mount on a directory that is not empty
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     nonempty: bool,
 
     /// How long a writer waits for another
@@ -121,12 +127,13 @@ pub(super) struct Arguments {
     lock_wait: Duration,
 
     /// Threads that answer the kernel
-    #[arg(long, value_name = "N", default_value = "8",
+    #[arg(long, hide_short_help = true)]
+    #[arg(value_name = "N", default_value = "8",
           value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
 
     /// Read and write through the daemon only
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     no_passthrough: bool,
 
     /// Append the log to a file [default: syslog]
@@ -136,6 +143,11 @@ pub(super) struct Arguments {
     /// off, error, warn, info … [default: $RUST_LOG]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LevelFilter>,
+
+    // Of two kinds of help, this one is for both.
+    /// Print help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 
     /// This is the background process of a mount
     #[arg(long, hide = true, conflicts_with = "foreground")]
@@ -212,7 +224,8 @@ fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> {
     Ok((request, log))
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+/// Mounts; `given` are the arguments before they were understood.
+pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
     let (request, log) = request(arguments)?;
     if arguments.foreground {
         logging::start(log)?;
@@ -227,7 +240,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             e.into()
         });
     }
-    match daemon::start(background_arguments(&request, &log))? {
+    match daemon::start(background_arguments(given, &request, &log))? {
         daemon::Started::Ready => Ok(()),
         daemon::Started::Ended(status) => Err(Failure::of_process(status)),
     }
@@ -238,45 +251,31 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         .map_err(|e| Failure::other(format!("cannot make {} absolute: {e}", path.display())))
 }
 
-/// The arguments of the background process: the same mount, independent of
-/// the directory and the environment.
-fn background_arguments(request: &Request, log: &logging::Log) -> Vec<OsString> {
+/// The arguments of the background process: the options that were given, and
+/// paths that do not depend on the directory and the environment.
+fn background_arguments(
+    given: &ArgMatches,
+    request: &Request,
+    log: &logging::Log,
+) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["mount".into(), "--background-process".into()];
-    let options = &request.options;
-    for (is_set, option) in [
-        (request.nonempty, "--nonempty"),
-        (!request.passthrough, "--no-passthrough"),
-        (options.read_only, "--ro"),
-        (options.no_exec, "--noexec"),
-        (options.no_atime, "--noatime"),
-        (options.access == Access::Everybody, "--allow-other"),
-        (options.access == Access::OwnerAndRoot, "--allow-root"),
-        (options.default_permissions, "--default-permissions"),
-        (options.auto_unmount, "--auto-unmount"),
-    ] {
-        if is_set {
-            arguments.push(option.into());
+    for option in Arguments::augment_args(Command::new("mount")).get_arguments() {
+        let id = option.get_id().as_str();
+        let is_given = given.value_source(id) == Some(ValueSource::CommandLine);
+        let Some(long) = option.get_long().filter(|_| is_given) else {
+            continue;
+        };
+        let long = OsString::from(format!("--{long}"));
+        if !option.get_action().takes_values() {
+            arguments.push(long);
+            continue;
         }
-    }
-    let seconds = |duration: Duration| duration.as_secs_f64().to_string().into();
-    let log_file = match &log.target {
-        logging::Target::File(path) => Some(path.clone().into()),
-        logging::Target::Stderr | logging::Target::Syslog => None,
-    };
-    let values: [(&str, Option<OsString>); 9] = [
-        ("--threads", Some(request.threads.to_string().into())),
-        ("--lock-wait", Some(seconds(request.lock_wait))),
-        ("--entry-timeout", request.entry_timeout.map(seconds)),
-        ("--attr-timeout", request.attr_timeout.map(seconds)),
-        ("--fsname", options.source.clone()),
-        ("--subtype", options.subtype.clone()),
-        ("--max-read", options.max_read.map(|n| n.to_string().into())),
-        ("--log-file", log_file),
-        ("--log-level", log.level.map(|l| l.to_string().into())),
-    ];
-    for (option, value) in values {
-        if let Some(value) = value {
-            let mut argument = OsString::from(option);
+        let values = match &log.target {
+            logging::Target::File(path) if id == "log_file" => vec![path.as_os_str()],
+            _ => given.get_raw(id).into_iter().flatten().collect(),
+        };
+        for value in values {
+            let mut argument = long.clone();
             argument.push("=");
             argument.push(value);
             arguments.push(argument);
@@ -290,7 +289,7 @@ fn background_arguments(request: &Request, log: &logging::Log) -> Vec<OsString> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
     #[derive(Debug, Parser)]
     struct Only {
@@ -339,13 +338,39 @@ mod tests {
             "/-r",
             "/m",
         ];
-        let parse = |arguments: Vec<OsString>| Only::try_parse_from(arguments).unwrap().arguments;
-        let first = parse(given.iter().map(OsString::from).collect());
+        let parse = |arguments: Vec<OsString>| {
+            let matches = Only::command().try_get_matches_from(arguments).unwrap();
+            let parsed = Only::from_arg_matches(&matches).unwrap();
+            (parsed.arguments, matches)
+        };
+        let (first, matches) = parse(given.iter().map(OsString::from).collect());
         let (request, log) = request(&first).unwrap();
-        let mut again = parse(background_arguments(&request, &log));
+        let (mut again, _) = parse(background_arguments(&matches, &request, &log));
         assert!(again.background_process);
         again.background_process = false;
         assert_eq!(format!("{again:?}"), format!("{first:?}"));
+    }
+
+    #[test]
+    fn the_background_process_depends_on_no_directory() {
+        let given = ["mount", "--rw", "--ro", "--rw", "--log-file=log", "r", "m"];
+        let matches = Only::command().try_get_matches_from(given).unwrap();
+        let parsed = Only::from_arg_matches(&matches).unwrap();
+        let (request, log) = request(&parsed.arguments).unwrap();
+        let here = std::env::current_dir().unwrap();
+        let here = here.display();
+        assert_eq!(
+            background_arguments(&matches, &request, &log),
+            [
+                "mount",
+                "--background-process",
+                "--rw",
+                &format!("--log-file={here}/log"),
+                "--",
+                &format!("{here}/r"),
+                &format!("{here}/m"),
+            ]
+        );
     }
 
     #[test]

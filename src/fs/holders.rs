@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::mountinfo;
-use super::process::{all_processes, field};
+use super::process::{all_processes, field, may_be_in_exec};
 use crate::sys::Statx;
 
 /// How a process uses a file.
@@ -55,11 +55,15 @@ pub fn holders(device: (u32, u32)) -> Vec<Holder> {
     let mut holders: Vec<Holder> = all_processes()
         .filter(|pid| *pid != std::process::id())
         .filter_map(|pid| {
-            let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
-            let places = namespaces
-                .entry(namespace.into_os_string())
-                .or_insert_with(|| places(pid, device));
-            let files = used(pid, device, places);
+            let files = if may_be_in_exec(pid) {
+                open_in_exec(pid, &places(pid, device))
+            } else {
+                let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
+                let places = namespaces
+                    .entry(namespace.into_os_string())
+                    .or_insert_with(|| places(pid, device));
+                used(pid, device, places)
+            };
             (!files.is_empty()).then(|| Holder {
                 pid,
                 command: command(pid),
@@ -114,6 +118,26 @@ fn used(pid: u32, device: (u32, u32), places: &Places) -> Vec<Used> {
     let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
     for path in mapped(&maps, device) {
         add(Use::Other, path);
+    }
+    files
+}
+
+/// What a process has open that is in exec(2): it may be for long, if another
+/// filesystem hangs, and nobody is to wait for it. The mountpoint stands for the
+/// paths, which cannot be asked for.
+fn open_in_exec(pid: u32, places: &Places) -> Vec<Used> {
+    let mut files = Vec::new();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+    for entry in descriptors.into_iter().flatten().flatten() {
+        let info = fs::read(entry.path()).unwrap_or_default();
+        let Some((mount, writes)) = parse_fdinfo(&info) else {
+            continue;
+        };
+        if let Some((_, at)) = places.iter().find(|(id, _)| *id == mount) {
+            let how = if writes { Use::Writes } else { Use::Reads };
+            let path = at.clone();
+            files.push(Used { how, path });
+        }
     }
     files
 }
@@ -198,8 +222,12 @@ pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
             if flags.is_none_or(|flags| flags & i64::from(libc::O_PATH) != 0) {
                 return false;
             }
-            let path = fs::read_link(process.join("fd").join(entry.file_name()));
-            number == Some(ino) && path.is_ok_and(|path| without_mark(path).ends_with(name))
+            if number != Some(ino) {
+                return false;
+            }
+            let link = process.join("fd").join(entry.file_name());
+            may_be_in_exec(*pid)
+                || fs::read_link(link).is_ok_and(|path| without_mark(path).ends_with(name))
         })
     };
     let mut found: Vec<_> = all_processes()

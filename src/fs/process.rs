@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::mountinfo;
 use crate::repo::CHECKPOINT;
 
 /// `/proc/PID/stat`: exiting, and by a signal (linux/sched.h).
@@ -112,6 +113,8 @@ pub(super) enum Held {
 pub(super) fn held_by_others(opener: &Opener, closer: u32, file: Sought) -> Held {
     let holds = |pid| match table_of_other(pid, file) {
         Ok(Table::Holds) => Held::Meant,
+        // It closes it in a moment.
+        Ok(Table::HoldsUntilExec) if may_be_in_exec(pid) => Held::ByTheWay,
         // A program that was started since has made it itself: a shell keeps
         // so what it redirects for one command.
         Ok(Table::HoldsUntilExec) if program(pid) != program(opener.tgid) => Held::Meant,
@@ -163,7 +166,21 @@ fn held_by_the_young(
 /// The program that a process runs, as the link in `/proc` says. It may be on
 /// our own mount: never followed.
 fn program(pid: u32) -> Option<PathBuf> {
+    if may_be_in_exec(pid) {
+        return None;
+    }
     fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+/// Whether a process may be in exec(2), past the point where it has given its
+/// old memory up: then its links in `/proc`, its maps and its stat must not be
+/// read. Who reads them waits for the end of exec (`exec_update_lock`), and exec
+/// may wait for us, with the FLUSH of a close-on-exec file. Seen on Linux 6.18:
+/// `status`, `comm`, `cmdline`, `mountinfo` and `fdinfo` wait for nothing, and the
+/// new memory has no code before the end of it.
+pub(super) fn may_be_in_exec(pid: u32) -> bool {
+    let status = fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+    has_memory(&status) && field(&status, "VmExe:").is_none_or(|size| size == "0 kB")
 }
 
 /// The ids given out after `then` up to `now`, if they are few and have not
@@ -294,6 +311,9 @@ fn is_sought(
 /// Whether a descriptor was opened by the name of a checkpoint; yes, if nobody
 /// can tell. The link is not followed.
 fn is_named_as_checkpoint(pid: u32, descriptor: &OsStr) -> bool {
+    if may_be_in_exec(pid) {
+        return true;
+    }
     let link = Path::new("/proc")
         .join(pid.to_string())
         .join("fd")
@@ -309,18 +329,14 @@ fn is_named_as_checkpoint(pid: u32, descriptor: &OsStr) -> bool {
 /// Whether a mount that a process sees is of this device; yes, if nobody can
 /// tell.
 fn is_mount_of(pid: u32, mount: u64, device: Option<(u32, u32)>) -> bool {
-    let Some((major, minor)) = device else {
+    let Some(device) = device else {
         return true;
     };
-    let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else {
+    let Ok(mounts) = mountinfo::read_of(pid) else {
         return true;
     };
-    // proc_pid_mountinfo(5): id, parent, major:minor, ...
-    let of_mount = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        (fields.next() == Some(&mount.to_string())).then(|| fields.nth(1))?
-    });
-    of_mount.is_none_or(|of_mount| of_mount == format!("{major}:{minor}"))
+    let of_mount = mounts.iter().find(|entry| entry.id == mount);
+    of_mount.is_none_or(|of_mount| of_mount.device == device)
 }
 
 /// The table of a process that goes on meanwhile. A descriptor that a shell
@@ -480,6 +496,14 @@ mod tests {
         for broken in ["", "7 (a", "7 (a) S 1 2 3", "7 (a) S x y z"] {
             assert_eq!(parse_stat(broken.as_bytes()), None);
         }
+    }
+
+    #[test]
+    fn a_process_that_runs_is_not_in_exec() {
+        assert!(!may_be_in_exec(std::process::id()));
+        // kthreadd has no memory of its own, and nobody is 0.
+        assert!(!may_be_in_exec(2));
+        assert!(!may_be_in_exec(0));
     }
 
     #[test]

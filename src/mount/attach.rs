@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::error::Result;
 use super::table::{self, Location};
 use super::{MountOptions, fusermount, kernel};
+use crate::sys;
 
 /// Why an unmount failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,24 +103,6 @@ impl Mounted {
         self.device
     }
 
-    /// Looks at the mount, as any program would. To be called from a thread
-    /// that does not serve it.
-    pub(super) fn answer(&self) -> io::Result<()> {
-        const ATTEMPTS: u32 = 100;
-        for _ in 0..ATTEMPTS {
-            let looked = rustix::fs::stat(&self.mountpoint).map(drop);
-            let dead = matches!(looked, Err(Errno::NOTCONN | Errno::CONNABORTED));
-            let ours = Location::of(&self.mountpoint)
-                .is_ok_and(|l| l.mounted_here().is_some_and(|e| e.device == self.device));
-            if ours && !dead {
-                return Ok(looked?);
-            }
-            // A second mount, which lay on top for a moment, or its remains.
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Err(Errno::NOTCONN.into())
-    }
-
     fn is(&self, entry: &table::Entry) -> bool {
         entry.kind == self.kind && entry.device == self.device
     }
@@ -191,6 +174,34 @@ impl Mounted {
             );
         }
     }
+}
+
+/// To be called by a thread that is going to ask our own mount for something.
+pub(super) fn leave_descriptors() -> io::Result<()> {
+    match sys::leave_descriptors() {
+        // An older kernel, or a filter of calls: then a process that is killed
+        // while the thread asks may wait for itself.
+        Ok(()) | Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Looks at the mount with this device, as any program would. To be called from
+/// a thread that does not serve it, and has left the descriptors.
+pub(super) fn answer(mountpoint: &Path, device: (u32, u32)) -> io::Result<()> {
+    const ATTEMPTS: u32 = 100;
+    for _ in 0..ATTEMPTS {
+        let looked = rustix::fs::stat(mountpoint).map(drop);
+        let dead = matches!(looked, Err(Errno::NOTCONN | Errno::CONNABORTED));
+        let ours = Location::of(mountpoint)
+            .is_ok_and(|l| l.mounted_here().is_some_and(|e| e.device == device));
+        if ours && !dead {
+            return Ok(looked?);
+        }
+        // A second mount, which lay on top for a moment, or its remains.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(Errno::NOTCONN.into())
 }
 
 /// Whether the daemon of the FUSE filesystem there is gone.

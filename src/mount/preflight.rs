@@ -125,6 +125,10 @@ fn find_mountpoint(path: &Path, warn: &dyn Fn(&str)) -> Result<(PathBuf, bool)> 
             return match fs::metadata(&location.path) {
                 Ok(metadata) if metadata.is_dir() => Ok((location.path, true)),
                 Ok(_) => Err(refused("it is not a directory")),
+                // It may be of a user who wants to look what has happened.
+                Err(e) if e.kind() == io::ErrorKind::NotConnected => Err(refused(
+                    "a dead mount of another program is there (umount removes it)",
+                )),
                 Err(e) => Err(cannot(e)),
             };
         };

@@ -164,9 +164,12 @@ fn start(
         .name("watches".into())
         .spawn(move || watches::tell(&fs, &notifier, &place))?;
     let tell = sender.clone();
-    let mounted = mounted.clone();
+    // Nothing that owns a descriptor.
+    let (mountpoint, device) = (mounted.mountpoint().to_owned(), mounted.device());
     thread::Builder::new().name("ready".into()).spawn(move || {
-        drop(tell.send(Event::Answered(mounted.answer())));
+        let answered =
+            attach::leave_descriptors().and_then(|()| attach::answer(&mountpoint, device));
+        drop(tell.send(Event::Answered(answered)));
     })?;
     Ok((sender, events))
 }

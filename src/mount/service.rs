@@ -3,11 +3,13 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use super::attach;
 use crate::fs::REPORT_NAME;
 
 /// The mount answers.
@@ -36,12 +38,29 @@ pub(super) fn watch(mountpoint: &Path) -> io::Result<()> {
     let asked = mountpoint.join(REPORT_NAME);
     // Half of it, as sd_watchdog_enabled(3) advises; never without a pause.
     let pause = (patience / 2).max(Duration::from_millis(1));
-    let watch = move || loop {
-        thread::sleep(pause);
-        if rustix::fs::stat(&asked).is_ok() {
-            notify(&[NotifyState::Watchdog]);
+    let (tell, told) = mpsc::channel();
+    let ask = move || {
+        // Whoever is told has a log, which this thread has not any more.
+        if let Err(e) = attach::leave_descriptors() {
+            drop(tell.send(Err(e)));
+            return;
+        }
+        loop {
+            thread::sleep(pause);
+            if rustix::fs::stat(&asked).is_ok() && tell.send(Ok(())).is_err() {
+                return;
+            }
         }
     };
+    let watch = move || {
+        for said in told {
+            match said {
+                Ok(()) => notify(&[NotifyState::Watchdog]),
+                Err(e) => log::warn!("the service manager is not told that it answers: {e}"),
+            }
+        }
+    };
+    thread::Builder::new().name("asks".into()).spawn(ask)?;
     thread::Builder::new()
         .name("watchdog".into())
         .spawn(watch)

@@ -25,7 +25,7 @@ impl Location {
     pub fn of(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let fd: OwnedFd = rustix::fs::open(path, flags, Mode::empty())?;
-        let path = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        let path = fs::read_link(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()))?;
         let id = mount_id(&fd)?;
         let mount = read()?.into_iter().find(|entry| entry.id == id);
         Ok(Self { path, mount })
@@ -53,7 +53,7 @@ pub fn device_of_connection(connection: &OwnedFd) -> io::Result<Option<(u32, u32
 }
 
 fn descriptor_info<T: FromStr>(fd: &OwnedFd, key: &str) -> io::Result<Option<T>> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", fd.as_raw_fd()))?;
     let value = |line: &str| line.strip_prefix(key)?.trim().parse().ok();
     Ok(info.lines().find_map(value))
 }

@@ -131,7 +131,12 @@ fn ascend(stack: &mut Vec<Level>) -> sys::Result<()> {
     Ok(())
 }
 
+/// The path of an entry of the lowest directory, below the one that is removed;
+/// empty for that one itself, which is in none of the stack.
 fn path_of(stack: &[Level], name: &OsStr) -> PathBuf {
+    if stack.is_empty() {
+        return PathBuf::new();
+    }
     stack
         .iter()
         .skip(1)

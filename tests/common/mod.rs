@@ -352,6 +352,22 @@ impl Drop for Mount {
     }
 }
 
+/// A mount with a session whose checkpoint says "old".
+pub fn mounted(backing: Backing) -> (Mount, Session) {
+    let mount = Mount::new(backing);
+    let session = mount.session("a");
+    fs::write(session.file(), "old").unwrap();
+    (mount, session)
+}
+
+/// Fails unless a session has this checkpoint, and nothing else.
+#[track_caller]
+pub fn assert_checkpoint(session: &Session, content: &str) {
+    let found = fs::read_to_string(session.checkpoint()).unwrap();
+    assert_eq!(found, content);
+    assert_eq!(session.names(), ["session"]);
+}
+
 /// Whether something is mounted on a directory.
 pub fn is_mounted(path: &Path) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|m| m.dev());

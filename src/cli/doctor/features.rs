@@ -121,6 +121,12 @@ impl Row {
         self.told.is_vital && self.answer == "no"
     }
 
+    /// Why nobody knows whether saves may be lost because of it.
+    pub(super) fn unknown(&self) -> Option<&str> {
+        let is_unknown = self.told.is_vital && self.answer == "unknown";
+        self.reason.as_deref().filter(|_| is_unknown)
+    }
+
     /// For the table: what, the answer, and the cost unless there is none.
     pub(super) fn cells(&self) -> [String; 3] {
         let reason = self.reason.as_deref();
@@ -196,7 +202,14 @@ mod tests {
         assert_eq!([answer, cost], ["yes", ""]);
 
         assert!(row(Feature::SyncDirectory, Answer::No(Some(22)), false).is_fatal());
-        assert!(!row(Feature::SyncDirectory, Answer::Unknown(30), false).is_fatal());
+        let untried = row(Feature::SyncDirectory, Answer::Unknown(30), false);
+        assert!(!untried.is_fatal());
+        assert_eq!(untried.unknown(), Some("read-only"));
+        assert_eq!(row(Feature::Rename, Answer::Yes, false).unknown(), None);
+        assert_eq!(
+            row(Feature::Flock, Answer::Unknown(13), false).unknown(),
+            None
+        );
         assert!(!row(Feature::Flock, Answer::No(None), false).is_fatal());
         assert!(!row(Feature::LinkUnnamed, Answer::No(Some(95)), false).is_fatal());
         assert!(row(Feature::LinkUnnamed, Answer::No(Some(1)), true).is_fatal());

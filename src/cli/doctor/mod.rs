@@ -22,14 +22,11 @@ Examples:
   sessionfs doctor
   sessionfs doctor /srv/sessions --fix
 
-It tries out what the filesystem can do, in a directory of its own in the
-repository, and says what it costs if something is missing. Then it looks for
-what crashes and other programs have left in the sessions. --fix removes what
-is proven to be dead, never a session.next of another program (break-lock) or
-what is called session.
-
+It says what it costs where the filesystem cannot do something, and what crashes
+and other programs have left in the sessions. --fix removes what is proven to be
+dead, never a session.next of another program or what is called session.
 Exit status: 0 healthy, or all that was found is removed; 1 something is found,
-or saves on this filesystem may be lost; else as of all commands.";
+saves may be lost, or nothing can be tried out; else as of all commands.";
 
 /// Try out a repository's filesystem, and find what crashes have left
 #[derive(Debug, clap::Args)]
@@ -74,16 +71,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
     let lacks = rows.iter().filter(|row| row.is_fatal()).count();
     let left = findings.iter().filter(|found| !found.is_removed()).count();
+    let unknown = rows.iter().find_map(Row::unknown);
     let text = if arguments.json {
-        let object = object(&repository, &rows, &findings, lacks + left == 0);
+        let is_healthy = lacks + left == 0 && unknown.is_none();
+        let object = object(&repository, &rows, &findings, is_healthy);
         format!("{object:#}\n")
     } else {
         lines(&repository, &rows, &findings)
     };
     output::write(|out| out.write_all(text.as_bytes()))?;
-    match (lacks, left) {
-        (0, 0) => Ok(()),
-        (0, left) => Err(Failure::other(format!("{path}: findings: {left}"))),
+    match (lacks, left, unknown) {
+        (0, 0, None) => Ok(()),
+        (0, 0, Some(why)) => Err(Failure::other(format!(
+            "{path}: whether it is healthy cannot be tried out: {why}"
+        ))),
+        (0, left, _) => Err(Failure::other(format!("{path}: findings: {left}"))),
         _ => Err(Failure::other(format!("{path}: saves may be lost there"))),
     }
 }

@@ -27,7 +27,10 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
         ],
         "mount" => &[
             "Mounts a repository. It is also done by mount(8) and by lines of fstab(5): see \
-             mount.sessionfs(8).",
+             mount.sessionfs(8). The command returns when the mount is usable; without a \
+             repository it takes the default one, and it makes a mountpoint that is missing. \
+             SIGTERM, SIGINT and SIGHUP finish the saves in progress and unmount; so does \
+             sessionfs-umount(1).",
             "The root of the mount shows sessions only, youngest first. mkdir(1) NAME.session \
              makes one, rm(1) -r removes one, mv(1) renames one; anything else is refused there. \
              All that is in a session beside its checkpoint are ordinary files. Only the user who \
@@ -225,7 +228,12 @@ mkdir /mnt/sessions/nightly.session
 echo '{\"step\": 1}' > /mnt/sessions/nightly.session/session
 sessionfs umount /mnt/sessions"
         }
-        "mount" => "systemctl start sessionfs@nightly",
+        "mount" => {
+            "\
+sessionfs mount -f /srv/sessions /mnt/sessions
+sessionfs mount /srv/sessions /mnt/sessions --log-file /var/log/sessionfs
+systemctl start sessionfs@nightly"
+        }
         "mount.sessionfs" => {
             "\
 mount -t fuse.sessionfs /srv/sessions /mnt/sessions -o ro

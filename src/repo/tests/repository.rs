@@ -309,6 +309,27 @@ fn remove_warns_of_what_stays_and_removes_the_rest() {
     }
 }
 
+/// The session itself has no path below itself.
+#[test]
+fn remove_warns_of_the_session_that_stays() {
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let mut removals = 0;
+    // The second: of the directory, when nothing is in it any more.
+    let plan = Box::new(move |_, call| {
+        removals += usize::from(call == Call::Unlink);
+        (call == Call::Unlink && removals == 2).then_some(Errno::ACCESS)
+    });
+    let mut warned = Vec::new();
+    let result = fault::with(plan, || {
+        let warn = |path, error: std::io::Error| warned.push((path, error.raw_os_error()));
+        sandbox.repository.remove(&name("s"), warn)
+    });
+    assert!(result.is_err());
+    let refused = Some(Errno::ACCESS.raw_os_error());
+    assert_eq!(warned, [(PathBuf::new(), refused)]);
+    assert_eq!(sandbox.entries(), set([]));
+}
+
 /// The same with a directory that the kernel itself keeps as it is.
 #[test]
 fn remove_warns_of_all_that_an_immutable_directory_keeps() {
