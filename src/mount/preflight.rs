@@ -2,8 +2,11 @@
 //! sense. Makes the mountpoint if it is missing.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,10 +14,8 @@ use std::time::{Duration, Instant};
 use super::attach::{self, Unmount};
 use super::error::{Error, Kind, Result};
 use super::table::Location;
-use crate::sys::{self, Errno};
 
-/// How long another one may take to remove a dead mount, and how often that is
-/// looked at.
+/// How long another one may take to mount, and how often that is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(10);
 
@@ -29,9 +30,15 @@ pub(super) struct Place {
     /// Made for this mount, the outermost first; removed again with this
     /// value.
     created: Vec<PathBuf>,
+    turn: Option<UnixListener>,
 }
 
 impl Place {
+    /// It is mounted, or is not going to be: the next one may look.
+    pub(super) fn end_turn(&mut self) {
+        self.turn = None;
+    }
+
     /// The mount has succeeded: the mountpoint stays.
     pub(super) fn keep(&mut self) {
         self.created.clear();
@@ -57,6 +64,7 @@ pub(super) fn prepare(
     warn: &dyn Fn(&str),
 ) -> Result<Place> {
     let repository = find_repository(repository)?;
+    let turn = take_turn(mountpoint);
     let (mountpoint, exists) = find_mountpoint(mountpoint, warn)?;
     check_apart(&repository, &mountpoint)?;
     if exists && !nonempty {
@@ -66,6 +74,7 @@ pub(super) fn prepare(
         repository,
         mountpoint,
         created: Vec::new(),
+        turn,
     };
     if !exists {
         create(&mut place)?;
@@ -138,14 +147,6 @@ fn find_mountpoint(path: &Path, warn: &dyn Fn(&str)) -> Result<(PathBuf, bool)> 
                 "sessionfs has mounted {source} there already (sessionfs umount ends that)"
             )));
         }
-        // Another one that finds the same may have removed it by now, and have
-        // mounted: what is looked at under the lock is what is removed.
-        let Some(_alone) = alone_beside(&location.path).map_err(cannot)? else {
-            return Err(refused("another program is removing a dead mount there"));
-        };
-        if !attach::is_dead(&location.path) {
-            continue;
-        }
         match attach::unmount(&location.path, true) {
             Ok(()) => warn(&format!(
                 "removed the dead mount of {source} on {}",
@@ -162,20 +163,32 @@ fn find_mountpoint(path: &Path, warn: &dyn Fn(&str)) -> Result<(PathBuf, bool)> 
     Err(refused("too many dead mounts are on top of each other"))
 }
 
-/// Keeps others from removing a dead mount, until it is dropped: flock(2) on the
-/// directory that the mountpoint is in. `None` if somebody has had it for long.
-fn alone_beside(mountpoint: &Path) -> io::Result<Option<fs::File>> {
-    let parent = fs::File::open(mountpoint.parent().unwrap_or(Path::new("/")))?;
+/// One after the other: who looks at a mountpoint and mounts there has it for
+/// himself until that is done. Otherwise two could find the same dead mount, and
+/// the second detach what the first has just mounted.
+///
+/// A name in the abstract namespace (unix(7)) needs no file, and goes with the
+/// process. Who finds it taken for long goes on without: the mount looks itself
+/// whether it lies on another one.
+fn take_turn(mountpoint: &Path) -> Option<UnixListener> {
+    let mut hasher = DefaultHasher::new();
+    // What may be dead is not asked for.
+    let parent = mountpoint.parent().unwrap_or(mountpoint);
+    fs::canonicalize(parent).ok().hash(&mut hasher);
+    mountpoint.file_name().hash(&mut hasher);
+    let name = format!("sessionfs/mounting/{:016x}", hasher.finish());
+    let address = SocketAddr::from_abstract_name(name).ok()?;
     let start = Instant::now();
     loop {
-        match sys::try_flock(&parent) {
-            // Where there is no flock, there is none for the others.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => {
-                return Ok(Some(parent));
+        match UnixListener::bind_addr(&address) {
+            Ok(turn) => return Some(turn),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && start.elapsed() < PATIENCE => {
+                thread::sleep(TICK);
             }
-            Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => thread::sleep(TICK),
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
+            Err(e) => {
+                log::debug!("{}: mounting out of turn: {e}", mountpoint.display());
+                return None;
+            }
         }
     }
 }

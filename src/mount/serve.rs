@@ -68,7 +68,8 @@ pub fn serve(
     let repository = Repository::new(&place.repository).with_mode(0o755 & !umask);
     let fs = Arc::new(Fs::new(repository, options));
     let connection = attach::mount(&place.repository, &place.mountpoint, &request.options)?;
-    let name = place.mountpoint.display();
+    let at = place.mountpoint.clone();
+    let name = at.display();
     let mounted = match Mounted::new(&place.mountpoint, &request.options, &connection) {
         Ok(mounted) => mounted,
         Err(e) => {
@@ -82,7 +83,9 @@ pub fn serve(
     };
     fs.mounted(mounted.device());
     let _shown = presence::show(mounted.device());
-    let started = if mounted.is_stacked() {
+    let is_stacked = mounted.is_stacked();
+    place.end_turn();
+    let started = if is_stacked {
         Err(Error::refused(format!(
             "cannot mount on {name}: another sessionfs has mounted there at the same time"
         )))
