@@ -17,7 +17,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use common::observe::threads;
 use common::side_by_side::SideBySide;
 use common::{Backing, Mount, shell, wait_until};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
@@ -193,39 +192,4 @@ fn a_watch_on_the_file_is_told_when_its_last_reader_has_closed_it() {
     assert_eq!(watch.seen(), []);
     drop(reader);
     wait_until("the watch is told", || watch.seen().len() == 2);
-}
-
-/// It is no trace that a killed daemon leaves.
-#[test]
-fn who_looks_names_up_for_those_who_watch_ends_with_the_daemon() {
-    let mut mount = Mount::new(Backing::Tmpfs);
-    let session = mount.session("a");
-    let helper = |daemon: u32| {
-        let children = threads(daemon, None).into_iter().flat_map(|tid| {
-            let path = format!("/proc/{daemon}/task/{tid}/children");
-            let children = fs::read_to_string(path).unwrap_or_default();
-            let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
-            children.collect::<Vec<u32>>()
-        });
-        children.collect::<Vec<_>>()
-    };
-    let watch = Watch::on(&session.file());
-    fs::write(session.file(), "watched").unwrap();
-    wait_until("the watch is told", || !watch.seen().is_empty());
-    let [helper] = helper(mount.pid())[..] else {
-        panic!("there is one");
-    };
-    mount.signal("KILL");
-    mount.wait();
-    wait_until("it has ended", || !is_alive(helper));
-}
-
-/// Whether a process runs, and is not only waiting to be reaped.
-fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.chars().next());
-    state.is_some_and(|state| state != 'Z')
 }

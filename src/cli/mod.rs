@@ -11,7 +11,6 @@ mod human;
 mod list;
 mod load;
 mod logging;
-mod look_up;
 mod manual;
 mod mount;
 mod option_list;
@@ -31,7 +30,6 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use failure::{Failure, Status};
 
-use crate::mount::watches;
 use crate::sys;
 use failure::Result;
 
@@ -80,9 +78,6 @@ enum Command {
     // For scripts/install.
     #[command(hide = true)]
     Generate(generate::Arguments),
-    // For a mount.
-    #[command(hide = true, name = watches::COMMAND)]
-    LookUp(look_up::Arguments),
 }
 
 /// Does what the arguments, the program's name first, ask for.
@@ -129,7 +124,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         Command::BreakLock(arguments) => break_lock::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
-        Command::LookUp(arguments) => look_up::run(&arguments),
     }
 }
 

@@ -4,7 +4,7 @@
 //! file without links. A save by writing gives it no such moment: the name of
 //! the old checkpoint is dropped when the writer is looked up in its place
 //! (DESIGN 4), and it has its link still. So the old checkpoint is shown once
-//! more, to one process that looks the name up twice: first it finds the old
+//! more, to one thread that looks the name up twice: first it finds the old
 //! one, now without a link, then what is there. Seen on Linux 6.18
 //! (dentry_unlink_inode, fs/dcache.c): that drops the name again, and whoever
 //! watches the file is told `IN_DELETE_SELF`, as of any file that is replaced.
@@ -44,8 +44,8 @@ pub(super) struct Replacements {
     nodes: Arc<Nodes>,
     noted: Mutex<VecDeque<Replaced>>,
     filled: Condvar,
-    /// The process that is to find what is no more; 0 for none.
-    process: AtomicU32,
+    /// The thread that is to find what is no more; 0 for none.
+    thread: AtomicU32,
     shown: Mutex<Option<Arc<Replaced>>>,
 }
 
@@ -157,27 +157,27 @@ impl Fs {
         Some(self.nodes.place(replaced.session)?.1)
     }
 
-    /// Does `look` while `process` finds the replaced checkpoint under the name
+    /// Does `look` while `thread` finds the replaced checkpoint under the name
     /// that it had.
     pub fn show_replaced<T>(
         &self,
         replaced: &Arc<Replaced>,
-        process: u32,
+        thread: u32,
         look: impl FnOnce() -> T,
     ) -> T {
         let replacements = &self.replacements;
         *replacements.shown() = Some(replaced.clone());
-        replacements.process.store(process, Ordering::Release);
+        replacements.thread.store(thread, Ordering::Release);
         let done = look();
-        replacements.process.store(0, Ordering::Release);
+        replacements.thread.store(0, Ordering::Release);
         *replacements.shown() = None;
         done
     }
 
     /// The replaced checkpoint of a session, for the one that is to find it.
     pub(super) fn replaced_entry(&self, caller: Caller, session: u64) -> Option<Result<Entry>> {
-        let process = self.replacements.process.load(Ordering::Acquire);
-        if process == 0 || process != caller.tid {
+        let thread = self.replacements.thread.load(Ordering::Acquire);
+        if thread == 0 || thread != caller.tid {
             return None;
         }
         let shown = self.replacements.shown().clone();

@@ -17,7 +17,7 @@ mod service;
 mod signals;
 pub mod status;
 mod table;
-pub mod watches;
+mod watches;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -163,9 +163,7 @@ fn start(
         .spawn(move || drop(tell.send(Event::Ended(session.run()))))?;
     let tell = sender.clone();
     signals::listen(move |name| drop(tell.send(Event::Signal(name))))?;
-    thread::Builder::new()
-        .name("watches".into())
-        .spawn(move || watches::tell(&fs, &notifier, &place))?;
+    watches::start(fs, notifier, place)?;
     let tell = sender.clone();
     // Nothing that owns a descriptor.
     let (mountpoint, device) = (mounted.mountpoint().to_owned(), mounted.device());
