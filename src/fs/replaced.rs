@@ -13,7 +13,7 @@
 //! a name nor an open descriptor, unless something else holds it.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -114,9 +114,10 @@ impl Replacements {
 
 impl Fs {
     /// Waits until checkpoints have been replaced that somebody seems to watch.
-    /// `drop_name` makes the kernel forget the name of a session's checkpoint:
-    /// what only a name holds is not watched.
-    pub fn wait_for_watched(&self, drop_name: impl Fn(u64)) -> Vec<Arc<Replaced>> {
+    /// `look_up` looks a session's checkpoint up, by the name of the session: the
+    /// kernel drops the name of the old one then, and what only a name held is not
+    /// watched.
+    pub fn wait_for_watched(&self, look_up: impl Fn(&OsStr)) -> Vec<Arc<Replaced>> {
         let replacements = &self.replacements;
         let mut reading: Vec<Replaced> = Vec::new();
         loop {
@@ -137,8 +138,11 @@ impl Fs {
             if unused.is_empty() {
                 continue;
             }
-            for replaced in &unused {
-                drop_name(replaced.session);
+            for name in unused
+                .iter()
+                .filter_map(|replaced| self.session_of(replaced))
+            {
+                look_up(&name);
             }
             std::thread::sleep(TICK);
             let (watched, others): (Vec<_>, Vec<_>) = unused

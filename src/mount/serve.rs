@@ -154,7 +154,6 @@ fn start(
     };
     config.acl = acl;
     let session = Session::from_fd(Adapter::new(fs.clone()), connection, acl, config)?;
-    let (notifier, place) = (session.notifier(), mounted.mountpoint().to_owned());
     let (sender, events) = mpsc::channel();
     // A receiver that is gone belongs to a process at its end.
     let tell = sender.clone();
@@ -163,7 +162,7 @@ fn start(
         .spawn(move || drop(tell.send(Event::Ended(session.run()))))?;
     let tell = sender.clone();
     signals::listen(move |name| drop(tell.send(Event::Signal(name))))?;
-    watches::start(fs, notifier, place)?;
+    watches::start(fs, mounted.mountpoint().to_owned())?;
     let tell = sender.clone();
     // Nothing that owns a descriptor.
     let (mountpoint, device) = (mounted.mountpoint().to_owned(), mounted.device());

@@ -2,7 +2,9 @@
 //!
 //! That takes somebody who looks the name up on the mount (see
 //! [`Fs::wait_for_watched`]): a thread of ours, without our descriptors, as it
-//! may have to wait for an answer of its own mount.
+//! may have to wait for an answer of its own mount. A notification
+//! (FUSE_NOTIFY_INVAL_ENTRY) would drop a name as well, but waits for whoever has
+//! locked the directory, and has our descriptors: the same trap.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,15 +13,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
-use fuser::{INodeNo, Notifier};
-
 use super::attach;
 use crate::fs::Fs;
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Mode, OFlags};
 
 /// Starts the threads that do so until the end of the process.
-pub(super) fn start(fs: Arc<Fs>, notifier: Notifier, mountpoint: PathBuf) -> io::Result<()> {
+pub(super) fn start(fs: Arc<Fs>, mountpoint: PathBuf) -> io::Result<()> {
     let (ask, asked) = mpsc::sync_channel(1);
     let (done, told) = mpsc::sync_channel(1);
     thread::Builder::new()
@@ -27,24 +27,22 @@ pub(super) fn start(fs: Arc<Fs>, notifier: Notifier, mountpoint: PathBuf) -> io:
         .spawn(move || look_up(&asked, &done))?;
     thread::Builder::new()
         .name("watches".into())
-        .spawn(move || tell(&fs, &notifier, &mountpoint, &Looker { ask, told }))?;
+        .spawn(move || tell(&fs, &mountpoint, &Looker { ask, told }))?;
     Ok(())
 }
 
-fn tell(fs: &Fs, notifier: &Notifier, mountpoint: &Path, looker: &Looker) {
+fn tell(fs: &Fs, mountpoint: &Path, looker: &Looker) {
     let Some(thread) = looker.thread() else {
         return log::warn!("those who watch a file session are not told of saves");
     };
     loop {
-        let watched = fs.wait_for_watched(|session| {
-            // ENOENT: it is not there, which is as good.
-            let _ = notifier.inval_entry(INodeNo(session), OsStr::new(CHECKPOINT));
-        });
+        let checkpoint = |session: &OsStr| mountpoint.join(session).join(CHECKPOINT);
+        let watched = fs.wait_for_watched(|session| looker.look_up(&checkpoint(session)));
         for replaced in watched {
             let Some(session) = fs.session_of(&replaced) else {
                 continue;
             };
-            let path = mountpoint.join(session).join(CHECKPOINT);
+            let path = checkpoint(&session);
             fs.show_replaced(&replaced, thread, || looker.look_up(&path));
             looker.look_up(&path);
         }
