@@ -16,9 +16,12 @@ use std::fs;
 
 use common::observe::Strace;
 use common::tools::assert_next_save_works;
-use common::{Backing, Mount, Session, shell, times};
+use common::{Backing, Mount, Session, shell, times, wait_until};
 
-on_each_filesystem!(invariant_4_the_daemon_killed_at_any_call_of_a_save);
+on_each_filesystem!(
+    invariant_4_the_daemon_killed_at_any_call_of_a_save,
+    invariant_2_the_daemon_killed_at_any_time_under_load,
+);
 
 /// Calls that a thread makes while it waits for work: it would be killed before
 /// the save has begun. None of them touches the repository.
@@ -137,4 +140,92 @@ fn invariant_4_the_daemon_killed_at_any_call_of_a_save(backing: Backing) {
     }
     println!("{cases} cases, killed in {kills}");
     assert!(kills * 2 > cases, "{kills} of {cases}");
+}
+
+/// Saves one number after the other until it is refused, each in as many lines
+/// as it takes to be longer than a piece, and notes those that are acknowledged.
+const SAVER: &str = r"
+import os, sys
+number = int(sys.argv[2])
+with open(sys.argv[1], 'a') as acknowledged:
+    while True:
+        number += 1
+        try:
+            fd = os.open('session', os.O_WRONLY | os.O_TRUNC)
+            os.write(fd, b'%d\n' % number * 50000)
+            if number % 3 == 0: os.fsync(fd)
+            os.close(fd)
+        except OSError:
+            sys.exit()
+        acknowledged.write('%d\n' % number)
+        acknowledged.flush()
+";
+
+/// The number in a whole content.
+fn number_in(content: &str) -> u64 {
+    let number = content.lines().next().unwrap_or("0");
+    let lines = content.lines().filter(|line| *line == number).count();
+    assert!(
+        content.is_empty() || lines == 50000,
+        "torn: {number}, {lines} times"
+    );
+    assert_eq!(content.lines().count(), lines, "mixed");
+    number.parse().unwrap()
+}
+
+fn invariant_2_the_daemon_killed_at_any_time_under_load(backing: Backing) {
+    let mut mount = Mount::new(backing);
+    let sessions: Vec<_> = (0..4).map(|n| mount.session(n.to_string())).collect();
+    let log = |n: usize| mount.disk.beside(&format!("acknowledged-{n}"));
+    let logs: Vec<_> = (0..sessions.len()).map(log).collect();
+    let acknowledged = |n: usize| {
+        let log = fs::read_to_string(&logs[n]).unwrap_or_default();
+        log.lines().last().map_or(0, |last| last.parse().unwrap())
+    };
+    let saver = mount.disk.beside("saver.py");
+    fs::write(&saver, SAVER).unwrap();
+    for round in 0..times(40) {
+        let savers: Vec<_> = sessions
+            .iter()
+            .enumerate()
+            .map(|(n, session)| {
+                // What is there may be newer than what was acknowledged.
+                let begin =
+                    number_in(&fs::read_to_string(session.checkpoint()).unwrap_or_default());
+                std::process::Command::new("python3")
+                    .arg(&saver)
+                    .arg(&logs[n])
+                    .arg(begin.to_string())
+                    .current_dir(&session.on_mount)
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        let begin = acknowledged(0);
+        // Not always after as many.
+        let enough = 1 + round as u64 * 7 % 20;
+        wait_until("there are enough saves", || {
+            acknowledged(0) >= begin + enough
+        });
+        mount.signal("KILL");
+        for mut saver in savers {
+            assert!(saver.wait().unwrap().success());
+        }
+        mount.wait();
+        mount.restart(&[]);
+        for (n, session) in sessions.iter().enumerate() {
+            let content = fs::read_to_string(session.file()).unwrap();
+            // None at all is shown as an empty one.
+            let checkpoint = fs::read_to_string(session.checkpoint()).unwrap_or_default();
+            assert_eq!(content, checkpoint);
+            let (there, least) = (number_in(&content), acknowledged(n));
+            assert!(
+                there >= least,
+                "session {n}: {there}, and {least} was acknowledged"
+            );
+            // Nobody is in the way of the next save, and nothing stays behind.
+            fs::write(session.file(), content).unwrap();
+            assert_eq!(session.names(), ["session"]);
+        }
+    }
 }
