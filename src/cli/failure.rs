@@ -12,7 +12,7 @@ use crate::{mount, repo};
 /// What a command answers.
 pub(super) type Result<T> = std::result::Result<T, Failure>;
 
-/// The exit statuses of failures; [`MEANINGS`] documents them.
+/// The exit statuses of failures; `MEANINGS` documents them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
