@@ -9,6 +9,7 @@
     reason = "a test ends with the first surprise"
 )]
 
+pub mod failing;
 pub mod observe;
 pub mod saves;
 pub mod side_by_side;
