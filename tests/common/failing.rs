@@ -213,18 +213,7 @@ impl FailingDevice {
 
     /// Mounted.
     pub fn disk(&self) -> Disk {
-        let directory = tempfile::Builder::new()
-            .prefix("sessionfs-test-")
-            .tempdir()
-            .unwrap();
-        let path = directory.path().join("disk");
-        fs::create_dir(&path).unwrap();
-        run("mount", [&self.device, &path]);
-        Disk {
-            directory,
-            path,
-            mounted: true,
-        }
+        Disk::with_options(&[self.device.to_str().unwrap()])
     }
 
     /// How many requests have failed so far.
