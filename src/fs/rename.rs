@@ -261,6 +261,9 @@ impl Fs {
         if session.is_locked()? {
             return Err(Errno::BUSY.into());
         }
+        // Nothing is promised that is refused already: EROFS, EPERM of an
+        // immutable directory, EACCES to a daemon without privileges.
+        sys::access(session.dir(), libc::W_OK | libc::X_OK)?;
         match self.removals.ask(node, session, checkpoint, caller.tid) {
             Asked::Promised => Ok(()),
             Asked::Due(removal) => carry_out(&removal, patience),

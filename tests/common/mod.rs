@@ -9,6 +9,7 @@
     reason = "a test ends with the first surprise"
 )]
 
+pub mod failing;
 pub mod observe;
 pub mod saves;
 pub mod side_by_side;
@@ -111,53 +112,57 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(backing: Backing) -> Self {
+        match backing {
+            Backing::Here => Self::unmounted(),
+            Backing::Tmpfs => Self::with_options(&["-t", "tmpfs", "-o", "size=2g", "tmpfs"]),
+            Backing::Ext4 => Self::formatted(
+                2 << 30,
+                "mkfs.ext4",
+                &["-q", "-F", "-E", "lazy_itable_init=1,nodiscard"],
+            ),
+            Backing::Xfs => Self::formatted(2 << 30, "mkfs.xfs", &["-q", "-K"]),
+            Backing::Small(kib) => {
+                Self::formatted(u64::from(kib) << 10, "mkfs.ext4", &["-q", "-F", "-m", "0"])
+            }
+        }
+    }
+
+    /// A filesystem on a loop device of this size, made by this program.
+    pub fn formatted(bytes: u64, program: &str, options: &[&str]) -> Self {
+        let mut disk = Self::unmounted();
+        let image = disk.beside("image");
+        fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+        let options = options.iter().map(OsStr::new);
+        run(program, options.chain([image.as_os_str()]));
+        disk.mount(&["-o".as_ref(), "loop".as_ref(), image.as_os_str()]);
+        disk
+    }
+
+    /// A filesystem that mount(8) needs no more for than these arguments.
+    pub fn with_options(arguments: &[&str]) -> Self {
+        let mut disk = Self::unmounted();
+        disk.mount(&arguments.iter().map(OsStr::new).collect::<Vec<_>>());
+        disk
+    }
+
+    fn unmounted() -> Self {
         let directory = tempfile::Builder::new()
             .prefix("sessionfs-test-")
             .tempdir()
             .unwrap();
         let path = directory.path().join("disk");
         fs::create_dir(&path).unwrap();
-        let image = directory.path().join("image");
-        let mut disk = Self {
+        Self {
             directory,
             path,
             mounted: false,
-        };
-        let format = |bytes: u64, program: &str, options: &[&str]| {
-            fs::File::create(&image).unwrap().set_len(bytes).unwrap();
-            run(
-                program,
-                options.iter().map(OsStr::new).chain([image.as_os_str()]),
-            );
-        };
-        let options: &[&str] = match backing {
-            Backing::Here => return disk,
-            Backing::Tmpfs => &["-t", "tmpfs", "-o", "size=2g", "tmpfs"],
-            Backing::Ext4 => {
-                format(
-                    2 << 30,
-                    "mkfs.ext4",
-                    &["-q", "-F", "-E", "lazy_itable_init=1,nodiscard"],
-                );
-                &["-o", "loop"]
-            }
-            Backing::Xfs => {
-                format(2 << 30, "mkfs.xfs", &["-q", "-K"]);
-                &["-o", "loop"]
-            }
-            Backing::Small(kib) => {
-                format(u64::from(kib) << 10, "mkfs.ext4", &["-q", "-F", "-m", "0"]);
-                &["-o", "loop"]
-            }
-        };
-        let mut arguments: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
-        if backing != Backing::Tmpfs {
-            arguments.push(image.as_os_str());
         }
-        arguments.push(disk.path.as_os_str());
-        run("mount", arguments);
-        disk.mounted = true;
-        disk
+    }
+
+    fn mount(&mut self, arguments: &[&OsStr]) {
+        let arguments = arguments.iter().copied();
+        run("mount", arguments.chain([self.path.as_os_str()]));
+        self.mounted = true;
     }
 
     /// The directory.

@@ -1,0 +1,258 @@
+//! A disk that fails when it is told to: a loop device whose image is a file of
+//! a small FUSE filesystem of the test itself.
+//!
+//! There is no device mapper in this kernel. A full tmpfs under the loop device
+//! fails writes only, and with `ENOSPC`; a shortened image is made longer by the
+//! next write; `trigger_fs_error` fails no request, and what has failed so cannot
+//! be healed. Here each request is failed or not, and what fails works again.
+
+use std::ffi::{CStr, OsStr};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
+    Session, SessionACL, WriteFlags,
+};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountFlags;
+
+use super::{Disk, run};
+
+/// What stands in a block that has a fault: all others work.
+pub const FAULTY: &[u8] = b"<a block with a fault>";
+
+const IMAGE: INodeNo = INodeNo(2);
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
+/// What the disk does not do.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// It reads nothing with [`FAULTY`] in it.
+    pub reads: AtomicBool,
+    /// It writes nothing with [`FAULTY`] in it.
+    pub writes: AtomicBool,
+    /// It writes nothing at all, and flushes nothing.
+    pub all_writes: AtomicBool,
+    /// How many requests have failed.
+    failed: AtomicUsize,
+}
+
+impl Faults {
+    /// Whether this request fails.
+    fn fails(&self, fault: &AtomicBool, data: &[u8]) -> bool {
+        let has_fault = |data: &[u8]| data.windows(FAULTY.len()).any(|window| window == FAULTY);
+        let fails = fault.load(Ordering::SeqCst) && (data.is_empty() || has_fault(data));
+        self.failed.fetch_add(usize::from(fails), Ordering::SeqCst);
+        fails
+    }
+}
+
+struct Server {
+    image: File,
+    size: u64,
+    faults: Arc<Faults>,
+}
+
+impl Server {
+    fn attributes(&self, ino: INodeNo) -> FileAttr {
+        let (kind, perm, size) = match ino {
+            IMAGE => (FileType::RegularFile, 0o600, self.size),
+            _ => (FileType::Directory, 0o700, 0),
+        };
+        FileAttr {
+            ino,
+            size,
+            blocks: size / 512,
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind,
+            perm,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+impl Filesystem for Server {
+    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match name.as_encoded_bytes() {
+            b"image" => reply.entry(&FOR_EVER, &self.attributes(IMAGE), Generation(0)),
+            _ => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&FOR_EVER, &self.attributes(ino));
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // Nothing is cached here, or reads would not come to us.
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let rest = self.size.saturating_sub(offset);
+        let mut buffer = vec![0; rest.min(size.into()) as usize];
+        match self.image.read_exact_at(&mut buffer, offset) {
+            Ok(()) if !self.faults.fails(&self.faults.reads, &buffer) => reply.data(&buffer),
+            _ => reply.error(Errno::EIO),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let faults = &self.faults;
+        if faults.fails(&faults.all_writes, &[]) || faults.fails(&faults.writes, data) {
+            return reply.error(Errno::EIO);
+        }
+        match self.image.write_all_at(data, offset) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(_) => reply.error(Errno::EIO),
+        }
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        match self.faults.fails(&self.faults.all_writes, &[]) {
+            true => reply.error(Errno::EIO),
+            false => reply.ok(),
+        }
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+}
+
+/// A loop device of which requests fail. It has to outlive what is mounted
+/// of it.
+pub struct FailingDevice {
+    pub faults: Arc<Faults>,
+    pub device: PathBuf,
+    served: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl FailingDevice {
+    /// One with this filesystem, `ext4` or `xfs`.
+    pub fn with(filesystem: &str) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("sessionfs-device-")
+            .tempdir()
+            .unwrap();
+        let path = directory.path().join("image");
+        // The least that xfs takes.
+        let size = 300 << 20;
+        fs::File::create(&path).unwrap().set_len(size).unwrap();
+        let format: &[&str] = match filesystem {
+            "ext4" => &[
+                "-q",
+                "-F",
+                "-E",
+                "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
+            ],
+            _ => &["-q", "-K"],
+        };
+        let image_argument = [path.as_os_str()];
+        let arguments = format.iter().map(OsStr::new).chain(image_argument);
+        run(&format!("mkfs.{filesystem}"), arguments);
+        let served = directory.path().join("served");
+        fs::create_dir(&served).unwrap();
+        let faults = Arc::new(Faults::default());
+        let server = Server {
+            image: super::tools::open_rw(&path).unwrap(),
+            size,
+            faults: faults.clone(),
+        };
+        serve(server, &served).unwrap();
+        let attach = ["--find", "--show", "--direct-io=on"].map(OsStr::new);
+        let image = served.join("image");
+        let output = run("losetup", attach.into_iter().chain([image.as_os_str()]));
+        let device = String::from_utf8(output.stdout).unwrap();
+        Self {
+            faults,
+            device: device.trim().into(),
+            served,
+            _directory: directory,
+        }
+    }
+
+    /// Mounted.
+    pub fn disk(&self) -> Disk {
+        Disk::with_options(&[self.device.to_str().unwrap()])
+    }
+
+    /// How many requests have failed so far.
+    pub fn failed(&self) -> usize {
+        self.faults.failed.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for FailingDevice {
+    fn drop(&mut self) {
+        // What is left to be written is, or the kernel would try for ever.
+        for fault in [
+            &self.faults.reads,
+            &self.faults.writes,
+            &self.faults.all_writes,
+        ] {
+            fault.store(false, Ordering::SeqCst);
+        }
+        let detached = Command::new("losetup").arg("-d").arg(&self.device).status();
+        let unmounted = Command::new("umount").arg("-l").arg(&self.served).status();
+        for status in [detached, unmounted] {
+            if !status.is_ok_and(|status| status.success()) && !std::thread::panicking() {
+                panic!("{} stays behind", self.device.display());
+            }
+        }
+    }
+}
+
+/// Mounts it; the thread ends with the mount.
+fn serve(server: Server, mountpoint: &Path) -> io::Result<()> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,max_read=1048576\0",
+        device.as_raw_fd()
+    );
+    let data = CStr::from_bytes_with_nul(data.as_bytes()).map_err(io::Error::other)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("failing", mountpoint, "fuse", flags, data)?;
+    let session = Session::from_fd(server, device, SessionACL::All, fuser::Config::default())?;
+    std::thread::spawn(|| session.run());
+    Ok(())
+}
