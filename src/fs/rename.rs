@@ -142,6 +142,8 @@ impl Fs {
             } else if exchanges {
                 let _theirs = self.keep_writers_out(from.0)?;
                 session.exchange(&self.session(from.0)?)?;
+            } else if flags.is_empty() && self.removals.promised(to, stat.stx_ino).is_some() {
+                session.take_back(&*source.fd, from.1)?;
             } else {
                 session.adopt(&*source.fd, from.1, flags)?;
             }
