@@ -104,8 +104,6 @@ pub(super) struct Node {
     open: Vec<Weak<OwnedFd>>,
     /// The file of a running program.
     executed: Weak<OwnedFd>,
-    /// The writer that programs see under this number.
-    writer: Weak<Writer>,
     /// The kernel takes one passthrough file for each inode at a time.
     pub(super) backing: Weak<BackingId>,
     /// What the page cache has, if anything.
@@ -116,6 +114,9 @@ pub(super) struct Node {
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     by_id: Mutex<HashMap<u64, Node>>,
+    /// The writers that programs see under the number of a checkpoint. Not part
+    /// of its node: the kernel forgets that as soon as the writer has its name.
+    shown: Mutex<HashMap<u64, Weak<Writer>>>,
 }
 
 impl Nodes {
@@ -145,7 +146,6 @@ impl Nodes {
             held: Weak::new(),
             open: Vec::new(),
             executed: Weak::new(),
-            writer: Weak::new(),
             backing: Weak::new(),
             cached: None,
         });
@@ -208,14 +208,21 @@ impl Nodes {
     /// starts from, unless they see another file so that is open for writing:
     /// in `/proc` they could not be told apart.
     pub(super) fn show_writer(&self, id: u64, writer: &Arc<Writer>) {
-        self.with(id, |node| {
-            let is_free = node.writer.strong_count() == 0
-                && !node.open.iter().filter_map(Weak::upgrade).any(writes);
-            if is_free {
-                node.writer = Arc::downgrade(writer);
-                writer.show_as(id);
-            }
+        let is_written = self.with(id, |node| {
+            node.open.iter().filter_map(Weak::upgrade).any(writes)
         });
+        if is_written != Some(false) {
+            return;
+        }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.get(&id).is_some_and(|w| w.strong_count() > 0) {
+            return;
+        }
+        if shown.len() >= 64 && shown.len() == shown.capacity() {
+            shown.retain(|_, writer| writer.strong_count() > 0);
+        }
+        shown.insert(id, Arc::downgrade(writer));
+        writer.show_as(id);
     }
 
     /// The kernel has forgotten so many lookups.

@@ -37,7 +37,7 @@ impl Fs {
     ) -> Result<()> {
         let flags = RenameFlags::from_bits_retain(flags);
         match (from.0 == ROOT, to.0 == ROOT) {
-            (true, true) => return self.rename_session(from.1, to.1, flags, patience),
+            (true, true) => return self.rename_session(from.1, to.1, flags, caller, patience),
             (false, false) => {}
             _ => return Err(Errno::PERM.into()),
         }
@@ -82,6 +82,7 @@ impl Fs {
         from: &OsStr,
         to: &OsStr,
         flags: RenameFlags,
+        caller: Caller,
         patience: Patience,
     ) -> Result<()> {
         let old = SessionName::new(from).map_err(|_| Errno::NOENT)?;
@@ -90,6 +91,10 @@ impl Fs {
         let root = self.dir(ROOT)?;
         let moved = sys::stat(&*root.fd, from)?;
         let other = sys::stat(&*root.fd, to).ok();
+        if let Some(replaced) = other.filter(|_| flags.is_empty()) {
+            // To who has removed its checkpoint it may be empty.
+            self.complete_removal(replaced.stx_ino, caller, patience)?;
+        }
         Ok(self.repository.rename_by(&old, |root| {
             self.renaming(|| {
                 sys::rename(root, old.as_os_str(), root, new.as_os_str(), flags)?;
@@ -137,6 +142,8 @@ impl Fs {
             } else if exchanges {
                 let _theirs = self.keep_writers_out(from.0)?;
                 session.exchange(&self.session(from.0)?)?;
+            } else if flags.is_empty() && self.removals.promised(to, stat.stx_ino).is_some() {
+                session.take_back(&*source.fd, from.1)?;
             } else {
                 session.adopt(&*source.fd, from.1, flags)?;
             }

@@ -28,6 +28,30 @@ impl Session {
             .map_err(|e| e.of(self.name()))
     }
 
+    /// As [`adopt`](Self::adopt), of what may be another name of the current
+    /// checkpoint, and is to be none then: rename(2) leaves two names of one
+    /// file as they are.
+    ///
+    /// # Errors
+    /// As of [`adopt`](Self::adopt).
+    pub fn take_back(&self, from: impl AsFd, name: &OsStr) -> Result<()> {
+        let from = from.as_fd();
+        let take_back = || {
+            let path = sys::open_path(from, name).during("open the new checkpoint")?;
+            let which = Checkpoint::from_path_fd(path)?;
+            let lock = self.hold_lock()?;
+            if !self.is_current(Some(&which))? {
+                drop(lock);
+                return self.rename_to_checkpoint(from, name, RenameFlags::empty(), Vouched::No);
+            }
+            let left = sys::open_dir(from, OsStr::new(".")).during("open the directory")?;
+            sys::unlink(from, name).during("rename to session")?;
+            drop(lock);
+            sync_directory(left.as_fd())
+        };
+        take_back().map_err(|e| e.of(self.name()))
+    }
+
     /// Makes `session.next` the checkpoint, for the one who made it: the last
     /// step of the original's own way of saving. The caller vouches for him.
     ///
