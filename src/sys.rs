@@ -347,9 +347,10 @@ pub fn wait_for_stop_signal() -> io::Result<i32> {
     }
 }
 
-/// Gives this thread a table of descriptors of its own with none in it but the
-/// standard streams (close_range(2) with `CLOSE_RANGE_UNSHARE`, Linux 5.9).
-/// Whatever the thread is given that owns a descriptor must outlive it.
+/// Gives this thread a table of descriptors of its own with none in it
+/// (close_range(2) with `CLOSE_RANGE_UNSHARE`, Linux 5.9). Whatever the thread is
+/// given that owns a descriptor must outlive it. Not the standard streams either:
+/// who reads what this process says would wait for this thread to end.
 ///
 /// For threads that ask our own mount for something: once the request is read, a
 /// thread waits for the answer even under SIGKILL (request_wait_answer,
@@ -357,7 +358,7 @@ pub fn wait_for_stop_signal() -> io::Result<i32> {
 /// would keep the connection open, and wait for itself for ever.
 #[allow(unsafe_code)]
 pub fn leave_descriptors() -> Result<()> {
-    let (first, last) = (libc::STDERR_FILENO as libc::c_uint + 1, libc::c_uint::MAX);
+    let (first, last) = (0 as libc::c_uint, libc::c_uint::MAX);
     // SAFETY: the caller's thread uses none of them.
     let result = unsafe {
         libc::syscall(

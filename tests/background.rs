@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use common::observe::threads;
 use common::storage::text;
 use common::{Backing, Disk, SESSIONFS, is_mounted};
 
@@ -111,6 +112,14 @@ fn the_daemon_keeps_nothing_of_the_terminal_it_was_started_from() {
     assert!(!open.contains(&place.path().join("other")), "{open:?}");
     assert!(!open.iter().any(|path| path == Path::new(SESSIONFS)));
     assert!(open.contains(&place.path().join("cwd/log")), "{open:?}");
+    // Threads that have a table of their own have nothing of the sort in it.
+    for thread in threads(pid as u32, None) {
+        for entry in fs::read_dir(of_process(&format!("task/{thread}/fd"))).unwrap() {
+            let path = entry.unwrap().path();
+            let is_open = fs::read_link(&path).is_ok_and(|file| open.contains(&file));
+            assert!(is_open || fs::read_link(&path).is_err(), "{path:?}");
+        }
+    }
     // proc_pid_stat(5): the session is the fourth field after the name, the
     // terminal the fifth.
     let stat = fs::read_to_string(of_process("stat")).unwrap();
