@@ -21,7 +21,7 @@ pub(super) fn makes_something_new(tid: u32) -> bool {
 
 /// The number of the call and its arguments, in the form of
 /// proc_pid_syscall(5).
-fn parse(call: &str) -> Option<(i64, [u64; 6])> {
+pub(super) fn parse(call: &str) -> Option<(i64, [u64; 6])> {
     let mut fields = call.split_ascii_whitespace();
     let number = fields.next()?.parse().ok()?;
     let mut arguments = [0; 6];

@@ -153,7 +153,7 @@ fn without_mark(path: PathBuf) -> PathBuf {
 
 /// The mount of a descriptor, and whether it is open for writing
 /// (proc_pid_fdinfo(5)).
-fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
+pub(super) fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
     let mount = field(info, "mnt_id:")?.parse().ok()?;
     let flags = i64::from_str_radix(field(info, "flags:")?, 8).ok()?;
     let is_path = flags & i64::from(libc::O_PATH) != 0;
@@ -164,7 +164,7 @@ fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
 /// The files of a device among the lines of `/proc/PID/maps`
 /// (proc_pid_maps(5): address, permissions, offset, device in hexadecimal,
 /// inode, path).
-fn mapped(maps: &[u8], (major, minor): (u32, u32)) -> Vec<PathBuf> {
+pub(super) fn mapped(maps: &[u8], (major, minor): (u32, u32)) -> Vec<PathBuf> {
     let wanted = format!("{major:02x}:{minor:02x}");
     let lines = maps.split(|&byte| byte == b'\n');
     lines
@@ -195,7 +195,7 @@ fn device_in_proc(file: &Statx) -> (u32, u32) {
 
 /// Lines as `1: FLOCK  ADVISORY  WRITE 4711 08:01:2345 0 EOF`, the device in
 /// hexadecimal (proc_locks(5)). Who only looks at a lock has it for READ.
-fn parse_locks(locks: &str, (major, minor): (u32, u32), ino: u64) -> Option<u32> {
+pub(super) fn parse_locks(locks: &str, (major, minor): (u32, u32), ino: u64) -> Option<u32> {
     let wanted = format!("{major:02x}:{minor:02x}:{ino}");
     locks.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);

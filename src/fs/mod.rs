@@ -18,6 +18,9 @@ mod lookup;
 pub mod mountinfo;
 mod node;
 mod open;
+#[cfg(test)]
+#[allow(clippy::panic, reason = "a test ends with the first surprise")]
+mod outside_input;
 mod passthrough;
 mod process;
 mod ranges;

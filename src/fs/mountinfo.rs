@@ -53,7 +53,7 @@ pub fn read_of(pid: u32) -> io::Result<Vec<Entry>> {
 }
 
 /// A line that is not understood is left out.
-fn parse(text: &[u8]) -> Vec<Entry> {
+pub(super) fn parse(text: &[u8]) -> Vec<Entry> {
     text.split(|&byte| byte == b'\n')
         .filter_map(parse_line)
         .collect()

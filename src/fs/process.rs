@@ -231,7 +231,7 @@ fn status_field(tid: u32, name: &str, radix: u32) -> Option<u32> {
     parse_status(&status, name, radix)
 }
 
-fn parse_status(status: &[u8], name: &str, radix: u32) -> Option<u32> {
+pub(super) fn parse_status(status: &[u8], name: &str, radix: u32) -> Option<u32> {
     u32::from_str_radix(field(status, name)?, radix).ok()
 }
 
@@ -394,20 +394,20 @@ pub(super) fn is_being_killed(pid: u32) -> bool {
     parse_status(&status, "Threads:", 10) == Some(1) && has_pending_kill(&status)
 }
 
-fn has_pending_kill(status: &[u8]) -> bool {
+pub(super) fn has_pending_kill(status: &[u8]) -> bool {
     let pending = field(status, "SigPnd:").and_then(|set| u64::from_str_radix(set, 16).ok());
     pending.is_some_and(|set| set & (1 << (libc::SIGKILL - 1)) != 0)
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
+pub(super) struct Stat {
     flags: u64,
     exit_code: u64,
 }
 
 /// Fields 9 and 52 of `/proc/PID/stat` (proc_pid_stat(5)). The second is
 /// the name in parentheses, with anything in it.
-fn parse_stat(stat: &[u8]) -> Option<Stat> {
+pub(super) fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let fields: Vec<&str> = str::from_utf8(stat.get(after_name..)?)
         .ok()?
