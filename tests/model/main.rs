@@ -64,6 +64,7 @@ fn compare_by_chance(mount: &Mount) {
             panic!("{SEED}={first}, {all} steps\n{}", difference.in_words());
         }
     }
+    println!("by chance: {} steps", sequences() * SEQUENCE as u64);
 }
 
 /// A difference shows in as many steps, shrunk: each can be left out no more.

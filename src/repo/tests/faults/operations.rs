@@ -202,7 +202,7 @@ fn survives(operation: &str) -> fn(&Fault) -> bool {
             denied && fault.call == Call::Open
         },
         "i5_is_locked" | "i5_lock" | "i5_debris" | "i5_remove_dead_lock" => |fault| {
-            let denied = [Errno::ACCESS, Errno::PERM].contains(&fault.errno);
+            let denied = [Errno::ACCESS, Errno::PERM, Errno::ROFS].contains(&fault.errno);
             let of_the_lock = match fault.call {
                 Call::GetXattr => true,
                 Call::Open => fault.index > 0,
