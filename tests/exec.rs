@@ -112,8 +112,13 @@ os.execv('/bin/sleep', ['sleep', '600'])
             .spawn()
             .unwrap();
         let stuck = Self { mount, process };
-        // The new memory has no code yet.
+        // That of python itself is over when it has stopped the daemon. The new
+        // memory has no code yet.
         wait_until("it is in exec", || {
+            let daemon = fs::read_to_string(format!("/proc/{}/stat", stuck.mount.pid())).unwrap();
+            if !daemon.contains(") T ") {
+                return false;
+            }
             let status = fs::read_to_string(format!("/proc/{}/status", stuck.pid())).unwrap();
             status.contains("VmExe:\t       0 kB")
         });
