@@ -276,8 +276,12 @@ impl Staged {
             errno => Error::new(Kind::Os, "rename session.next to session", errno),
         })?;
         self.place = Place::Settled;
+        let synced = self.session.sync_dir();
+        // Not before: a power cut could keep the name session.next and not the
+        // mark (seen on btrfs, Linux 6.18). One that keeps the mark of a
+        // checkpoint does no harm.
         self.unmark(mark, mode);
-        self.session.sync_dir()?;
+        synced?;
         new.refresh(mode);
         Ok(Committed {
             new,

@@ -92,14 +92,10 @@ fn walk(dir: &Path, at: &str, into: &mut BTreeMap<String, Option<Vec<u8>>>) {
 pub enum Checked {
     Holds,
     /// It would not, if a lock of ours that has lost its mark were found: an
-    /// image on which attributes have survived out of order. There are two:
-    /// the mark is taken off after the rename and before the sync of the
-    /// directory, and without `O_TMPFILE` the attribute takes over from the
-    /// sticky bit. ext4, xfs and btrfs do not leave them: they log
-    /// attributes and names in one order (jbd2 transactions, the LSNs of the
-    /// xfs log, btrfs transactions). With the sync before the mark is taken off
-    /// no order would be needed; but then the checkpoint of nearly every save
-    /// before a power cut would keep its mark.
+    /// image on which attributes have survived out of order: without
+    /// `O_TMPFILE` the attribute takes over from the sticky bit. ext4, xfs and
+    /// btrfs do not leave it: they log the attributes of a file in one order
+    /// (jbd2 transactions, the LSNs of the xfs log, btrfs transactions).
     HoldsInOrder,
 }
 
