@@ -128,6 +128,29 @@ fn rule_5_1_a_reader_of_the_save_point_is_not_taken_for_the_writer() {
     assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), "one");
 }
 
+/// Who has opened it for reading and truncated it holds it all the same: a copy
+/// that a child closes is not the last.
+#[test]
+fn rule_5_2_a_child_does_not_close_what_was_truncated_for_reading() {
+    for open in [
+        "os.open('session', os.O_RDONLY | os.O_TRUNC)",
+        "(os.unlink('session'), os.open('session', os.O_RDONLY | os.O_CREAT))[1]",
+    ] {
+        let script = format!(
+            "
+fd = {open}
+os.fstat(fd)
+for _ in range(3):
+    pid = os.fork()
+    if pid == 0: os.execv('/bin/true', ['true'])
+    os.waitpid(pid, 0)
+pause()
+os.close(fd)"
+        );
+        in_steps("python3", &script, &[(OLD, 0), ("", 1)]);
+    }
+}
+
 #[test]
 fn rule_5_1_a_duplicate_that_is_closed_saves_nothing_and_the_last_one_does() {
     in_steps(

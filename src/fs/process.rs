@@ -3,13 +3,14 @@
 //!
 //! Seen on Linux 6.18: at FLUSH the descriptor being closed is gone from the
 //! table already; a process on its way out has an empty table; `ino:` in
-//! fdinfo (since Linux 5.14) is the FUSE node id, read without asking us.
+//! fdinfo (since Linux 5.14) is what was shown last, and a file handle has the
+//! FUSE node id, both read without asking us.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::mountinfo;
 use crate::repo::CHECKPOINT;
+use crate::sys;
 
 /// `/proc/PID/stat`: exiting, and by a signal (linux/sched.h).
 const PF_EXITING: u64 = 0x4;
@@ -282,30 +284,48 @@ fn table(pid: u32, sought: Sought) -> io::Result<Table> {
     Ok(found)
 }
 
-/// Whether a descriptor is one that may write to the writer's file.
+/// Whether a descriptor is of the writer's file: the kernel knows its node id.
 ///
-/// Who may only read does not put off the save; and in the process that has made
-/// a save point, a reader of the new checkpoint shows the writer's numbers. The
-/// one that programs see is also that of the checkpoint under the name that it
-/// has been given since, and of any file on other devices.
+/// Where that cannot be asked for, the number that is shown has to do. It is also
+/// that of the checkpoint's readers, of the checkpoint under the name that it has
+/// been given since, and of any file on other devices.
 fn is_sought(
     (pid, descriptor): (u32, &OsStr),
     fdinfo: &[u8],
     flags: Option<i64>,
     sought: Sought,
 ) -> bool {
-    let writes = flags.is_none_or(|flags| flags & i64::from(libc::O_ACCMODE) != 0);
-    if !writes {
-        return false;
-    }
     let number = |name| field(fdinfo, name).and_then(|value| value.parse::<u64>().ok());
     let ino = number("ino:");
-    if ino == Some(sought.ino) {
-        return true;
+    if ino != Some(sought.ino) && ino != Some(sought.shown) {
+        return false;
     }
-    ino == Some(sought.shown)
-        && is_named_as_checkpoint(pid, descriptor)
+    if sought.device.is_some()
+        && let Some(node) = node_of(pid, descriptor)
+    {
+        return node == sought.ino;
+    }
+    let writes = flags.is_none_or(|flags| flags & i64::from(libc::O_ACCMODE) != 0);
+    if !writes || ino == Some(sought.ino) {
+        return writes;
+    }
+    is_named_as_checkpoint(pid, descriptor)
         && number("mnt_id:").is_none_or(|mount| is_mount_of(pid, mount, sought.device))
+}
+
+/// The node id behind a descriptor; `None` if nobody can tell.
+fn node_of(pid: u32, descriptor: &OsStr) -> Option<u64> {
+    if may_be_in_exec(pid) {
+        return None;
+    }
+    let link = CString::new(link_of(pid, descriptor).into_os_string().into_vec()).ok()?;
+    sys::fuse_node(&link).ok()?
+}
+
+/// The link of a descriptor in `/proc`.
+fn link_of(pid: u32, descriptor: &OsStr) -> PathBuf {
+    let process = Path::new("/proc").join(pid.to_string());
+    process.join("fd").join(descriptor)
 }
 
 /// Whether a descriptor was opened by the name of a checkpoint; yes, if nobody
@@ -314,11 +334,7 @@ fn is_named_as_checkpoint(pid: u32, descriptor: &OsStr) -> bool {
     if may_be_in_exec(pid) {
         return true;
     }
-    let link = Path::new("/proc")
-        .join(pid.to_string())
-        .join("fd")
-        .join(descriptor);
-    let Ok(target) = fs::read_link(link) else {
+    let Ok(target) = fs::read_link(link_of(pid, descriptor)) else {
         return true;
     };
     let name = target.file_name().unwrap_or_default().as_bytes();

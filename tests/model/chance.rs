@@ -65,8 +65,7 @@ impl Random {
         const WAYS: &[i32] = &[
             libc::O_RDONLY,
             libc::O_RDONLY,
-            // Not O_RDONLY | O_TRUNC, which POSIX leaves open: two sequences with it differ, and the cause is not found yet.
-            libc::O_WRONLY | libc::O_TRUNC,
+            libc::O_RDONLY | libc::O_TRUNC,
             libc::O_RDONLY | libc::O_CREAT,
             libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC,
             libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC,
