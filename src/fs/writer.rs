@@ -392,10 +392,7 @@ impl Writer {
         if state.staged.is_some() {
             return Ok(());
         }
-        let base = state
-            .base
-            .as_ref()
-            .filter(|base| keep_content && !base.is_empty());
+        let base = state.base.as_ref().filter(|_| keep_content);
         if patience == Patience::None && base.is_some_and(|base| base.len() > QUICK_COPY) {
             return Err(Fail::WouldBlock);
         }

@@ -126,7 +126,9 @@ impl Staged {
     pub fn copy_from(&self, checkpoint: &Checkpoint) -> Result<()> {
         let copy = || {
             let from = checkpoint.open()?;
-            sys::copy(&from, &self.file, checkpoint.len()).during("copy the checkpoint")
+            // Now: who had it open when he renamed it to `session` may write it.
+            let len = sys::fstat(&from).during("copy the checkpoint")?.stx_size;
+            sys::copy(&from, &self.file, len).during("copy the checkpoint")
         };
         copy().map_err(|e| self.tell(e))
     }
