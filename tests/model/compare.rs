@@ -61,6 +61,9 @@ impl<'a> Comparison<'a> {
     }
 
     fn step(&mut self, step: Step, is_last: bool) -> Result<(), String> {
+        if self.model.leaves_open(step) {
+            return Ok(());
+        }
         self.done.push(step);
         let (expected, found) = (self.model.run(step), self.real.run(step));
         if expected != found {

@@ -152,7 +152,6 @@ impl Model {
                 .and_then(|dir| self.open(dir, flags))
                 .map(|open| self.install(d, open)),
             Step::OpenFile(d, s, name, flags) => match self.dir(s) {
-                Ok(dir) if self.is_ambiguous(dir, FILE_NAMES[name]) => return Outcome::Skipped,
                 Ok(dir) => {
                     (self.open_file(dir, FILE_NAMES[name], flags)).map(|open| self.install(d, open))
                 }
@@ -245,6 +244,16 @@ impl Model {
                 .dir(s)
                 .and_then(|dir| self.file(dir, FILE_NAMES[name]))
                 .is_ok_and(|inode| self.sessions_of(inode).any(is_stuck)),
+            _ => false,
+        }
+    }
+
+    /// Whether DESIGN does not say what becomes of a step: it is not done.
+    pub fn leaves_open(&self, step: Step) -> bool {
+        match step {
+            Step::OpenFile(d, s, name, _) if !self.is_open(d) => {
+                self.sessions[s].is_some_and(|dir| self.is_ambiguous(dir, FILE_NAMES[name]))
+            }
             _ => false,
         }
     }

@@ -198,9 +198,7 @@ impl Model {
         let handle = self.descriptors[descriptor].take().expect("it is open");
         let open = &mut self.handles[handle];
         open.descriptors -= 1;
-        // Through what is open for reading nothing more can come: the first
-        // close of one that has truncated saves.
-        if open.descriptors > 0 && open.flags.writes() {
+        if open.descriptors > 0 {
             return Ok(());
         }
         self.with_writer(handle, |model, writer| {
