@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex};
 
 use sessionfs::repo::{self, Repository, SessionName};
 
-use crate::content::{Contents, Label, Random};
+use crate::content::{Contents, Label};
 use crate::disk::Entry;
 use crate::load::Recording;
 use crate::place::{Loop, run};
 use crate::points::{self, Kept, Point};
+use crate::random::Random;
 use crate::server::{Served, Shared, lock};
 use crate::worker::{State, first_number, may_be_foreign, name};
 use crate::{Result, Run};

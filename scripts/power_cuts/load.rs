@@ -11,9 +11,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::content::Random;
 use crate::disk::{BLOCK, Disk, Entry};
 use crate::place::{Kind, Loop, run};
+use crate::random::Random;
 use crate::server::{Served, Shared, lock};
 use crate::worker::Acknowledged;
 use crate::{Result, Run};

@@ -7,9 +7,14 @@
 mod check;
 mod content;
 mod disk;
+#[path = "../../tests/common/image.rs"]
+mod image;
 mod load;
 mod place;
 mod points;
+#[path = "../../tests/common/random.rs"]
+#[allow(dead_code, reason = "every run is given its seed")]
+mod random;
 mod server;
 mod worker;
 

@@ -1,7 +1,7 @@
 //! The moments at which the power is cut, and what the disk keeps then.
 
-use crate::content::Random;
 use crate::disk::{Entry, pieces};
+use crate::random::Random;
 
 /// One cut. All writes before the last flush are there; of the writes after
 /// it, those that `kept` chooses.

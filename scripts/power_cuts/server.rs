@@ -3,20 +3,18 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyWrite, Request, Session, SessionACL, WriteFlags,
+    ReplyWrite, Request, WriteFlags,
 };
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 
 use crate::disk::Disk;
+use crate::image::{self, FOR_EVER, IMAGE};
 
 /// A disk that the server and its owner share.
 pub type Shared = Arc<Mutex<Disk>>;
@@ -25,9 +23,7 @@ pub fn lock(disk: &Shared) -> MutexGuard<'_, Disk> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const IMAGE: INodeNo = INodeNo(2);
 const POSITION: INodeNo = INodeNo(3);
-const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 /// Served by one thread: requests are recorded in the order in which the
 /// kernel hands them out, and a flush covers exactly the writes before it.
@@ -37,28 +33,12 @@ struct Server {
 
 impl Server {
     fn attributes(&self, ino: INodeNo) -> FileAttr {
-        let (kind, perm, size) = match ino {
-            IMAGE => (FileType::RegularFile, 0o600, lock(&self.disk).size()),
-            POSITION => (FileType::RegularFile, 0o400, 0),
-            _ => (FileType::Directory, 0o700, 0),
+        let file = match ino {
+            IMAGE => Some((0o600, lock(&self.disk).size())),
+            POSITION => Some((0o400, 0)),
+            _ => None,
         };
-        FileAttr {
-            ino,
-            size,
-            blocks: size / 512,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind,
-            perm,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
+        image::attributes(ino, file)
     }
 }
 
@@ -158,20 +138,10 @@ impl Served {
     /// Mounts on an empty directory, which is made.
     pub fn mount(disk: Shared, mountpoint: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(mountpoint)?;
-        let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        let data = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0,max_read=1048576\0",
-            device.as_raw_fd()
-        );
-        let data =
-            std::ffi::CStr::from_bytes_with_nul(data.as_bytes()).map_err(io::Error::other)?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        rustix::mount::mount("power-cuts", mountpoint, "fuse", flags, data)?;
+        let session = image::mount(Server { disk }, "power-cuts", mountpoint)?;
         let served = Self {
             mountpoint: mountpoint.to_owned(),
         };
-        let config = fuser::Config::default();
-        let session = Session::from_fd(Server { disk }, device, SessionACL::All, config)?;
         // It ends with the mount, after whoever has the image open still.
         std::thread::spawn(|| {
             if let Err(e) = session.run() {

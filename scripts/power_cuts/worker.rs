@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::Result;
-use crate::content::{Contents, Label, Random};
+use crate::content::{Contents, Label};
+use crate::random::Random;
 
 /// After so many saves it goes on in a new session.
 const SAVES_OF_A_SESSION: u64 = 25;

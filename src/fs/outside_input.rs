@@ -4,6 +4,10 @@
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::{absence, holders, mountinfo, process};
+use random::{Random as Numbers, any_seed};
+
+#[path = "../../tests/common/random.rs"]
+mod random;
 
 /// Changed texts of each kind.
 const TRIES: usize = 20_000;
@@ -19,24 +23,19 @@ const LOCKS: &[u8] = b"1: FLOCK  ADVISORY  WRITE 4711 08:01:2345 0 EOF\n1: -> PO
 const MAPS: &[u8] = b"7f00-7f01 r--p 00000000 08:01 2345    /usr/lib/a b\n7f02-7f03 rw-p 0 0 0\n";
 const SYSCALL: &[u8] = b"257 0xffffff9c 0x7f 0xc1 0x1b6 0x0 0x0 0x7ff 0x7fe\n";
 
-/// Numbers that are random enough (splitmix64).
-struct Random(u64);
+/// What changes are made of.
+struct Random(Numbers);
 
 impl Random {
     /// Its seed is printed, for who wants it again.
     fn new() -> Self {
-        use std::hash::{BuildHasher, RandomState};
-        let seed = RandomState::new().hash_one(0);
+        let seed = any_seed();
         println!("seed {seed}");
-        Self(seed)
+        Self(Numbers::new(seed))
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % limit as u64) as usize
+        self.0.below(limit as u64) as usize
     }
 
     fn byte(&mut self) -> u8 {

@@ -6,32 +6,24 @@
 //! next write; `trigger_fs_error` fails no request, and what has failed so cannot
 //! be healed. Here each request is failed or not, and what fails works again.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
-    OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
-    Session, SessionACL, WriteFlags,
+    Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
+    ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::MountFlags;
 
+use super::image::{self, FOR_EVER, IMAGE};
 use super::{Disk, run};
 
 /// What stands in a block that has a fault: all others work.
 pub const FAULTY: &[u8] = b"<a block with a fault>";
-
-const IMAGE: INodeNo = INodeNo(2);
-const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 /// What the disk does not do.
 #[derive(Debug, Default)]
@@ -64,27 +56,7 @@ struct Server {
 
 impl Server {
     fn attributes(&self, ino: INodeNo) -> FileAttr {
-        let (kind, perm, size) = match ino {
-            IMAGE => (FileType::RegularFile, 0o600, self.size),
-            _ => (FileType::Directory, 0o700, 0),
-        };
-        FileAttr {
-            ino,
-            size,
-            blocks: size / 512,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind,
-            perm,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
+        image::attributes(ino, (ino == IMAGE).then_some((0o600, self.size)))
     }
 }
 
@@ -198,7 +170,9 @@ impl FailingDevice {
             size,
             faults: faults.clone(),
         };
-        serve(server, &served).unwrap();
+        // The thread ends with the mount.
+        let session = image::mount(server, "failing", &served).unwrap();
+        std::thread::spawn(|| session.run());
         let attach = ["--find", "--show", "--direct-io=on"].map(OsStr::new);
         let image = served.join("image");
         let output = run("losetup", attach.into_iter().chain([image.as_os_str()]));
@@ -240,19 +214,4 @@ impl Drop for FailingDevice {
             }
         }
     }
-}
-
-/// Mounts it; the thread ends with the mount.
-fn serve(server: Server, mountpoint: &Path) -> io::Result<()> {
-    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let data = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,max_read=1048576\0",
-        device.as_raw_fd()
-    );
-    let data = CStr::from_bytes_with_nul(data.as_bytes()).map_err(io::Error::other)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount("failing", mountpoint, "fuse", flags, data)?;
-    let session = Session::from_fd(server, device, SessionACL::All, fuser::Config::default())?;
-    std::thread::spawn(|| session.run());
-    Ok(())
 }

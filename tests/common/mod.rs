@@ -10,7 +10,9 @@
 )]
 
 pub mod failing;
+pub mod image;
 pub mod observe;
+pub mod random;
 pub mod saves;
 pub mod side_by_side;
 pub mod slow;

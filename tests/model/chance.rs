@@ -2,37 +2,29 @@
 
 use super::model::Model;
 use super::step::{DESCRIPTORS, FILES, Flags, SESSIONS, Step};
+use crate::common::random::{Random as Numbers, any_seed};
 
 /// What is said instead of a seed by chance.
 pub const SEED: &str = "SESSIONFS_MODEL_SEED";
 
-/// Numbers that are random enough (splitmix64).
-pub struct Random(u64);
+/// What steps are made of.
+pub struct Random(Numbers);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(Numbers::new(seed))
     }
 
     /// The seed that the environment names, or any.
     pub fn seed() -> u64 {
-        use std::hash::{BuildHasher, RandomState};
         match std::env::var(SEED) {
             Ok(seed) => seed.parse().expect("a seed is a number"),
-            Err(_) => RandomState::new().hash_one(0),
+            Err(_) => any_seed(),
         }
     }
 
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
+        self.0.below(limit as u64) as usize
     }
 
     fn one_in(&mut self, n: usize) -> bool {

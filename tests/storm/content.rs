@@ -1,4 +1,6 @@
-//! Contents that tell whether they are whole, and chance.
+//! Contents that tell whether they are whole.
+
+use crate::common::random::Random;
 
 /// Contents that tell whether they are whole: the length, where the rest
 /// begins in a table of noise, and the rest.
@@ -11,7 +13,7 @@ impl Content {
 
     pub fn new() -> Self {
         // The same in all processes.
-        let mut random = Random(0x5eed);
+        let mut random = Random::new(0x5eed);
         let noise = (0..3 << 17).flat_map(|_| random.next().to_le_bytes());
         Self {
             noise: noise.collect(),
@@ -50,27 +52,5 @@ impl Content {
             bytes.len(),
             &bytes[..bytes.len().min(Self::HEAD)],
         );
-    }
-}
-
-/// Numbers that are random enough (splitmix64).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new() -> Self {
-        use std::hash::{BuildHasher, RandomState};
-        Self(RandomState::new().hash_one(0))
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
     }
 }

@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::content::Random;
 use super::mapping::{read_buffered, read_mapped};
+use crate::common::random::Random;
 
 /// What a way of reading is given.
 pub struct Look<'a> {

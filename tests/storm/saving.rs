@@ -8,8 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::content::{Content, Random};
+use super::content::Content;
 use super::mapping::write_mapped;
+use crate::common::random::Random;
 use crate::common::tools::{close, open_rw};
 
 /// What a way of saving is given.

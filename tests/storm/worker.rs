@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::PROCESSES;
-use super::content::{Content, Random};
+use super::content::Content;
 use super::reading::{self, Look};
 use super::saving::{self, Save};
 use crate::common::Mount;
+use crate::common::random::{Random, any_seed};
 
 /// Where a worker finds the mount, how many sessions, and which one it is.
 const PLACE: &str = "SESSIONFS_STORM_PLACE";
@@ -84,7 +85,7 @@ impl Worker {
 
     /// How often each way has saved.
     fn save(&self, ways: &[saving::Way]) -> BTreeMap<&str, usize> {
-        let mut random = Random::new();
+        let mut random = Random::new(any_seed());
         let mut saves: BTreeMap<_, _> = ways.iter().map(|way| (way.name, 0)).collect();
         for way in ways.iter().cycle() {
             let fewest = saves.values().min().copied().unwrap_or_default();
@@ -110,7 +111,7 @@ impl Worker {
 
     /// How often each way has read.
     fn read(&self, ways: &[reading::Way]) -> BTreeMap<&str, usize> {
-        let mut random = Random::new();
+        let mut random = Random::new(any_seed());
         let mut reads: BTreeMap<_, _> = ways.iter().map(|(name, _)| (*name, 0)).collect();
         for (name, read) in ways.iter().cycle() {
             let fewest = reads.values().min().copied().unwrap_or_default();
