@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::observe::threads;
+use common::observe::{has_ended, threads};
 use common::storage::text;
 use common::{Backing, Disk, SESSIONFS, is_mounted};
 
@@ -63,17 +63,12 @@ impl Place {
     }
 
     /// The process that serves the mount.
-    fn pid(&self) -> u64 {
+    fn pid(&self) -> u32 {
         let output = self.run(None, &["status", "--json", "mnt"]);
         let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        told[0]["pid"].as_u64().unwrap_or_else(|| panic!("{told}"))
+        let pid = told[0]["pid"].as_u64().unwrap_or_else(|| panic!("{told}"));
+        pid.try_into().unwrap()
     }
-}
-
-/// Whether a process has ended: whoever is its parent may not have looked yet.
-fn has_ended(pid: u64) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
 }
 
 impl Drop for Place {
@@ -113,7 +108,7 @@ fn the_daemon_keeps_nothing_of_the_terminal_it_was_started_from() {
     assert!(!open.iter().any(|path| path == Path::new(SESSIONFS)));
     assert!(open.contains(&place.path().join("cwd/log")), "{open:?}");
     // Threads that have a table of their own have nothing of the sort in it.
-    for thread in threads(pid as u32, None) {
+    for thread in threads(pid, None) {
         for entry in fs::read_dir(of_process(&format!("task/{thread}/fd"))).unwrap() {
             let path = entry.unwrap().path();
             let is_open = fs::read_link(&path).is_ok_and(|file| open.contains(&file));

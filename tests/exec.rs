@@ -16,6 +16,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use common::observe::state;
 use common::storage::text;
 use common::{Backing, Mount, SESSIONFS, assert_checkpoint, mounted, wait_until};
 
@@ -115,8 +116,7 @@ os.execv('/bin/sleep', ['sleep', '600'])
         // That of python itself is over when it has stopped the daemon. The new
         // memory has no code yet.
         wait_until("it is in exec", || {
-            let daemon = fs::read_to_string(format!("/proc/{}/stat", stuck.mount.pid())).unwrap();
-            if !daemon.contains(") T ") {
+            if state(stuck.mount.pid()) != Some('T') {
                 return false;
             }
             let status = fs::read_to_string(format!("/proc/{}/status", stuck.pid())).unwrap();

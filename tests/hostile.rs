@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::observe::state;
 use common::tools::{assert_next_save_works, assert_saved, close};
 use common::{Backing, Disk, Mount, times, wait_until};
 use rustix::fs::{RenameFlags, renameat_with};
@@ -266,10 +267,7 @@ fn rule_2_8_writers_that_stand_still_hold_up_no_other_session() {
         .spawn()
         .unwrap();
     let pid = stopped.id();
-    wait_until("it has stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.contains(") T ")
-    });
+    wait_until("it has stopped", || state(pid) == Some('T'));
     let never_closed: Vec<_> = (0..100)
         .map(|n| {
             let session = mount.session(format!("open-{n}"));

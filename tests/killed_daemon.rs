@@ -14,7 +14,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 
-use common::observe::Strace;
+use common::observe::{Strace, has_ended};
 use common::tools::assert_next_save_works;
 use common::{Backing, Mount, Session, shell, times, wait_until};
 
@@ -76,13 +76,6 @@ fn calls_of(mount: &Mount, session: &Session, way: &str) -> BTreeMap<String, usi
         *known = count.max(*known);
     }
     most
-}
-
-fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ")
-        .next()
-        .is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
 }
 
 /// One save, with the daemon killed when one of its threads enters the call

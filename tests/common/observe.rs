@@ -45,6 +45,18 @@ pub fn status(pid: u32, field: &str) -> u64 {
         .unwrap_or_else(|| panic!("{field} is not in {status}"))
 }
 
+/// The state of a process, as proc_pid_stat(5) has it: `T` when it is stopped.
+/// `None` if there is no such process.
+pub fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Whether a process has ended: whoever is its parent may not have looked yet.
+pub fn has_ended(pid: u32) -> bool {
+    matches!(state(pid), None | Some('Z'))
+}
+
 /// Whether a thread is in this system call; also when it is held up there.
 pub fn is_in_call(tid: u32, number: i64) -> bool {
     fs::read_to_string(format!("/proc/{tid}/syscall"))
