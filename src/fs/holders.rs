@@ -286,6 +286,11 @@ mod tests {
             .stderr(dir)
             .spawn()
             .unwrap();
+        // spawn() returns before the exec is over (exec_mmap, fs/exec.c, wakes
+        // who waits for vfork(2), Linux 6.18), until when paths are not asked for.
+        while may_be_in_exec(child.id()) {
+            std::thread::yield_now();
+        }
         let holders = holders(device_of(file.path()));
         let pid = child.id();
         let own = holders.iter().find(|holder| holder.pid == pid).unwrap();
