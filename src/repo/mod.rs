@@ -39,7 +39,7 @@ mod tests;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 pub use attributes::Attributes;
@@ -70,6 +70,8 @@ pub struct Repository {
     /// Permission bits of its directory, if it has to be made.
     mode: u32,
     root: Mutex<Option<Arc<OwnedFd>>>,
+    /// The directory, once it is known that its name survives a power cut.
+    durable: Mutex<Weak<OwnedFd>>,
 }
 
 /// A session as [`Repository::list`] finds it.
@@ -89,6 +91,7 @@ impl Repository {
             path: path.into(),
             mode: 0o755,
             root: Mutex::new(None),
+            durable: Mutex::new(Weak::new()),
         }
     }
 
@@ -127,36 +130,39 @@ impl Repository {
         }
     }
 
-    /// The repository's directory, made with its parents if it is missing.
+    /// The repository's directory, made with its parents if it is missing. Its
+    /// name survives, whoever made it and died before he had synced it (I2).
     fn root_or_new(&self) -> Result<Arc<OwnedFd>> {
         loop {
             if let Some(root) = self.root()? {
+                let durable = || self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+                let this = Arc::downgrade(&root);
+                if !durable().ptr_eq(&this) && sync_name(&root)? {
+                    *durable() = this;
+                }
                 return Ok(root);
             }
             if self.path.as_os_str().is_empty() {
                 return Err(Errno::NOENT).during("make the repository");
             }
-            // All that gets a new name, which has to survive as well (I2).
             let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-            let made: Vec<_> = self.path.ancestors().take_while(missing).collect();
-            for path in made.iter().rev() {
+            let missing: Vec<_> = self.path.ancestors().take_while(missing).collect();
+            for path in missing.into_iter().rev() {
+                let parent = path.parent().unwrap_or(path);
+                let here = parent.as_os_str().is_empty();
+                // Before anything gets a name in a directory, that of the
+                // directory is durable.
+                match sys::open_root(if here { Path::new(".") } else { parent }) {
+                    Ok(parent) => sync_name(&parent).map(drop)?,
+                    // May be entered, not read.
+                    Err(Errno::ACCESS) => {}
+                    Err(errno) => return Err(errno).during("open the repository's parent"),
+                }
                 let mode = Mode::from_raw_mode(self.mode);
                 match sys::mkdir(sys::CWD, path.as_os_str(), mode) {
                     // Somebody was faster.
                     Err(Errno::EXIST) if path.is_dir() => {}
                     other => other.during("make the repository")?,
-                }
-            }
-            for parent in made.iter().filter_map(|path| path.parent()) {
-                let here = parent.as_os_str().is_empty();
-                match sys::open_root(if here { Path::new(".") } else { parent }) {
-                    // There is no session yet that might not survive.
-                    Ok(parent) => session::sync_directory(parent.as_fd())
-                        .map_err(|e| Errno::from_raw_os_error(e.errno()))
-                        .during("sync the repository's parent")?,
-                    // May be entered, not read: then nobody can sync it.
-                    Err(Errno::ACCESS) => {}
-                    Err(errno) => return Err(errno).during("open the repository's parent"),
                 }
             }
         }
@@ -364,6 +370,25 @@ pub fn parse_argument(argument: &OsStr) -> Result<(Option<PathBuf>, SessionName)
 
 fn is_directory(stat: &sys::Statx) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
+}
+
+/// Makes the name of a directory durable, as far as it is in a directory of the
+/// same filesystem. Answers false if nobody can tell: the parent may be entered
+/// and not read.
+fn sync_name(directory: impl AsFd) -> Result<bool> {
+    let parent = match sys::open_dir(&directory, OsStr::new("..")) {
+        Err(Errno::ACCESS) => return Ok(false),
+        other => other.during("open the repository's parent")?,
+    };
+    let stat = |fd: BorrowedFd<'_>| sys::fstat(fd).during("stat the repository");
+    if device(&stat(directory.as_fd())?) != device(&stat(parent.as_fd())?) {
+        return Ok(true);
+    }
+    session::sync_directory(parent.as_fd())
+        // There is no session yet that might not survive.
+        .map_err(|e| Errno::from_raw_os_error(e.errno()))
+        .during("sync the repository's parent")?;
+    Ok(true)
 }
 
 fn device(stat: &sys::Statx) -> (u32, u32) {

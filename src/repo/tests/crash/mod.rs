@@ -4,6 +4,7 @@
 mod choice;
 mod disk;
 mod image;
+mod killed;
 mod operations;
 mod teeth;
 
@@ -26,7 +27,7 @@ struct Operation<'a> {
     /// What is there, and durable.
     setup: fn() -> Sandbox,
     /// What a program does before, and does not sync.
-    prepare: fn(&Sandbox),
+    prepare: &'a dyn Fn(&Sandbox),
     /// Each of them has returned before the next one begins.
     steps: &'a [fn(&Sandbox) -> Result<()>],
     promise: Promise,
@@ -44,6 +45,9 @@ enum Promise {
     /// Checkpoints were durable before: that they are synced again is for those
     /// that were not.
     WholeBefore,
+    /// The directory in which the repository is, or is made, was durable
+    /// before: the first sync is for one that was not.
+    DurableBefore,
     /// It is not durable when it returns.
     NotDurable,
 }
@@ -192,8 +196,10 @@ fn run(operation: &Operation<'_>) {
         let promised = operation.promise != Promise::NotDurable;
         for sync in 0..if promised { record_all.syncs } else { 0 } {
             let again = || record_all.disk.is_sync_of_a_file(sync);
-            if operation.promise == Promise::WholeBefore && again() {
-                continue;
+            match operation.promise {
+                Promise::WholeBefore if again() => continue,
+                Promise::DurableBefore if sync == 0 => continue,
+                _ => {}
             }
             let found = check(operation, ways, &record(operation, ways, Some(sync)));
             assert!(

@@ -69,7 +69,7 @@ fn tree() -> Sandbox {
     sandbox
 }
 
-fn without_repository() -> Sandbox {
+pub fn without_repository() -> Sandbox {
     let mut sandbox = Sandbox::new();
     std::fs::remove_dir_all(sandbox.repository.path()).unwrap();
     sandbox.repository = Repository::new(sandbox.dir.path().join("a/b/repository"));
@@ -133,6 +133,10 @@ fn exchange(sandbox: &Sandbox) -> Result<()> {
         .exchange(&sandbox.repository.session(&name("t"))?)
 }
 
+fn generate(sandbox: &Sandbox) -> Result<()> {
+    sandbox.repository.create("pbox-").map(drop)
+}
+
 macro_rules! operations {
     ($($test:ident: $ways:expr, $setup:expr, $prepare:expr, [$($step:expr),*], $promise:ident;)*) => { $(
         #[test]
@@ -141,7 +145,7 @@ macro_rules! operations {
                 name: stringify!($test),
                 ways: $ways,
                 setup: $setup,
-                prepare: $prepare,
+                prepare: &$prepare,
                 steps: &[$($step),*],
                 promise: Promise::$promise,
             });
@@ -175,9 +179,15 @@ operations! {
     remove_the_checkpoint_and_save: &ALL_WAYS, with_checkpoint, nothing, [|s| s.session.remove_checkpoint().map(drop), save], Nothing;
     link_of_the_checkpoint: PLAIN, tree, nothing, [|s| link(s, "new")], NotDurable;
     link_of_the_checkpoint_over_a_file: PLAIN, tree, nothing, [|s| link(s, "other")], NotDurable;
-    create: PLAIN, with_checkpoint, nothing, [|s| s.repository.create("pbox-").map(drop)], Nothing;
-    create_named: PLAIN, with_checkpoint, nothing, [|s| s.repository.create_named(&name("t"), 0o755).map(drop)], Nothing;
-    create_in_a_missing_repository: PLAIN, without_repository, nothing, [|s| s.repository.create("pbox-").map(drop)], Nothing;
+    create: PLAIN, with_checkpoint, nothing, [generate], DurableBefore;
+    create_named: PLAIN, with_checkpoint, nothing, [|s| s.repository.create_named(&name("t"), 0o755).map(drop)], DurableBefore;
+    create_in_a_missing_repository: PLAIN, without_repository, nothing, [generate], DurableBefore;
+    create_in_a_repository_that_is_not_durable: PLAIN, without_repository, |s| {
+        let a = s.dir.path().join("a");
+        sys::mkdir(open(s.dir.path()), OsStr::new("a"), Mode::from_raw_mode(0o755)).unwrap();
+        sys::fsync(open(s.dir.path())).unwrap();
+        sys::mkdir(open(a), OsStr::new("b"), Mode::from_raw_mode(0o755)).unwrap();
+    }, [generate], Nothing;
     rename_a_session: PLAIN, with_another_session, nothing, [|s| s.repository.rename(&name("s"), &name("u"), RenameFlags::empty())], Nothing;
     exchange_the_names_of_sessions: PLAIN, with_another_session, nothing, [|s| s.repository.rename(&name("s"), &name("t"), RenameFlags::EXCHANGE)], Nothing;
     remove_a_session: PLAIN, tree, nothing, [|s| s.repository.remove(&name("s"), |path, e| panic!("{path:?}: {e}"))], Nothing;

@@ -14,7 +14,7 @@ fn violation(step: fn(&Sandbox) -> Result<()>) -> String {
         name: "a way that is not safe",
         ways: &ALL_WAYS[..1],
         setup: with_checkpoint,
-        prepare: |_| {},
+        prepare: &|_| {},
         steps: &[step],
         promise: Promise::Nothing,
     };
