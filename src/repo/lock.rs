@@ -46,29 +46,26 @@ impl Mark {
     }
 }
 
-/// Marks an open file that has not got its name yet, or has [`MARK_BIT`].
+/// Marks an open file that has not got its name yet, or nothing in it. One that
+/// was created with [`MARK_BIT`] is marked: another mark, to take over from that,
+/// might survive a power cut later than the loss of the first.
 pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
+    let mode = || Ok(u32::from(sys::fstat(fd)?.stx_mode) & 0o7777);
+    let before = mode()?;
+    if before & MARK_BIT != 0 {
+        return Ok(Mark::Bit);
+    }
     match sys::set_xattr(fd, MARK, b"", XattrFlags::empty()) {
         Ok(()) => return Ok(Mark::Xattr),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         Err(errno) => return Err(errno),
     }
-    let mode = || Ok(u32::from(sys::fstat(fd)?.stx_mode) & 0o7777);
-    match sys::chmod(fd, Mode::from_raw_mode(mode()? | MARK_BIT)) {
+    match sys::chmod(fd, Mode::from_raw_mode(before | MARK_BIT)) {
         // Some drop it in silence (bindfs).
         Ok(()) if mode()? & MARK_BIT != 0 => Ok(Mark::Bit),
         Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Mark::None),
         Err(errno) => Err(errno),
     }
-}
-
-/// Marks a file that has just been created with [`MARK_BIT`], if the filesystem
-/// has dropped that: before there is anything in it.
-pub(super) fn mark_if_lost(fd: BorrowedFd<'_>) -> sys::Result<()> {
-    if u32::from(sys::fstat(fd)?.stx_mode) & MARK_BIT == 0 {
-        mark(fd)?;
-    }
-    Ok(())
 }
 
 /// Whether this is the name of the attribute that marks a lock of ours.

@@ -449,8 +449,9 @@ fn create_next(session: &Session) -> Result<OwnedFd> {
     }
     let named = || lock::is_named(session, &file).during("look at session.next");
     let error = match held.and_then(|()| named()) {
-        Ok(true) => match lock::mark_if_lost(file.as_fd()).during("mark session.next") {
-            Ok(()) => return Ok(file),
+        // Some filesystems drop the bit.
+        Ok(true) => match lock::mark(file.as_fd()).during("mark session.next") {
+            Ok(_) => return Ok(file),
             Err(error) => error,
         },
         // Taken for dead before it was flock'ed, and removed by now.

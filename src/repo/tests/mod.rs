@@ -113,14 +113,15 @@ fn xattr_names(path: &Path) -> BTreeSet<CString> {
         .collect()
 }
 
-/// How a save has to work: what the filesystem is made to lack.
+/// How a save has to work: what the filesystem is made to lack. Without
+/// `O_TMPFILE` the mark is no attribute in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ways {
     tmpfile: bool,
     xattr: bool,
 }
 
-const ALL_WAYS: [Ways; 4] = [
+const ALL_WAYS: [Ways; 3] = [
     Ways {
         tmpfile: true,
         xattr: true,
@@ -132,10 +133,6 @@ const ALL_WAYS: [Ways; 4] = [
     Ways {
         tmpfile: false,
         xattr: true,
-    },
-    Ways {
-        tmpfile: false,
-        xattr: false,
     },
 ];
 
@@ -144,13 +141,15 @@ impl Ways {
     fn plan(self, mut plan: impl FnMut(usize, Call) -> Option<Errno> + 'static) -> Plan {
         let mut marked = self.xattr;
         Box::new(move |n, call| {
-            let planned = plan(n, call);
+            let lacked = call == Call::OpenTmpfile && !self.tmpfile;
+            let planned = plan(n, call).or(lacked.then_some(Errno::OPNOTSUPP));
             if planned.is_some() {
+                // Created under its name, it has its mark.
+                marked |= call == Call::OpenTmpfile;
                 return planned;
             }
             match call {
-                Call::OpenTmpfile if !self.tmpfile => Some(Errno::OPNOTSUPP),
-                // The mark is the first attribute that a save sets.
+                // Else the mark is the first attribute that a save sets.
                 Call::SetXattr if !marked => {
                     marked = true;
                     Some(Errno::OPNOTSUPP)

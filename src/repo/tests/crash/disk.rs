@@ -20,9 +20,7 @@
 //!
 //! ext4, xfs and btrfs write metadata in the order of the calls: in one journal
 //! (jbd2), one log (the LSN of xfs) or one transaction after the other, so they
-//! leave fewer images than these. Of each image it is told whether it needs
-//! that order to be broken for the attributes of one file
-//! ([`Image::in_order`]).
+//! leave fewer images than these.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -88,9 +86,6 @@ pub struct Image {
     /// By path: which file, its attributes, and its content; none of a
     /// directory.
     pub tree: BTreeMap<PathBuf, (Id, Attributes, Option<Content>)>,
-    /// No change of a file's attributes has survived an earlier one of the same
-    /// file's attributes or name.
-    pub in_order: bool,
 }
 
 /// What has been done, and was durable before.
@@ -299,12 +294,10 @@ impl Disk {
                 .iter()
                 .map(|&id| {
                     let durable = |at| is_durable(id, at);
-                    let attributes = self.attributes_of(id, events, &durable, &is_kept);
+                    let attributes = self.attributes_of(id, events, &durable);
                     let contents = self.contents_of(id, events, &durable);
-                    let both = attributes.into_iter().flat_map(|(attributes, in_order)| {
-                        let with = move |content: &Content| {
-                            (attributes.clone(), in_order, content.clone())
-                        };
+                    let both = attributes.into_iter().flat_map(|attributes| {
+                        let with = move |content: &Content| (attributes.clone(), content.clone());
                         contents.iter().map(with).collect::<Vec<_>>()
                     });
                     (id, both.collect::<Vec<_>>())
@@ -313,13 +306,12 @@ impl Disk {
             complete &= every_choice(&choices, most, random, |chosen| {
                 let of = |id: Id| chosen[ids.iter().position(|&i| i == id).unwrap()];
                 let tree = names.iter().map(|(path, id)| {
-                    let (attributes, _, content) = of(*id).clone();
+                    let (attributes, content) = of(*id).clone();
                     let content = (!self.inodes[*id].is_dir).then_some(content);
                     (path.clone(), (*id, attributes, content))
                 });
                 show(Image {
                     tree: tree.collect(),
-                    in_order: chosen.iter().all(|(_, in_order, _)| *in_order),
                 });
             });
         }
@@ -364,46 +356,33 @@ impl Disk {
         names
     }
 
-    /// The attributes that a file may have, and whether they need no change to
-    /// be out of order.
+    /// The attributes that a file may have.
     fn attributes_of(
         &self,
         id: Id,
         events: &[Event],
         is_durable: &dyn Fn(usize) -> bool,
-        is_kept: &dyn Fn(usize, usize) -> bool,
-    ) -> BTreeMap<Attributes, bool> {
-        let names_it = |half: &Half| half.entries.iter().any(|(_, named)| *named == Some(id));
+    ) -> BTreeSet<Attributes> {
         let mut durable = self.inodes[id].first.0.clone();
-        // With each of them, whether the names before it have survived.
-        let (mut pending, mut names_kept) = (Vec::new(), true);
+        let mut pending = Vec::new();
         for (at, event) in events.iter().enumerate() {
             match event {
                 Event::Attributes(of, fields) if *of == id && is_durable(at) => {
                     set(&mut durable, fields);
                 }
-                Event::Attributes(of, fields) if *of == id => pending.push((fields, names_kept)),
-                Event::Entries(halves) => {
-                    let mut halves = halves.iter().enumerate();
-                    names_kept &= halves.all(|(n, half)| !names_it(half) || is_kept(at, n));
-                }
+                Event::Attributes(of, fields) if *of == id => pending.push(fields),
                 _ => {}
             }
         }
-        let mut all = BTreeMap::new();
-        for subset in 0..1_u32 << pending.len() {
-            let is_in = |bit: usize| subset & 1 << bit != 0;
+        let with = |subset: u32| {
             let mut attributes = durable.clone();
-            let mut in_order = true;
-            for (bit, (fields, names_kept)) in pending.iter().enumerate() {
-                if is_in(bit) {
-                    set(&mut attributes, fields);
-                    in_order &= *names_kept && (0..bit).all(is_in);
-                }
+            let chosen = pending.iter().enumerate();
+            for (_, fields) in chosen.filter(|(bit, _)| subset & 1 << bit != 0) {
+                set(&mut attributes, fields);
             }
-            *all.entry(attributes).or_default() |= in_order;
-        }
-        all
+            attributes
+        };
+        (0..1_u32 << pending.len()).map(with).collect()
     }
 
     fn contents_of(

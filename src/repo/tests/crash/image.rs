@@ -88,17 +88,6 @@ fn walk(dir: &Path, at: &str, into: &mut BTreeMap<String, Option<Vec<u8>>>) {
     }
 }
 
-/// What came of a look at an image.
-pub enum Checked {
-    Holds,
-    /// It would not, if a lock of ours that has lost its mark were found: an
-    /// image on which attributes have survived out of order: without
-    /// `O_TMPFILE` the attribute takes over from the sticky bit. ext4, xfs and
-    /// btrfs do not leave it: they log the attributes of a file in one order
-    /// (jbd2 transactions, the LSNs of the xfs log, btrfs transactions).
-    HoldsInOrder,
-}
-
 /// What must hold.
 pub struct Expected<'a> {
     pub states: &'a [State],
@@ -116,21 +105,17 @@ impl Expected<'_> {
         repository: &Path,
         sandbox: &Sandbox,
         scratch: &tempfile::TempDir,
-    ) -> std::result::Result<Checked, String> {
+    ) -> std::result::Result<(), String> {
         let top = scratch.path().join("disk");
         std::fs::create_dir(&top).unwrap();
         write(image, &top);
         let repository = repository.strip_prefix(sandbox.dir.path()).unwrap();
-        let result = self.look_at(&Repository::new(top.join(repository)), image.in_order);
+        let result = self.look_at(&Repository::new(top.join(repository)));
         std::fs::remove_dir_all(&top).unwrap();
         result
     }
 
-    fn look_at(
-        &self,
-        repository: &Repository,
-        in_order: bool,
-    ) -> std::result::Result<Checked, String> {
+    fn look_at(&self, repository: &Repository) -> std::result::Result<(), String> {
         let seen = look(repository).map_err(|e| format!("cannot be looked at: {e}"))?;
         let old = &self.states[self.acknowledged];
         let new = self.states.get(self.acknowledged + 1);
@@ -142,7 +127,6 @@ impl Expected<'_> {
                 return Err(format!("I2: {name} is gone"));
             }
         }
-        let mut checked = Checked::Holds;
         for (name, seen) in &seen {
             let allowed: Vec<Option<&Seen>> = match new {
                 None => vec![old.get(name)],
@@ -191,10 +175,7 @@ impl Expected<'_> {
             let may_be_foreign = allowed.iter().flatten().any(foreign);
             let is_foreign = foreign(&seen);
             if is_foreign && !may_be_foreign {
-                if in_order {
-                    return Err(format!("I4: the lock in {name} is not told to be ours"));
-                }
-                checked = Checked::HoldsInOrder;
+                return Err(format!("I4: the lock in {name} is not told to be ours"));
             }
             if new.is_none() && self.promise == Promise::NoLock && seen.lock.is_some() {
                 return Err(format!("I2: the lock in {name} is there again"));
@@ -229,7 +210,7 @@ impl Expected<'_> {
                 .and_then(|made| made.save(b"next"));
             made.map_err(|e| format!("the next session: {e}"))?;
         }
-        Ok(checked)
+        Ok(())
     }
 }
 
