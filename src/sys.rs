@@ -7,6 +7,8 @@
 
 mod attributes;
 mod content;
+#[cfg(feature = "test-switches")]
+pub mod defect;
 mod entries;
 #[cfg(test)]
 pub mod fault;
@@ -128,6 +130,10 @@ pub fn errno_of(error: &io::Error) -> Errno {
 
 /// flock(2), exclusive, without waiting: `EWOULDBLOCK` when it is taken.
 pub fn try_flock(fd: impl AsFd) -> Result<()> {
+    #[cfg(feature = "test-switches")]
+    if defect::has(defect::Defect::FlockIgnored) {
+        return Ok(());
+    }
     call(Call::Flock, || {
         rustix::fs::flock(fd.as_fd(), FlockOperation::NonBlockingLockExclusive)
     })

@@ -50,6 +50,10 @@ impl Mark {
 /// was created with [`MARK_BIT`] is marked: another mark, to take over from that,
 /// might survive a power cut later than the loss of the first.
 pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
+    #[cfg(feature = "test-switches")]
+    if sys::defect::has(sys::defect::Defect::Unmarked) {
+        return Ok(Mark::None);
+    }
     let mode = || Ok(u32::from(sys::fstat(fd)?.stx_mode) & 0o7777);
     let before = mode()?;
     if before & MARK_BIT != 0 {

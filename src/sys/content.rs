@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+#[cfg(feature = "test-switches")]
+use super::defect::{Defect, has};
 use super::{Call, Change, Errno, Result, call, limit, note};
 
 /// fsync(2). The error of a failed fsync is told once by the kernel: whoever
@@ -40,7 +42,13 @@ fn sync(fd: BorrowedFd<'_>, make: impl Fn(BorrowedFd<'_>) -> Result<()>) -> Resu
         if super::fault::is_sync_left_out() {
             return Ok(());
         }
-        make(fd)?;
+        let made = make(fd);
+        #[cfg(feature = "test-switches")]
+        let made = match made {
+            Err(_) if has(Defect::SyncErrorsIgnored) => Ok(()),
+            made => made,
+        };
+        made?;
         note(|| Change::Synced(fd));
         Ok(())
     })
@@ -91,6 +99,11 @@ pub fn write_at(fd: impl AsFd, buffer: &[u8], offset: u64) -> Result<()> {
         let written = call(Call::Write, || {
             rustix::io::pwrite(fd.as_fd(), &rest[..limit(rest.len())], at)
         });
+        #[cfg(feature = "test-switches")]
+        let written = match written {
+            Err(_) if has(Defect::WriteErrorsIgnored) => Ok(rest.len()),
+            written => written,
+        };
         match written? {
             0 => return Err(Errno::IO),
             n => done += n,

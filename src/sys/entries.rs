@@ -71,6 +71,13 @@ pub fn rename(
     to: &OsStr,
     flags: RenameFlags,
 ) -> Result<()> {
+    #[cfg(feature = "test-switches")]
+    if super::defect::has(super::defect::Defect::RenameInTwoSteps) && flags.is_empty() {
+        match unlink(&to_dir, to) {
+            Ok(()) | Err(super::Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
     call(Call::Rename, || {
         if flags.is_empty() {
             rustix::fs::renameat(from_dir.as_fd(), from, to_dir.as_fd(), to)

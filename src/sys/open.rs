@@ -9,11 +9,19 @@ use std::path::Path;
 
 use rustix::fs::ResolveFlags;
 
+#[cfg(feature = "test-switches")]
+use super::defect::{Defect, has};
 use super::{CWD, Call, Change, Errno, Mode, OFlags, Result, call, note};
 
 /// openat(2); `O_CLOEXEC` and `O_NOFOLLOW` are always added.
 pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    #[cfg(feature = "test-switches")]
+    let flags = if has(Defect::SymlinksFollowed) {
+        flags - OFlags::NOFOLLOW
+    } else {
+        flags
+    };
     let fd = call(Call::Open, || {
         rustix::fs::openat(dir.as_fd(), name, flags, mode)
     })?;
@@ -66,6 +74,12 @@ pub fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
 fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    #[cfg(feature = "test-switches")]
+    let (resolve, flags) = if has(Defect::SymlinksFollowed) {
+        (ResolveFlags::empty(), flags - OFlags::NOFOLLOW)
+    } else {
+        (resolve, flags)
+    };
     call(Call::OpenBeneath, || {
         // EAGAIN: a concurrent rename made the check of ".." inconclusive
         // (openat2(2)); there is no ".." in our paths, so asking again ends.

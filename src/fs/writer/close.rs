@@ -33,6 +33,10 @@ pub(in crate::fs) enum Verdict {
 impl Writer {
     /// What the close by thread `tid` means, as `/proc` tells it.
     pub(in crate::fs) fn judge_close(&self, tid: u32, patience: Patience) -> Result<Verdict> {
+        #[cfg(feature = "test-switches")]
+        if crate::sys::defect::has(crate::sys::defect::Defect::SavedAtRelease) {
+            return Ok(Verdict::Nothing);
+        }
         let (untouched, untold) = match self.lock(Patience::None) {
             Ok(state) => (state.is_untouched(), state.untold.is_some()),
             Err(_) => (false, false),
