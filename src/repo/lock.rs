@@ -46,25 +46,38 @@ impl Mark {
     }
 }
 
-/// Marks an open file that has not got its name yet, or nothing in it. One that
-/// was created with [`MARK_BIT`] is marked: another mark, to take over from that,
-/// might survive a power cut later than the loss of the first.
-pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
+/// Marks an open file that has not got its name yet, or nothing in it: by the bit,
+/// or by the attribute, and by the other one where the filesystem lacks that.
+///
+/// One that was created with [`MARK_BIT`] is marked: another mark, to take over
+/// from that, might survive a power cut later than the loss of the first.
+pub(super) fn mark(fd: BorrowedFd<'_>, by_bit: bool) -> sys::Result<Mark> {
     #[cfg(feature = "test-switches")]
     if sys::defect::has(sys::defect::Defect::Unmarked) {
         return Ok(Mark::None);
     }
-    let mode = || Ok(u32::from(sys::fstat(fd)?.stx_mode) & 0o7777);
-    let before = mode()?;
-    if before & MARK_BIT != 0 {
+    let ways = [mark_by_bit, mark_by_attribute];
+    let [first, second] = if by_bit { ways } else { [ways[1], ways[0]] };
+    if u32::from(sys::fstat(fd)?.stx_mode) & MARK_BIT != 0 {
         return Ok(Mark::Bit);
     }
-    match sys::set_xattr(fd, MARK, b"", XattrFlags::empty()) {
-        Ok(()) => return Ok(Mark::Xattr),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-        Err(errno) => return Err(errno),
+    match first(fd)? {
+        Mark::None => second(fd),
+        mark => Ok(mark),
     }
-    match sys::chmod(fd, Mode::from_raw_mode(before | MARK_BIT)) {
+}
+
+fn mark_by_attribute(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
+    match sys::set_xattr(fd, MARK, b"", XattrFlags::empty()) {
+        Ok(()) => Ok(Mark::Xattr),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Mark::None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn mark_by_bit(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
+    let mode = || Ok(u32::from(sys::fstat(fd)?.stx_mode) & 0o7777);
+    match sys::chmod(fd, Mode::from_raw_mode(mode()? | MARK_BIT)) {
         // Some drop it in silence (bindfs).
         Ok(()) if mode()? & MARK_BIT != 0 => Ok(Mark::Bit),
         Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Mark::None),

@@ -48,6 +48,14 @@ pub struct Commit<'a> {
     pub first_owner: Option<(u32, u32)>,
 }
 
+impl Commit<'_> {
+    /// The permission bits that a checkpoint gets in place of this one.
+    fn mode(&self, replaced: Option<&Checkpoint>) -> u32 {
+        let kept = replaced.map_or(self.first_mode, |old| old.stat().stx_mode.into());
+        self.attributes.mode.unwrap_or(kept) & 0o7777
+    }
+}
+
 /// Where the staged file is until it is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -251,7 +259,10 @@ impl Staged {
 
     fn publish(&mut self, how: &Commit<'_>) -> Result<Committed> {
         let replaced = self.replaceable(how)?;
-        let mark = lock::mark(self.file.as_fd()).during("mark the staged file")?;
+        // A mode that does not let its owner write would not let him take an
+        // attribute off either.
+        let by_bit = how.mode(replaced.as_ref()) & 0o200 == 0;
+        let mark = lock::mark(self.file.as_fd(), by_bit).during("mark the staged file")?;
         let mut mode = self.prepare(replaced.as_ref(), how, mark)?;
         self.take_name()?;
         // From here on whoever follows the protocol waits for us.
@@ -315,12 +326,12 @@ impl Staged {
     /// and says so only once.
     fn prepare(&self, replaced: Option<&Checkpoint>, how: &Commit<'_>, mark: Mark) -> Result<u32> {
         let file = self.file.as_fd();
-        let kept = replaced.map_or(how.first_mode, |old| {
+        let mut mode = how.mode(replaced);
+        if how.attributes.mode.is_none() {
             // Where the sticky bit is the mark, it is on a checkpoint only
             // because a save died before it took it off.
-            u32::from(old.stat().stx_mode) & !mark.bits()
-        });
-        let mode = how.attributes.mode.unwrap_or(kept) & 0o7777;
+            mode &= !mark.bits();
+        }
         let marked = Attributes {
             mode: Some(mode | mark.bits()),
             ..how.attributes.clone()
@@ -362,7 +373,7 @@ impl Staged {
     /// save: the mark means nothing under the name `session`.
     fn unmark(&self, mark: Mark, mode: u32) {
         let done = match mark {
-            Mark::Xattr => self.remove_mark(mode),
+            Mark::Xattr => sys::remove_xattr(&self.file, MARK),
             Mark::Bit => sys::chmod(&self.file, Mode::from_raw_mode(mode)),
             Mark::None => Ok(()),
         };
@@ -371,19 +382,6 @@ impl Staged {
                 "{}: the mark stays on the checkpoint: {errno}",
                 self.session.name()
             );
-        }
-    }
-
-    /// A mode that does not let its owner write keeps him from removing it.
-    fn remove_mark(&self, mode: u32) -> sys::Result<()> {
-        match sys::remove_xattr(&self.file, MARK) {
-            Err(Errno::ACCESS) => {
-                sys::chmod(&self.file, Mode::from_raw_mode(mode | 0o200))?;
-                let removed = sys::remove_xattr(&self.file, MARK);
-                sys::chmod(&self.file, Mode::from_raw_mode(mode))?;
-                removed
-            }
-            other => other,
         }
     }
 
@@ -450,7 +448,7 @@ fn create_next(session: &Session) -> Result<OwnedFd> {
     let named = || lock::is_named(session, &file).during("look at session.next");
     let error = match held.and_then(|()| named()) {
         // Some filesystems drop the bit.
-        Ok(true) => match lock::mark(file.as_fd()).during("mark session.next") {
+        Ok(true) => match lock::mark(file.as_fd(), true).during("mark session.next") {
             Ok(_) => return Ok(file),
             Err(error) => error,
         },

@@ -149,6 +149,11 @@ impl Ways {
                 return planned;
             }
             match call {
+                // By the bit, if that comes first.
+                Call::Chmod => {
+                    marked = true;
+                    None
+                }
                 // Else the mark is the first attribute that a save sets.
                 Call::SetXattr if !marked => {
                     marked = true;
