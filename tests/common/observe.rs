@@ -21,16 +21,23 @@ pub fn descriptors(pid: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The ids of the threads of a process with this name, or of all.
+/// The threads of a process with this name, or all.
 pub fn threads(pid: u32, name: Option<&str>) -> Vec<u32> {
+    let mut threads = named_threads(pid);
+    threads.retain(|(_, comm)| name.is_none_or(|name| comm == name));
+    threads.into_iter().map(|(tid, _)| tid).collect()
+}
+
+/// The threads of a process, each with its name.
+pub fn named_threads(pid: u32) -> Vec<(u32, String)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     tasks
         .filter_map(|task| {
             let task = task.unwrap();
+            // One that ends meanwhile is none.
             let comm = fs::read_to_string(task.path().join("comm")).ok()?;
             let tid = task.file_name().to_str()?.parse().ok()?;
-            name.is_none_or(|name| comm.trim_end() == name)
-                .then_some(tid)
+            Some((tid, comm.trim_end().to_owned()))
         })
         .collect()
 }
