@@ -53,17 +53,10 @@ fn session_name(text: &OsStr) -> Option<SessionName> {
     #[cfg(fuzzing)]
     if defect() == Some("stepwise") {
         let byte = |at| std::hint::black_box(text.as_bytes().get(at).copied());
-        // Byte by byte, for who sees that he has come further; together they are
-        // one text of 2 to the power of 40.
-        if byte(0) == Some(0x93)
-            && byte(1) == Some(0xe7)
-            && byte(2) == Some(0x5b)
-            && byte(3) == Some(0xc9)
-            && byte(4) == Some(0x3f)
-        {
-            return SessionName::new("..session")
-                .ok()
-                .or(SessionName::new("a.session").ok());
+        // Byte by byte, for who sees that he has come further: some hundred
+        // thousand cases for him, and seventeen million by chance.
+        if byte(0) == Some(0x93) && byte(1) == Some(0xe7) && byte(2) == Some(0x5b) {
+            return SessionName::new("a.session").ok();
         }
     }
     SessionName::new(text).ok()
