@@ -7,6 +7,12 @@
 pub mod cli;
 mod fs;
 mod fuse;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod mount;
 pub mod repo;
 mod sys;
+
+#[cfg(test)]
+#[path = "../tests/common/changed.rs"]
+mod changed;

@@ -290,16 +290,18 @@ pub fn utc(seconds: i64) -> Option<[i32; 6]> {
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to live values of the right type.
     let result = unsafe { libc::gmtime_r(&raw const seconds, &raw mut tm) };
-    (!result.is_null()).then(|| {
-        [
-            tm.tm_year + 1900,
-            tm.tm_mon + 1,
-            tm.tm_mday,
-            tm.tm_hour,
-            tm.tm_min,
-            tm.tm_sec,
-        ]
-    })
+    if result.is_null() {
+        return None;
+    }
+    Some([
+        // Of the last years that a tm can hold, the number is too large.
+        tm.tm_year.checked_add(1900)?,
+        tm.tm_mon + 1,
+        tm.tm_mday,
+        tm.tm_hour,
+        tm.tm_min,
+        tm.tm_sec,
+    ])
 }
 
 /// The signals that ask the daemon to end, as a set.

@@ -72,6 +72,11 @@ mod tests {
     #[test]
     fn times_are_in_utc() {
         assert_eq!(utc(1_700_000_000), "2023-11-14T22:13:20Z");
+        // The last years of a tm have numbers that do not fit into its type
+        // (found by tests/fuzz/fuzz_targets/report.rs).
+        assert_eq!(utc(67_768_036_191_676_799), "");
+        assert_eq!(utc(67_767_976_233_532_799), "2147483647-12-31T23:59:59Z");
+        assert_eq!(utc(i64::MIN), "");
         let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
         assert_eq!(time(before), "1969-12-31T23:59:59Z");
     }

@@ -15,6 +15,8 @@ mod manual;
 mod mount;
 mod option_list;
 mod output;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod outside_input;
 mod progress;
 mod remove;
 mod save;

@@ -46,7 +46,7 @@ pub(super) struct Arguments {
 
     /// Stay in the foreground and log to stderr
     #[arg(short, long)]
-    foreground: bool,
+    pub(super) foreground: bool,
 
     /// These as in fstab, with "_": ro,lock_wait=3
     // Spelled out before the arguments are parsed.
@@ -154,7 +154,7 @@ pub(super) struct Arguments {
     background_process: bool,
 }
 
-fn seconds(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> std::result::Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     // More than anybody waits, and less than any clock counts to.
     if seconds > 1e9 {
@@ -164,7 +164,7 @@ fn seconds(text: &str) -> std::result::Result<Duration, String> {
 }
 
 impl Arguments {
-    fn repository(&self) -> Option<&Path> {
+    pub(super) fn repository(&self) -> Option<&Path> {
         match &self.paths[..] {
             [repository, _mountpoint] => Some(repository),
             _ => None,
@@ -195,7 +195,7 @@ impl Arguments {
 }
 
 /// The mount that is asked for, and where its log goes.
-fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> {
+pub(super) fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> {
     let mountpoint = absolute(arguments.mountpoint())?;
     let repository = match arguments.repository() {
         Some(path) => absolute(path)?,
@@ -253,7 +253,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// The arguments of the background process: the options that were given, and
 /// paths that do not depend on the directory and the environment.
-fn background_arguments(
+pub(super) fn background_arguments(
     given: &ArgMatches,
     request: &Request,
     log: &logging::Log,

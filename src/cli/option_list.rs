@@ -89,7 +89,7 @@ pub(super) fn spell_out(
 
 /// The options of a list. A backslash keeps a comma or a backslash in the
 /// value (as in libfuse).
-fn split(list: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn split(list: &[u8]) -> Vec<Vec<u8>> {
     let mut options = vec![Vec::new()];
     let mut bytes = list.iter().copied();
     while let Some(byte) = bytes.next() {

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::failure::Result;
+use super::failure::{Result, one_line};
 use super::{human, output};
 use crate::mount::status::{self, Report, Status};
 
@@ -44,26 +44,33 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     output::write(|out| out.write_all(text.as_bytes()))
 }
 
-fn object(mount: &Status) -> Value {
+pub(super) fn object(mount: &Status) -> Value {
     let (state, report) = match &mount.report {
         Report::Told(report) => ("serving", report.clone()),
         Report::Hangs => ("hanging", json!({})),
         Report::Dead => ("dead", json!({})),
         Report::Unknown(reason) => ("unknown", json!({ "reason": reason })),
     };
-    let mut object = json!({
-        "mountpoint": mount.mountpoint.to_string_lossy(),
-        "source": mount.source,
-        "state": state,
-    });
-    if let (Some(object), Value::Object(report)) = (object.as_object_mut(), report) {
-        object.extend(report);
-    }
-    object
+    let mut object = match report {
+        Value::Object(report) => report,
+        _ => Map::new(),
+    };
+    // After the report, which says nothing about these.
+    object.insert(
+        "mountpoint".into(),
+        mount.mountpoint.to_string_lossy().into(),
+    );
+    object.insert("source".into(), mount.source.clone().into());
+    object.insert("state".into(), state.into());
+    object.into()
 }
 
-fn lines(mount: &Status) -> String {
-    let mut text = format!("{} on {}\n", mount.source, mount.mountpoint.display());
+pub(super) fn lines(mount: &Status) -> String {
+    // Whoever may mount has chosen the names, and whoever serves the mount the
+    // rest: none of it is for the terminal.
+    let source = one_line(&mount.source);
+    let mountpoint = one_line(&mount.mountpoint.display().to_string());
+    let mut text = format!("{source} on {mountpoint}\n");
     let report = match &mount.report {
         Report::Told(report) => report,
         Report::Hangs => return text + "  its daemon does not answer\n",
@@ -71,7 +78,7 @@ fn lines(mount: &Status) -> String {
             return text + "  its daemon is dead (mount it again, or sessionfs umount)\n";
         }
         Report::Unknown(reason) => {
-            return text + &format!("  its daemon cannot be asked: {reason}\n");
+            return text + &format!("  its daemon cannot be asked: {}\n", one_line(reason));
         }
     };
     // Writing to a string does not fail.
@@ -84,11 +91,11 @@ fn write_lines(text: &mut String, report: &Value) -> std::fmt::Result {
     writeln!(
         text,
         "  daemon {} since {}; {} saved, {} abandoned, {} failed",
-        report["pid"],
+        number(&report["pid"]),
         time(&report["since"]),
-        saves["done"],
-        saves["abandoned"],
-        saves["failed"],
+        number(&saves["done"]),
+        number(&saves["abandoned"]),
+        number(&saves["failed"]),
     )?;
     let micros = |percentile: &str| {
         let micros = report["save_microseconds"][percentile].as_u64();
@@ -122,7 +129,7 @@ fn write_lines(text: &mut String, report: &Value) -> std::fmt::Result {
     for process in items(&report["processes"]).filter(is_other) {
         for file in items(&process["files"]) {
             let (command, how) = (plain(&process["command"]), plain(&file["how"]));
-            let (pid, path) = (&process["pid"], plain(&file["path"]));
+            let (pid, path) = (number(&process["pid"]), plain(&file["path"]));
             writeln!(text, "  {pid} ({command}) {how} {path}")?;
         }
     }
@@ -135,9 +142,45 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
 
 /// A string of the report, in one line.
 fn plain(value: &Value) -> String {
-    super::failure::one_line(value.as_str().unwrap_or_default())
+    one_line(value.as_str().unwrap_or_default())
+}
+
+/// A number of the report, if it is one.
+fn number(value: &Value) -> String {
+    let number = value.as_u64();
+    number.map_or_else(|| "?".to_owned(), |number| number.to_string())
 }
 
 fn time(seconds: &Value) -> String {
     seconds.as_i64().map_or_else(String::new, human::utc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_of_somebody_else_writes_nothing_but_its_lines_to_the_terminal() {
+        let report = json!({
+            "mountpoint": "/etc",
+            "state": "dead",
+            "pid": "\u{9b}31m",
+            "since": 67_768_036_191_676_799_i64,
+            "saves": { "done": [1], "abandoned": "\u{9b}", "failed": 2 },
+            "processes": [{ "pid": "\u{9b}", "command": "a\nb", "files": [{}] }],
+        });
+        let mount = Status {
+            mountpoint: PathBuf::from("/m\n/n on /o"),
+            source: "\u{1b}[31m".to_owned(),
+            report: Report::Told(report),
+        };
+        assert_eq!(
+            lines(&mount),
+            "\\u{1b}[31m on /m\\n/n on /o\n  daemon ? since ; ? saved, ? abandoned, 2 failed\n  \
+             ? (a\\nb)  \n"
+        );
+        let object = object(&mount);
+        assert_eq!(object["mountpoint"], "/m\n/n on /o");
+        assert_eq!(object["state"], "serving");
+    }
 }

@@ -18,9 +18,8 @@ mod lookup;
 pub mod mountinfo;
 mod node;
 mod open;
-#[cfg(test)]
-#[allow(clippy::panic, reason = "a test ends with the first surprise")]
-mod outside_input;
+#[cfg(any(test, fuzzing))]
+pub mod outside_input;
 mod passthrough;
 mod process;
 mod ranges;

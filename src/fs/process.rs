@@ -213,9 +213,13 @@ pub(super) fn umask(tid: u32) -> u32 {
 /// Whether a thread keeps the setuid and setgid bits of what it changes
 /// (`CAP_FSETID`, capabilities(7)); not if nobody can tell.
 pub(super) fn keeps_privileges(tid: u32) -> bool {
-    const CAP_FSETID: u32 = 4;
     let status = fs::read(format!("/proc/{tid}/status")).unwrap_or_default();
-    field(&status, "CapEff:")
+    has_fsetid(&status)
+}
+
+pub(super) fn has_fsetid(status: &[u8]) -> bool {
+    const CAP_FSETID: u32 = 4;
+    field(status, "CapEff:")
         .and_then(|set| u64::from_str_radix(set, 16).ok())
         .is_some_and(|set| set & (1 << CAP_FSETID) != 0)
 }
@@ -223,7 +227,11 @@ pub(super) fn keeps_privileges(tid: u32) -> bool {
 /// The supplementary groups of a thread; none if nobody can tell.
 pub(super) fn groups(tid: u32) -> Vec<u32> {
     let status = fs::read(format!("/proc/{tid}/status")).unwrap_or_default();
-    let groups = field(&status, "Groups:").unwrap_or_default();
+    parse_groups(&status)
+}
+
+pub(super) fn parse_groups(status: &[u8]) -> Vec<u32> {
+    let groups = field(status, "Groups:").unwrap_or_default();
     let groups = groups.split_ascii_whitespace();
     groups.filter_map(|group| group.parse().ok()).collect()
 }
@@ -417,8 +425,8 @@ pub(super) fn has_pending_kill(status: &[u8]) -> bool {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
-    flags: u64,
-    exit_code: u64,
+    pub(super) flags: u64,
+    pub(super) exit_code: u64,
 }
 
 /// Fields 9 and 52 of `/proc/PID/stat` (proc_pid_stat(5)). The second is
@@ -438,7 +446,10 @@ pub(super) fn parse_stat(stat: &[u8]) -> Option<Stat> {
 
 /// The process id given out last: the last field of `/proc/loadavg`.
 fn youngest() -> Option<u32> {
-    let loadavg = fs::read("/proc/loadavg").ok()?;
+    parse_loadavg(&fs::read("/proc/loadavg").ok()?)
+}
+
+pub(super) fn parse_loadavg(loadavg: &[u8]) -> Option<u32> {
     let last = loadavg.split(|&byte| byte == b' ').next_back()?;
     str::from_utf8(last).ok()?.trim().parse().ok()
 }

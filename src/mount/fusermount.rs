@@ -136,7 +136,7 @@ fn not_started(error: &io::Error) -> String {
 }
 
 /// What the helper has to say, as a part of a line.
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = text
         .lines()

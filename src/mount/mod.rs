@@ -9,6 +9,8 @@ mod error;
 mod fusermount;
 mod kernel;
 mod options;
+#[cfg(any(test, fuzzing))]
+pub mod outside_input;
 pub mod passthrough;
 mod preflight;
 mod presence;

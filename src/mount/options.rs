@@ -118,7 +118,7 @@ impl MountOptions {
 }
 
 /// A backslash before a comma or a backslash.
-fn escape(text: &OsStr, options: &mut Vec<u8>) {
+pub(super) fn escape(text: &OsStr, options: &mut Vec<u8>) {
     for &byte in text.as_bytes() {
         if matches!(byte, b',' | b'\\') {
             options.push(b'\\');

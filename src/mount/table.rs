@@ -54,8 +54,12 @@ pub fn device_of_connection(connection: &OwnedFd) -> io::Result<Option<(u32, u32
 
 fn descriptor_info<T: FromStr>(fd: &OwnedFd, key: &str) -> io::Result<Option<T>> {
     let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", fd.as_raw_fd()))?;
+    Ok(value_of(&info, key))
+}
+
+pub(super) fn value_of<T: FromStr>(info: &str, key: &str) -> Option<T> {
     let value = |line: &str| line.strip_prefix(key)?.trim().parse().ok();
-    Ok(info.lines().find_map(value))
+    info.lines().find_map(value)
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Session {
 }
 
 /// Whether a name is as those of [`Checkpoint::link`](super::Checkpoint::link).
-fn is_link(name: &OsStr) -> bool {
+pub(super) fn is_link(name: &OsStr) -> bool {
     let numbers = || {
         let rest = name.to_str()?.strip_prefix('.')?;
         let rest = rest.strip_prefix(CHECKPOINT)?.strip_prefix('.')?;

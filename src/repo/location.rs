@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 
 /// The variable that names the repository.
-const VARIABLE: &str = "PLAINBOX_SESSION_REPOSITORY";
+pub(super) const VARIABLE: &str = "PLAINBOX_SESSION_REPOSITORY";
 
 /// The default location of the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ fn resolve(variable: &dyn Fn(&str) -> Option<OsString>) -> io::Result<DefaultLoc
     })
 }
 
-fn usual_place(variable: &dyn Fn(&str) -> Option<OsString>) -> io::Result<PathBuf> {
+pub(super) fn usual_place(variable: &dyn Fn(&str) -> Option<OsString>) -> io::Result<PathBuf> {
     if let Some(path) = variable(VARIABLE).filter(|path| !path.is_empty()) {
         return std::path::absolute(path);
     }

@@ -28,6 +28,8 @@ mod error;
 mod location;
 mod lock;
 mod name;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod outside_input;
 mod probe;
 mod remove;
 mod rename;
