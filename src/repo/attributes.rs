@@ -74,7 +74,14 @@ impl Attributes {
 /// `bits` are added to the mode. What cannot be kept is an error, but for
 /// `security.*`: those attributes belong to the system's security modules,
 /// which set their own.
-pub(super) fn inherit(from: &Checkpoint, to: BorrowedFd<'_>, bits: u32) -> Result<()> {
+///
+/// `is_full` tells that there was no room for an extended attribute.
+pub(super) fn inherit(
+    from: &Checkpoint,
+    to: BorrowedFd<'_>,
+    bits: u32,
+    is_full: &mut bool,
+) -> Result<()> {
     let old = from.stat();
     let new = sys::fstat(to).during("stat the staged file")?;
     let uid = (old.stx_uid != new.stx_uid).then_some(old.stx_uid);
@@ -84,10 +91,22 @@ pub(super) fn inherit(from: &Checkpoint, to: BorrowedFd<'_>, bits: u32) -> Resul
     }
     let wanted = xattr_names(from.as_path_fd()).during("keep the extended attributes")?;
     // Before the mode, which may take the permission to set them.
-    inherit_xattrs(from, to, &wanted, |name| !is_acl(name))?;
+    inherit_xattrs(from, to, &wanted, |name| !is_acl(name), is_full)?;
     let mode = u32::from(old.stx_mode) & 0o7777 | bits;
     sys::chmod(to, Mode::from_raw_mode(mode)).during("keep the mode")?;
-    inherit_xattrs(from, to, &wanted, is_acl)
+    inherit_xattrs(from, to, &wanted, is_acl, is_full)
+}
+
+/// Takes off what [`inherit`] has set of extended attributes. ext4 has two places
+/// for them, of which the listing shows the first one first: set again in that
+/// order, in an empty file, they fit where they fitted before (Linux 6.18).
+pub(super) fn clear(file: BorrowedFd<'_>) -> Result<()> {
+    let clear = || {
+        let names = xattr_names(file)?;
+        let mut own = names.iter().filter(|name| !is_security(name));
+        own.try_for_each(|name| sys::remove_xattr(file, name))
+    };
+    clear().during("keep the extended attributes")
 }
 
 fn inherit_xattrs(
@@ -95,8 +114,9 @@ fn inherit_xattrs(
     to: BorrowedFd<'_>,
     wanted: &[CString],
     which: fn(&CStr) -> bool,
+    is_full: &mut bool,
 ) -> Result<()> {
-    copy_xattrs(from, to, wanted, which).during("keep the extended attributes")
+    copy_xattrs(from, to, wanted, which, is_full).during("keep the extended attributes")
 }
 
 fn copy_xattrs(
@@ -104,6 +124,7 @@ fn copy_xattrs(
     to: BorrowedFd<'_>,
     wanted: &[CString],
     which: fn(&CStr) -> bool,
+    is_full: &mut bool,
 ) -> sys::Result<()> {
     // A default ACL of the directory has given the staged file one.
     for name in xattr_names(to)? {
@@ -120,7 +141,10 @@ fn copy_xattrs(
             Err(errno) if is_security(name) => {
                 log::debug!("the attribute {name:?} is left to the system: {errno}");
             }
-            other => other?,
+            other => {
+                *is_full = matches!(other, Err(Errno::NOSPC | Errno::TOOBIG));
+                other?;
+            }
         }
     }
     Ok(())

@@ -251,13 +251,13 @@ impl Staged {
 
     fn publish(&mut self, how: &Commit<'_>) -> Result<Committed> {
         let replaced = self.replaceable(how)?;
-        let mark = lock::mark(self.file.as_fd()).during("mark the staged file")?;
-        let mut mode = self.prepare(replaced.as_ref(), how, mark)?;
+        let mut mark = lock::mark(self.file.as_fd()).during("mark the staged file")?;
+        let mut mode = self.prepare(replaced.as_ref(), how, &mut mark)?;
         self.take_name()?;
         // From here on whoever follows the protocol waits for us.
         let current = self.replaceable(how)?;
         if current.as_ref().map(state) != replaced.as_ref().map(state) {
-            mode = self.prepare(current.as_ref(), how, mark)?;
+            mode = self.prepare(current.as_ref(), how, &mut mark)?;
         }
         // Before the rename: after it nothing but the sync may fail.
         let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
@@ -313,7 +313,12 @@ impl Staged {
     ///
     /// An error of fsync ends the save: the kernel may have dropped the data,
     /// and says so only once.
-    fn prepare(&self, replaced: Option<&Checkpoint>, how: &Commit<'_>, mark: Mark) -> Result<u32> {
+    fn prepare(
+        &self,
+        replaced: Option<&Checkpoint>,
+        how: &Commit<'_>,
+        mark: &mut Mark,
+    ) -> Result<u32> {
         let file = self.file.as_fd();
         let kept = replaced.map_or(how.first_mode, |old| {
             // Where the sticky bit is the mark, it is on a checkpoint only
@@ -321,20 +326,41 @@ impl Staged {
             u32::from(old.stat().stx_mode) & !mark.bits()
         });
         let mode = how.attributes.mode.unwrap_or(kept) & 0o7777;
-        let marked = Attributes {
-            mode: Some(mode | mark.bits()),
-            ..how.attributes.clone()
-        };
         match (replaced, how.first_owner) {
-            (Some(replaced), _) => attributes::inherit(replaced, file, mark.bits())?,
+            (Some(replaced), _) => self.inherit(replaced, mark)?,
             (None, Some((uid, gid))) => {
                 sys::chown(file, Some(uid), Some(gid)).during("set the owner")?;
             }
             (None, None) => {}
         }
+        let marked = Attributes {
+            mode: Some(mode | mark.bits()),
+            ..how.attributes.clone()
+        };
         marked.apply(file).during("set attributes")?;
         sys::fsync(file).during("sync the staged file")?;
         Ok(mode)
+    }
+
+    /// Keeps the attributes of a checkpoint. Where they take all the room that the
+    /// filesystem has for them (a block on ext4), the mark makes way and becomes
+    /// the other one.
+    fn inherit(&self, replaced: &Checkpoint, mark: &mut Mark) -> Result<()> {
+        let file = self.file.as_fd();
+        let mut is_full = false;
+        match attributes::inherit(replaced, file, mark.bits(), &mut is_full) {
+            Err(full) if is_full && *mark == Mark::Xattr => {
+                // In this order: it may have its name already.
+                if lock::mark_by_bit(file).during("mark the staged file")? != Mark::Bit {
+                    return Err(full);
+                }
+                sys::remove_xattr(file, MARK).during("mark the staged file")?;
+                *mark = Mark::Bit;
+                attributes::clear(file)?;
+                attributes::inherit(replaced, file, mark.bits(), &mut is_full)
+            }
+            other => other,
+        }
     }
 
     /// Makes the file `session.next`, flock'ed.
