@@ -25,6 +25,7 @@ use fuser::{
 pub use self::adapter::Adapter;
 use self::adapter::{MAX_PIECE, caller, fitting, guarded, read, time};
 use crate::fs::{Fail, Patience, SetAttr};
+use crate::sys::memory;
 
 /// Requests in the background (read-ahead, for the most part) before the
 /// kernel holds them back.
@@ -132,7 +133,7 @@ impl Filesystem for Adapter {
             mtime: mtime.map(time),
         };
         let (caller, handle) = (caller(request), fh.map(|fh| fh.0));
-        self.serve(
+        self.finish(
             reply,
             move |fs, patience, _| {
                 let attr = fs.setattr(ino.0, &set, handle, caller, patience)?;
@@ -348,7 +349,12 @@ impl Filesystem for Adapter {
         }
         // The request's buffer is this thread's: only a write that waits is
         // copied.
-        let (fs, data) = (self.fs.clone(), self.buffers.copy(data));
+        let Ok(copy) = self.buffers.copy(data) else {
+            // Here and now: a writer has to know of each piece that it lacks.
+            let result = guarded(|| self.fs.write(fh.0, offset, data, caller, Patience::Wait));
+            return reply::write(reply, data.len(), result);
+        };
+        let (fs, data) = (self.fs.clone(), copy);
         self.workers.run(move || {
             let result = guarded(|| fs.write(fh.0, offset, &data, caller, Patience::Wait));
             reply::write(reply, data.len(), result);
@@ -364,7 +370,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let caller = caller(request);
-        self.serve(
+        self.finish(
             reply,
             move |fs, patience, _| fs.flush(fh.0, caller, patience),
             reply::empty,
@@ -381,7 +387,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(
+        self.finish(
             reply,
             move |fs, patience, _| fs.release(fh.0, patience),
             reply::empty,
@@ -396,7 +402,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve(
+        self.finish(
             reply,
             move |fs, patience, _| fs.fsync(fh.0, datasync, patience),
             reply::empty,
@@ -414,7 +420,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let caller = caller(request);
-        self.serve(
+        self.finish(
             reply,
             move |fs, patience, _| fs.fallocate(fh.0, mode, (offset, length), caller, patience),
             reply::empty,
@@ -452,7 +458,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        self.serve(
+        self.finish(
             reply,
             move |fs, patience, _| fs.copy_range(from, to, len, caller, patience),
             reply::written,
@@ -496,6 +502,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let result = guarded(|| {
+            memory::require_room()?;
             self.fs.readdirplus(ino.0, fh.0, offset, caller, |listed| {
                 let entry = &listed.entry;
                 !reply.add(

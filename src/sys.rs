@@ -12,6 +12,7 @@ pub mod defect;
 mod entries;
 #[cfg(test)]
 pub mod fault;
+pub mod memory;
 mod open;
 mod ranges;
 pub mod record;
@@ -453,5 +454,13 @@ pub fn give_large_blocks_back() {
     // take is ignored.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+    #[cfg(target_env = "gnu")]
+    if memory::is_limited() {
+        // An arena reserves 64 MiB of addresses, for each thread.
+        // SAFETY: as above.
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+        }
     }
 }

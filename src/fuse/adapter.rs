@@ -9,6 +9,7 @@ use fuser::{Errno, ReplyData, Request, TimeOrNow};
 use super::buffers::Buffers;
 use super::workers::Workers;
 use crate::fs::{Caller, Fail, Fs, Patience, Result};
+use crate::sys::memory;
 
 /// The largest piece that is read or written in one request, in bytes.
 pub(super) const MAX_PIECE: u32 = 1 << 20;
@@ -30,9 +31,28 @@ impl Adapter {
         }
     }
 
-    /// Does `operation` and answers with what comes of it; on a worker, if it
-    /// would have to wait.
+    /// As [`finish`](Self::finish), if there is memory for what a client may
+    /// begin.
     pub(super) fn serve<R, T>(
+        &self,
+        reply: R,
+        operation: impl Fn(&Fs, Patience, &R) -> Result<T> + Send + 'static,
+        answer: fn(R, std::result::Result<T, Errno>),
+    ) where
+        R: Send + 'static,
+        T: 'static,
+    {
+        match memory::require_room() {
+            Ok(()) => self.finish(reply, operation, answer),
+            Err(errno) => answer(reply, Err(Fail::from(errno).errno())),
+        }
+    }
+
+    /// Does `operation` and answers with what comes of it; on a worker, if it
+    /// would have to wait. For what ends something, and gives memory back, and for
+    /// what changes the content of a writer: it has to know of what it lacks, or
+    /// it would be published so.
+    pub(super) fn finish<R, T>(
         &self,
         reply: R,
         operation: impl Fn(&Fs, Patience, &R) -> Result<T> + Send + 'static,
@@ -86,7 +106,13 @@ pub(super) fn read(
     (handle, at, size): (u64, u64, u32),
     patience: Patience,
 ) -> Option<ReplyData> {
-    let mut buffer = buffers.take(size as usize);
+    let mut buffer = match buffers.take(size as usize) {
+        Ok(buffer) => buffer,
+        Err(errno) => {
+            reply.error(Fail::from(errno).errno());
+            return None;
+        }
+    };
     match guarded(|| fs.read(handle, at, &mut buffer, patience)) {
         Ok(n) => reply.data(&buffer[..n]),
         Err(Fail::WouldBlock) => return Some(reply),

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adapter::MAX_PIECE;
+use crate::sys::{Result, memory};
 
 /// How many are kept for the next requests. More are in use only while as
 /// many requests are.
@@ -28,24 +29,41 @@ impl Buffers {
     }
 
     /// A buffer of `len` bytes, at most [`MAX_PIECE`], with anything in it.
-    pub(super) fn take(&self, len: usize) -> Buffer {
-        // New memory costs nothing before it is used.
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    pub(super) fn take(&self, len: usize) -> Result<Buffer> {
         let most = MAX_PIECE as usize;
-        let bytes = self.free().pop().unwrap_or_else(|| vec![0; most]);
-        Buffer {
-            bytes,
-            len: len.min(most),
-            buffers: self.clone(),
+        let free = self.free().pop();
+        let mut bytes = match free {
+            Some(bytes) => bytes,
+            None => {
+                memory::require(memory::CUSHION + most)?;
+                memory::block(most)?
+            }
+        };
+        let len = len.min(most);
+        // No more of it is ever touched than is used.
+        if bytes.len() < len {
+            bytes.resize(len, 0);
         }
+        Ok(Buffer {
+            bytes,
+            len,
+            buffers: self.clone(),
+        })
     }
 
     /// A copy of `data`.
-    pub(super) fn copy(&self, data: &[u8]) -> Buffer {
-        let mut buffer = self.take(data.len());
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    pub(super) fn copy(&self, data: &[u8]) -> Result<Buffer> {
+        let mut buffer = self.take(data.len())?;
         // The kernel sends no more than that.
         let len = buffer.len;
         buffer.copy_from_slice(&data[..len]);
-        buffer
+        Ok(buffer)
     }
 }
 
@@ -84,14 +102,14 @@ mod tests {
     #[test]
     fn few_buffers_are_kept_and_used_again() {
         let buffers = Buffers::default();
-        let first = buffers.copy(b"abc");
+        let first = buffers.copy(b"abc").unwrap();
         assert_eq!(&*first, b"abc");
         let address = first.as_ptr();
         drop(first);
-        assert_eq!(buffers.take(7).as_ptr(), address);
-        assert_eq!(buffers.take(7).len(), 7);
-        assert_eq!(buffers.take(usize::MAX).len(), MAX_PIECE as usize);
-        let many: Vec<_> = (0..2 * KEPT).map(|_| buffers.take(1)).collect();
+        assert_eq!(buffers.take(7).unwrap().as_ptr(), address);
+        assert_eq!(buffers.take(7).unwrap().len(), 7);
+        assert_eq!(buffers.take(usize::MAX).unwrap().len(), MAX_PIECE as usize);
+        let many: Vec<_> = (0..2 * KEPT).map(|_| buffers.take(1).unwrap()).collect();
         drop(many);
         assert_eq!(buffers.free().len(), KEPT);
     }

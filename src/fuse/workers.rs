@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::sys::memory;
+
 /// How long a thread without work stays.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -42,7 +44,10 @@ impl Workers {
         drop(queue);
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new().name("worker".into());
-        if let Err(e) = thread.spawn(move || shared.work()) {
+        // A thread that finds no memory when it begins ends the process (the
+        // standard library gives it a stack for signals).
+        let room = memory::require_room().map_err(std::io::Error::from);
+        if let Err(e) = room.and_then(|()| thread.spawn(move || shared.work())) {
             log::warn!("cannot start a thread: {e}");
             let job = self.shared.lock().jobs.pop_back();
             if let Some(job) = job {

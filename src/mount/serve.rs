@@ -63,6 +63,7 @@ pub fn serve(
     };
     raise_limit_of_open_files();
     sys::give_large_blocks_back();
+    check_memory(request.threads)?;
     // The caller's umask is applied to a mode, and not ours.
     let umask = rustix::process::umask(rustix::fs::Mode::empty()).as_raw_mode();
     let repository = Repository::new(&place.repository).with_mode(0o755 & !umask);
@@ -136,6 +137,25 @@ fn raise_limit_of_open_files() {
     if let Err(errno) = setrlimit(Resource::Nofile, limit) {
         log::debug!("the limit of open files stays as it is: {errno}");
     }
+}
+
+/// Refuses to mount with too little memory, which would end this process as soon
+/// as it serves, and leave a dead mount.
+fn check_memory(threads: usize) -> Result<()> {
+    const STACK: usize = 2 << 20;
+    // fuser 0.18 has 16 MiB for a request in each thread, whatever the kernel has
+    // been told (session.rs, `MAX_WRITE_SIZE`).
+    const THREAD: usize = STACK + (17 << 20);
+    /// Those that do not answer the kernel.
+    const OTHERS: usize = 8;
+    let needed = threads * THREAD + OTHERS * STACK + 2 * sys::memory::CUSHION;
+    sys::memory::require(needed).map_err(|_| {
+        Error::failed(format!(
+            "too little memory for {threads} threads: they need {} MiB more than the \
+             limit allows (ulimit -v); --threads 1 needs least",
+            needed >> 20
+        ))
+    })
 }
 
 /// Answers the kernel's first request and starts all threads.

@@ -90,6 +90,18 @@ pub(super) fn inherit(from: &Checkpoint, to: BorrowedFd<'_>, bits: u32) -> Resul
     inherit_xattrs(from, to, &wanted, is_acl)
 }
 
+/// Takes off what [`inherit`] has set of extended attributes. ext4 has two places
+/// for them, of which the listing shows the first one first: set again in that
+/// order, in an empty file, they fit where they fitted before (Linux 6.18).
+pub(super) fn clear(file: BorrowedFd<'_>) -> Result<()> {
+    let clear = || {
+        let names = xattr_names(file)?;
+        let mut own = names.iter().filter(|name| !is_security(name));
+        own.try_for_each(|name| sys::remove_xattr(file, name))
+    };
+    clear().during("keep the extended attributes")
+}
+
 fn inherit_xattrs(
     from: &Checkpoint,
     to: BorrowedFd<'_>,

@@ -75,7 +75,8 @@ fn mark_by_attribute(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
     }
 }
 
-fn mark_by_bit(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
+/// Marks it with [`MARK_BIT`], if the filesystem keeps that.
+pub(super) fn mark_by_bit(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
     let mode = || Ok(u32::from(sys::fstat(fd)?.stx_mode) & 0o7777);
     match sys::chmod(fd, Mode::from_raw_mode(mode()? | MARK_BIT)) {
         // Some drop it in silence (bindfs).

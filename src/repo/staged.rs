@@ -262,13 +262,13 @@ impl Staged {
         // A mode that does not let its owner write would not let him take an
         // attribute off either.
         let by_bit = how.mode(replaced.as_ref()) & 0o200 == 0;
-        let mark = lock::mark(self.file.as_fd(), by_bit).during("mark the staged file")?;
-        let mut mode = self.prepare(replaced.as_ref(), how, mark)?;
+        let mut mark = lock::mark(self.file.as_fd(), by_bit).during("mark the staged file")?;
+        let mut mode = self.prepare(replaced.as_ref(), how, &mut mark)?;
         self.take_name()?;
         // From here on whoever follows the protocol waits for us.
         let current = self.replaceable(how)?;
         if current.as_ref().map(state) != replaced.as_ref().map(state) {
-            mode = self.prepare(current.as_ref(), how, mark)?;
+            mode = self.prepare(current.as_ref(), how, &mut mark)?;
         }
         // Before the rename: after it nothing but the sync may fail.
         let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
@@ -324,7 +324,12 @@ impl Staged {
     ///
     /// An error of fsync ends the save: the kernel may have dropped the data,
     /// and says so only once.
-    fn prepare(&self, replaced: Option<&Checkpoint>, how: &Commit<'_>, mark: Mark) -> Result<u32> {
+    fn prepare(
+        &self,
+        replaced: Option<&Checkpoint>,
+        how: &Commit<'_>,
+        mark: &mut Mark,
+    ) -> Result<u32> {
         let file = self.file.as_fd();
         let mut mode = how.mode(replaced);
         if how.attributes.mode.is_none() {
@@ -332,20 +337,44 @@ impl Staged {
             // because a save died before it took it off.
             mode &= !mark.bits();
         }
-        let marked = Attributes {
-            mode: Some(mode | mark.bits()),
-            ..how.attributes.clone()
-        };
         match (replaced, how.first_owner) {
-            (Some(replaced), _) => attributes::inherit(replaced, file, mark.bits())?,
+            (Some(replaced), _) => self.inherit(replaced, mark)?,
             (None, Some((uid, gid))) => {
                 sys::chown(file, Some(uid), Some(gid)).during("set the owner")?;
             }
             (None, None) => {}
         }
+        let marked = Attributes {
+            mode: Some(mode | mark.bits()),
+            ..how.attributes.clone()
+        };
         marked.apply(file).during("set attributes")?;
         sys::fsync(file).during("sync the staged file")?;
         Ok(mode)
+    }
+
+    /// Keeps the attributes of a checkpoint. Where they take all the room that the
+    /// filesystem has for them (a block on ext4), the mark makes way and becomes
+    /// the other one.
+    fn inherit(&self, replaced: &Checkpoint, mark: &mut Mark) -> Result<()> {
+        let file = self.file.as_fd();
+        let inherited = attributes::inherit(replaced, file, mark.bits());
+        let Err(error) = inherited else {
+            return Ok(());
+        };
+        let errno = Errno::from_raw_os_error(error.errno());
+        let is_full = matches!(errno, Errno::NOSPC | Errno::TOOBIG);
+        if *mark != Mark::Xattr || !is_full {
+            return Err(error);
+        }
+        // In this order: it may have its name already.
+        if lock::mark_by_bit(file).during("mark the staged file")? != Mark::Bit {
+            return Err(error);
+        }
+        sys::remove_xattr(file, MARK).during("mark the staged file")?;
+        *mark = Mark::Bit;
+        attributes::clear(file)?;
+        attributes::inherit(replaced, file, mark.bits())
     }
 
     /// Makes the file `session.next`, flock'ed.

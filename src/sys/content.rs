@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 #[cfg(feature = "test-switches")]
 use super::defect::{Defect, has};
-use super::{Call, Change, Errno, Result, call, limit, note};
+use super::{Call, Change, Errno, Result, call, limit, memory, note};
 
 /// fsync(2). The error of a failed fsync is told once by the kernel: whoever
 /// asks again may hear 0 although the data is lost.
@@ -172,7 +172,8 @@ pub fn copy(from: impl AsFd, to: impl AsFd, len: u64) -> Result<()> {
 }
 
 fn copy_by_hand(from: impl AsFd, to: impl AsFd, len: u64) -> Result<()> {
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = memory::block(1 << 20)?;
+    buffer.resize(1 << 20, 0);
     let mut at = 0;
     while at < len {
         let n = read_at(&from, &mut buffer, at)?;

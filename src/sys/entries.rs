@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::{
-    AtFlags, CWD, Call, Change, Mode, RenameFlags, Result, call, note, open_dir, proc_path,
+    AtFlags, CWD, Call, Change, Mode, RenameFlags, Result, call, memory, note, open_dir, proc_path,
 };
 
 /// The names in a directory but `.` and `..`, in the filesystem's order.
@@ -17,6 +17,10 @@ pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
         let Some(entry) = call(Call::ReadDir, || stream.next().transpose())? else {
             return Ok(names);
         };
+        // As many as a request may remember without asking again.
+        if names.len().is_multiple_of(1024) {
+            memory::require_room()?;
+        }
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             names.push(OsStr::from_bytes(name).to_owned());

@@ -101,6 +101,9 @@ fn may_be_survived(fault: &Fault) -> bool {
         // A filesystem that lacks something has another way.
         (Errno::OPNOTSUPP | Errno::INVAL | Errno::ISDIR, Call::OpenTmpfile) => true,
         (Errno::OPNOTSUPP, Call::SetXattr) => fault.first || fault.done,
+        // The mark makes way for what is kept, which is begun anew.
+        (Errno::NOSPC | Errno::TOOBIG, Call::SetXattr) => !fault.first,
+        (Errno::NOSPC | Errno::TOOBIG, Call::GetXattr | Call::Chown | Call::Chmod) => true,
         // The mark, where the first attribute was not one.
         (Errno::PERM | Errno::OPNOTSUPP, Call::Chmod) => fault.first || fault.done,
         (Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK, Call::Flock) => true,
