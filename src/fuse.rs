@@ -70,8 +70,12 @@ impl Filesystem for Adapter {
             .spawn(move || {
                 loop {
                     fs.wait_for_housework();
-                    std::thread::sleep(HOUSEKEEPING);
-                    fs.housekeep();
+                    loop {
+                        std::thread::sleep(HOUSEKEEPING);
+                        if !fs.housekeep() {
+                            break;
+                        }
+                    }
                 }
             })?;
         let fs = self.fs.clone();

@@ -248,7 +248,8 @@ impl Fs {
     /// Lets go of replaced checkpoints that nobody came to open; to be called
     /// about every second. Answers whether there are any left.
     pub fn housekeep(&self) -> bool {
-        self.holds.age()
+        let holds_any = self.holds.age();
+        self.retries.age() || holds_any
     }
 
     /// Waits until there may be something for [`housekeep`](Self::housekeep).

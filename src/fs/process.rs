@@ -192,6 +192,13 @@ fn born_between(then: u32, now: u32) -> Option<impl Iterator<Item = u32>> {
     few.then_some(then + 1..=now)
 }
 
+/// Whether there is a thread of this number, which may be a process's first.
+/// Nobody is kept from knowing (getpgid(2)), as `/proc` may do (`hidepid`).
+pub(super) fn is_thread(tid: u32) -> bool {
+    let tid = i32::try_from(tid).ok().and_then(Pid::from_raw);
+    tid.is_some_and(|tid| rustix::process::getpgid(Some(tid)) != Err(sys::Errno::SRCH))
+}
+
 /// The process that a thread belongs to; 0 if nobody can tell.
 pub(super) fn thread_group(tid: u32) -> u32 {
     let Some(pid) = i32::try_from(tid).ok().and_then(Pid::from_raw) else {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::errno::{Fail, Result};
+use super::process::is_thread;
 use super::writer::Writer;
 
 /// How many threads may be between the two walks at a time. A thread beyond
@@ -84,7 +85,9 @@ impl Retries {
             intent.lookups += 1;
             return Some(intent.writer.clone());
         }
-        inner.forget(tid);
+        let late = inner.forget(tid);
+        drop(inner);
+        drop(late);
         None
     }
 
@@ -120,20 +123,43 @@ impl Retries {
         Some(result)
     }
 
+    /// Lets go of what threads were about to open that have ended, or have taken
+    /// too long: it keeps the blocks of a checkpoint that was replaced. Answers
+    /// whether there are any others.
+    pub(super) fn age(&self) -> bool {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let comes_back =
+            |tid: u32, intent: &Intent| intent.since.elapsed() < WALK_TIME && is_thread(tid);
+        let threads = inner.by_thread.iter();
+        let late: Vec<u32> = threads
+            .filter(|(tid, intent)| !comes_back(**tid, intent))
+            .map(|(tid, _)| *tid)
+            .collect();
+        let ended: Vec<_> = late.iter().filter_map(|tid| inner.forget(*tid)).collect();
+        let any_left = !inner.by_thread.is_empty();
+        drop(inner);
+        // The last descriptor of a file frees its blocks: not under the lock.
+        drop(ended);
+        any_left
+    }
+
     /// The thread has opened what it wanted, or something else.
     pub(super) fn done(&self, tid: u32) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.forget(tid);
+        let done = inner.forget(tid);
+        drop(inner);
+        drop(done);
     }
 }
 
 impl Inner {
-    fn forget(&mut self, tid: u32) {
-        if self.by_thread.remove(&tid).is_some() {
-            // Nearly always the youngest.
-            if let Some(at) = self.order.iter().rposition(|&t| t == tid) {
-                self.order.remove(at);
-            }
+    #[must_use]
+    fn forget(&mut self, tid: u32) -> Option<Intent> {
+        let intent = self.by_thread.remove(&tid)?;
+        // Nearly always the youngest.
+        if let Some(at) = self.order.iter().rposition(|&t| t == tid) {
+            self.order.remove(at);
         }
+        Some(intent)
     }
 }
