@@ -44,6 +44,13 @@ pub type Result<T> = std::result::Result<T, Errno>;
 /// The directory descriptor that means "the current directory".
 pub const CWD: BorrowedFd<'static> = rustix::fs::CWD;
 
+/// Whether `SESSIONFS_WITHOUT` has this left out: scripts/power-cuts has to find
+/// what that breaks. No program that anybody is given is built with it.
+#[cfg(feature = "test-switches")]
+pub(crate) fn is_switched_off(what: &str) -> bool {
+    std::env::var_os("SESSIONFS_WITHOUT").is_some_and(|off| off == what)
+}
+
 /// The system calls of this module, as the fault injection of the tests names
 /// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -219,6 +219,9 @@ impl<'a> Daemon<'a> {
         if let Some(which) = &run.without_fsync {
             command.env("SESSIONFS_WITHOUT_FSYNC", which);
         }
+        if let Some(what) = &run.without {
+            command.env("SESSIONFS_WITHOUT", what);
+        }
         let mut daemon = Self {
             run,
             paths,
