@@ -117,6 +117,17 @@ fn rule_2_3_a_filesystem_that_makes_itself_read_only_says_so() {
     let closed = errno(close(writer));
     assert!([libc::EIO, libc::EROFS].contains(&closed), "{closed}");
     assert_all_refused(&mount, &session, libc::EROFS);
+    // access(2) does not know of it (Linux 6.18). Whoever asks ends with it: it is
+    // not promised to him either (DESIGN 2.12).
+    let other = mount.mountpoint.join("other.session");
+    assert_eq!(errno(fs::rename(&session.on_mount, &other)), libc::EROFS);
+    for command in ["rm a.session/session", "rm -r a.session"] {
+        let output = common::shell("bash", &mount.mountpoint, &format!("LC_ALL=C {command}"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{command}");
+        assert!(said.contains("Read-only file system"), "{command}: {said}");
+    }
+    assert_saved(&session, "old");
     mount.signal("TERM");
     assert!(mount.wait().success(), "{}", mount.log());
     let image = mount.disk.beside("image");
