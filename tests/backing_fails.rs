@@ -117,6 +117,17 @@ fn rule_2_3_a_filesystem_that_makes_itself_read_only_says_so() {
     let closed = errno(close(writer));
     assert!([libc::EIO, libc::EROFS].contains(&closed), "{closed}");
     assert_all_refused(&mount, &session, libc::EROFS);
+    // access(2) does not know of it (Linux 6.18). Whoever asks ends with it: it is
+    // not promised to him either (DESIGN 2.12).
+    let other = mount.mountpoint.join("other.session");
+    assert_eq!(errno(fs::rename(&session.on_mount, &other)), libc::EROFS);
+    for command in ["rm a.session/session", "rm -r a.session"] {
+        let output = common::shell("bash", &mount.mountpoint, &format!("LC_ALL=C {command}"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{command}");
+        assert!(said.contains("Read-only file system"), "{command}: {said}");
+    }
+    assert_saved(&session, "old");
     mount.signal("TERM");
     assert!(mount.wait().success(), "{}", mount.log());
     let image = mount.disk.beside("image");
@@ -141,9 +152,12 @@ fn rule_2_3_a_filesystem_that_makes_itself_read_only_says_so() {
 #[test]
 fn rule_2_3_a_filesystem_without_inodes_says_enospc() {
     let small = ["-q", "-F", "-N", "32"];
+    // A hundredth of it, 3 MiB, for inodes of 2 KiB each: about 1500.
+    let xfs = ["-q", "-K", "-i", "size=2048,maxpct=1"];
     let tmpfs = ["-t", "tmpfs", "-o", "size=10m,nr_inodes=64", "tmpfs"];
     for disk in [
         Disk::formatted(4 << 20, "mkfs.ext4", &small),
+        Disk::formatted(300 << 20, "mkfs.xfs", &xfs),
         Disk::with_options(&tmpfs),
     ] {
         let (mount, session) = mounted(disk);
@@ -154,7 +168,7 @@ fn rule_2_3_a_filesystem_without_inodes_says_enospc() {
         let mut number = 0;
         let filled = loop {
             number += 1;
-            assert!(number < 1000, "it has no end");
+            assert!(number < 10_000, "it has no end");
             if let Err(e) = File::create_new(fillers.join(number.to_string())) {
                 break e;
             }

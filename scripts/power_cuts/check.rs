@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use sessionfs::repo::{self, Repository, SessionName};
 
+use crate::attributes;
 use crate::content::{Contents, Label};
 use crate::disk::Entry;
 use crate::load::Recording;
@@ -19,7 +20,7 @@ use crate::place::{Loop, run};
 use crate::points::{self, Kept, Point};
 use crate::random::Random;
 use crate::server::{Served, Shared, lock};
-use crate::worker::{State, first_number, may_be_foreign, name};
+use crate::worker::{Acknowledged, State, first_number, may_be_foreign, name};
 use crate::{Result, Run};
 use rustix::io::Errno;
 
@@ -41,6 +42,10 @@ pub enum Kind {
     Debris,
     /// I4: the next save does not work.
     Stuck,
+    /// 2.7: a checkpoint has not its mode, attributes and time.
+    Bare,
+    /// 2.6, 2.8: a save is there that was refused, or whose writer was killed.
+    Unasked,
 }
 
 impl fmt::Display for Kind {
@@ -52,6 +57,8 @@ impl fmt::Display for Kind {
             Self::Torn => "torn",
             Self::Debris => "debris",
             Self::Stuck => "stuck",
+            Self::Bare => "bare",
+            Self::Unasked => "unasked",
         })
     }
 }
@@ -106,6 +113,8 @@ pub fn check(run: &Run, recording: Recording) -> Result<Outcome> {
         mountpoint: run.directory.join("disk"),
         contents: Contents::new(),
         random: Random::new(run.seed ^ 0xc0de),
+        // From the beginning: nobody may find it before either.
+        refused: acknowledged.iter().filter_map(refused).collect(),
         outcome: Outcome::default(),
     };
     let mut required = BTreeMap::new();
@@ -119,7 +128,9 @@ pub fn check(run: &Run, recording: Recording) -> Result<Outcome> {
         }
         applied = point.covered;
         while let Some(a) = acknowledged.next_if(|a| a.position <= point.cut) {
-            required.insert(a.session, a.state);
+            if refused(a).is_none() {
+                required.insert(a.session, a.state);
+            }
         }
         checker.point(&point, &entries, &required)?;
         let until = run.until;
@@ -130,6 +141,14 @@ pub fn check(run: &Run, recording: Recording) -> Result<Outcome> {
     Ok(checker.outcome)
 }
 
+/// A save that may be nowhere: its session's first number, and its counter.
+fn refused(a: &Acknowledged) -> Option<(u64, u64)> {
+    match a.state {
+        State::Refused(counter) => Some((first_number(a.session), counter)),
+        State::Saved(_) | State::Going | State::Gone => None,
+    }
+}
+
 struct Checker<'a> {
     run: &'a Run,
     disk: Shared,
@@ -137,6 +156,7 @@ struct Checker<'a> {
     mountpoint: PathBuf,
     contents: Contents,
     random: Random,
+    refused: BTreeSet<(u64, u64)>,
     outcome: Outcome,
 }
 
@@ -198,7 +218,7 @@ impl Checker<'_> {
         for (session, state) in required {
             let is_wrong = match state {
                 State::Saved(_) => !there.contains(session),
-                State::Going => false,
+                State::Going | State::Refused(_) => false,
                 State::Gone => there.contains(session),
             };
             if is_wrong {
@@ -215,7 +235,7 @@ impl Checker<'_> {
         for &session in &there {
             let required = match required.get(&session) {
                 Some(&State::Saved(counter)) => counter,
-                Some(State::Going | State::Gone) | None => 0,
+                Some(State::Going | State::Gone | State::Refused(_)) | None => 0,
             };
             match self.session(&root, session, required) {
                 Ok(Lock::None) => {}
@@ -295,18 +315,19 @@ impl Checker<'_> {
             .read(&bytes)
             .map_err(|e| (Kind::Torn, format!("session {session}: {e}")))?;
         self.outcome.compared += 1;
-        let mode = fs::metadata(directory.join("session")).map(|m| m.mode());
-        let mode = mode.map_err(|e| unreadable("session", e))? & 0o777;
-        // Also that of a file which was staged with another.
-        if mode != 0o644 {
-            let text = format!("session {session}: mode {mode:o}");
-            return Err((Kind::Torn, text));
+        if self.refused.contains(&(label.session, label.counter)) {
+            return Err((Kind::Unasked, format!("session {session}: {label:?}")));
         }
         if label.session != first_number(session) || label.counter < required {
             let text = format!("session {session}: {label:?}, and {required} was acknowledged");
             return Err((Kind::Lost, text));
         }
-        Ok(lock)
+        // Also what was staged with another mode has the right one.
+        match attributes::wrong(&directory.join("session"), label) {
+            Ok(None) => Ok(lock),
+            Ok(Some(what)) => Err((Kind::Bare, format!("session {session}: {what}: {label:?}"))),
+            Err(e) => Err(unreadable("session", e)),
+        }
     }
 
     /// The next save works, whatever was left, and leaves nothing.

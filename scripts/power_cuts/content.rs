@@ -5,7 +5,7 @@ use crate::random::Random;
 
 /// Begins every content.
 const MAGIC: u64 = u64::from_le_bytes(*b"powercut");
-const HEAD: usize = 40;
+const HEAD: usize = 48;
 const TAIL: usize = 16;
 /// Longest piece of noise, and how many places it may begin at.
 const LONGEST: usize = 256 << 10;
@@ -22,6 +22,8 @@ pub struct Label {
     pub start: u64,
     /// Length of the noise, in bytes.
     pub len: u64,
+    /// The counter of the save that set its attributes; 0: nobody has.
+    pub attributes: u64,
 }
 
 /// Makes contents and reads them.
@@ -53,12 +55,20 @@ impl Contents {
             counter,
             start,
             len,
+            attributes: 0,
         }
     }
 
     pub fn head(label: Label) -> [u8; HEAD] {
         let mut head = [0; HEAD];
-        let words = [MAGIC, label.session, label.counter, label.start, label.len];
+        let words = [
+            MAGIC,
+            label.session,
+            label.counter,
+            label.start,
+            label.len,
+            label.attributes,
+        ];
         for (place, word) in head.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
@@ -91,9 +101,8 @@ impl Contents {
             let word = bytes.get(8 * i..8 * i + 8)?;
             Some(u64::from_le_bytes(word.try_into().ok()?))
         };
-        let (Some(MAGIC), Some(session), Some(counter), Some(start), Some(len)) =
-            (number(0), number(1), number(2), number(3), number(4))
-        else {
+        let numbers: Option<Vec<u64>> = (0..HEAD / 8).map(number).collect();
+        let Some(&[MAGIC, session, counter, start, len, attributes]) = numbers.as_deref() else {
             let first = &bytes[..bytes.len().min(16)];
             return Err(format!(
                 "{} bytes that begin with {first:02x?}",
@@ -105,6 +114,7 @@ impl Contents {
             counter,
             start,
             len,
+            attributes,
         };
         if start >= STARTS || len > LONGEST as u64 {
             return Err(format!("a head that nobody wrote: {label:?}"));

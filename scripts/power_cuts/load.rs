@@ -216,8 +216,8 @@ impl<'a> Daemon<'a> {
         command.args(["mount", "--foreground"]);
         command.arg(&paths.repository).arg(&paths.mount);
         command.stderr(File::create(&log)?);
-        if let Some(which) = &run.without_fsync {
-            command.env("SESSIONFS_WITHOUT_FSYNC", which);
+        if let Some(defect) = &run.defect {
+            command.env("SESSIONFS_DEFECT", defect);
         }
         let mut daemon = Self {
             run,

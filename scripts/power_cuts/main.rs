@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, reason = "a program, and nobody's library")]
 
+mod attributes;
 mod check;
 mod content;
 mod disk;
@@ -17,6 +18,7 @@ mod points;
 mod random;
 mod server;
 mod worker;
+mod writers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +36,8 @@ enum Command {
     Run(Run),
     /// A process of the load
     Worker(worker::Arguments),
+    /// A writer of the load that is going to be killed
+    Endless(writers::Endless),
 }
 
 /// One run on one filesystem
@@ -64,9 +68,9 @@ struct Run {
     /// Another daemon, for what it does wrong on purpose
     #[arg(long)]
     daemon: Option<PathBuf>,
-    /// What it does not sync: file, directory
+    /// Its defect, one of src/sys/defect.rs
     #[arg(long)]
-    without_fsync: Option<String>,
+    defect: Option<String>,
     /// Saves that are not safe, instead of the daemon's
     #[arg(long)]
     in_place: bool,
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run(run) => cut(&run),
         Command::Worker(arguments) => worker::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Endless(arguments) => writers::endless(&arguments).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|e| {
         eprintln!("power-cuts: {e}");
@@ -91,6 +96,8 @@ fn cut(run: &Run) -> Result<ExitCode> {
     let is_save = |state| matches!(state, worker::State::Saved(1..));
     let saves = recording.acknowledged.iter().map(|a| a.state);
     let saves = saves.filter(|state| is_save(*state)).count();
+    let is_refused = |a: &&worker::Acknowledged| matches!(a.state, worker::State::Refused(_));
+    let refused = recording.acknowledged.iter().filter(is_refused).count();
     let is_flush = |entry: &&Entry| matches!(entry, Entry::Flush);
     let flushes = recording.entries.iter().filter(is_flush).count();
     let writes = recording.entries.len() - flushes;
@@ -108,7 +115,7 @@ fn cut(run: &Run) -> Result<ExitCode> {
         }
     };
     println!(
-        "{}: {saves} saves in {recorded} s, {writes} writes, {flushes} flushes; {} cuts in {} s, \
+        "{}: {saves} saves, {refused} refused or killed, in {recorded} s, {writes} writes, {flushes} flushes; {} cuts in {} s, \
          {} of them at a flush; {} checkpoints, {} dead and {} foreign locks met; \
          found: {found} (seed {})",
         run.kind.name(),

@@ -3,7 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -74,35 +76,55 @@ impl Kind {
         let options =
             std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).map_err(io::Error::other)?;
         rustix::mount::mount(device, on, self.driver(), flags, options)?;
-        Ok(Mounted(on.to_owned()))
+        Ok(Mounted {
+            on: on.to_owned(),
+            device: device.to_owned(),
+        })
     }
 }
 
 /// A mounted filesystem, until it is dropped.
-pub struct Mounted(PathBuf);
+pub struct Mounted {
+    on: PathBuf,
+    device: PathBuf,
+}
 
 impl Mounted {
-    /// Unmounts. Whoever looks at all the mounts of the machine may keep it
-    /// busy for a moment.
+    /// Unmounts, and waits until the filesystem has let go of its device. Whoever
+    /// looks at all the mounts of the machine may keep it busy for a moment; and
+    /// a mount namespace that somebody has made meanwhile has a copy of the
+    /// mount, with which the filesystem lives on, writes to a disk that has been
+    /// put back, and is what the next mount shows (Linux 6.18).
     pub fn unmount(self) -> Result<()> {
-        for _ in 0..1000 {
-            match rustix::mount::unmount(&self.0, UnmountFlags::empty()) {
-                Ok(()) => {
-                    std::mem::forget(self);
-                    return Ok(());
-                }
-                Err(Errno::BUSY) => std::thread::sleep(std::time::Duration::from_millis(10)),
-                Err(e) => return Err(format!("{}: unmount: {e}", self.0.display()).into()),
+        let Self { on, device } = &self;
+        wait_while_busy(|| rustix::mount::unmount(on, UnmountFlags::empty()))
+            .map_err(|e| format!("{}: unmount: {e}", on.display()))?;
+        // A mounted filesystem has its device for itself.
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        let released = wait_while_busy(|| rustix::fs::open(device, flags, Mode::empty()).map(drop))
+            .map_err(|e| format!("{}: is mounted elsewhere: {e}", device.display()).into());
+        std::mem::forget(self);
+        released
+    }
+}
+
+/// Tries again for five minutes.
+fn wait_while_busy(call: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    let patience = Instant::now() + Duration::from_secs(300);
+    loop {
+        match call() {
+            Err(Errno::BUSY) if Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(10));
             }
+            other => return other,
         }
-        Err(format!("{} stays busy", self.0.display()).into())
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(e) = rustix::mount::unmount(&self.0, UnmountFlags::DETACH) {
-            eprintln!("power-cuts: {}: {e}", self.0.display());
+        if let Err(e) = rustix::mount::unmount(&self.on, UnmountFlags::DETACH) {
+            eprintln!("power-cuts: {}: {e}", self.on.display());
         }
     }
 }

@@ -9,8 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::Result;
+use crate::attributes;
 use crate::content::{Contents, Label};
 use crate::random::Random;
+use crate::writers::{self, Doomed, How};
 
 /// After so many saves it goes on in a new session.
 const SAVES_OF_A_SESSION: u64 = 25;
@@ -54,6 +56,8 @@ pub enum State {
     Going,
     /// Nothing: that has returned.
     Gone,
+    /// Not this save, now or later: it was refused, or its writer killed.
+    Refused(u64),
 }
 
 /// What a worker has been told, or has begun.
@@ -76,12 +80,18 @@ impl Acknowledged {
             state: match state {
                 "going" => State::Going,
                 "gone" => State::Gone,
-                counter => State::Saved(counter.parse()?),
+                other => match other.strip_prefix(REFUSED) {
+                    Some(counter) => State::Refused(counter.parse()?),
+                    None => State::Saved(other.parse()?),
+                },
             },
             position: position.parse()?,
         })
     }
 }
+
+/// Before the counter of such a save, in the log.
+const REFUSED: &str = "refused:";
 
 /// What is added to the number of a session that is renamed.
 const RENAMED: u64 = 500;
@@ -114,6 +124,14 @@ enum Way {
     Edit,
     /// Remove, make a new one, write, close.
     Replace,
+    /// Truncate, write, set mode, attributes and time, close.
+    Attributes,
+    /// Two writers at once.
+    Two,
+    /// A writer that is killed, and saves nothing (DESIGN 2.6).
+    Killed,
+    /// One that is killed after a save point, which stays.
+    KilledLater,
     /// By the command, beside the mount.
     Command,
     /// As the original does, in the repository: it marks nothing.
@@ -128,7 +146,7 @@ pub fn may_be_foreign(session: u64) -> bool {
     session / 1000 == WITH_ORIGINAL
 }
 
-const WAYS: [Way; 13] = [
+const WAYS: [Way; 20] = [
     Way::Truncate,
     Way::Truncate,
     Way::Truncate,
@@ -141,6 +159,13 @@ const WAYS: [Way; 13] = [
     Way::Edit,
     Way::Replace,
     Way::Replace,
+    Way::Attributes,
+    Way::Attributes,
+    Way::Two,
+    Way::Two,
+    Way::Killed,
+    Way::Killed,
+    Way::KilledLater,
     Way::Command,
 ];
 
@@ -151,6 +176,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         random: Random::new(arguments.seed),
         session: 0,
         last: None,
+        counter: 0,
         arguments,
     };
     for save in 0..arguments.saves {
@@ -179,6 +205,8 @@ struct Worker<'a> {
     session: u64,
     /// The checkpoint of this session.
     last: Option<Label>,
+    /// Of the last save that was tried in it.
+    counter: u64,
 }
 
 impl Worker<'_> {
@@ -195,7 +223,12 @@ impl Worker<'_> {
         let path = |worker: &Self, session| worker.home().join(name(session));
         if let (Some(last), false) = (last, self.arguments.in_place) {
             self.tell(before, "going")?;
-            if number.is_multiple_of(2) {
+            if number.is_multiple_of(4) {
+                let mut remove = Command::new(&self.arguments.sessionfs);
+                remove.args(["remove", "--repository"]);
+                remove.arg(&self.arguments.repository).arg(name(before));
+                crate::place::run(&mut remove)?;
+            } else if number.is_multiple_of(2) {
                 fs::remove_dir_all(path(self, before))?;
             } else {
                 let to = before + RENAMED;
@@ -205,6 +238,7 @@ impl Worker<'_> {
             self.tell(before, "gone")?;
         }
         self.session = 1000 * self.arguments.number + number;
+        self.counter = 0;
         fs::create_dir(path(self, self.session))?;
         if self.arguments.in_place {
             File::open(self.home())?.sync_all()?;
@@ -219,10 +253,18 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// The label of the next save.
+    /// The label of the next save, which keeps the attributes.
     fn next(&mut self) -> Label {
-        let counter = self.last.map_or(1, |last| last.counter + 1);
-        Contents::label(self.session, counter, &mut self.random)
+        self.counter += 1;
+        Label {
+            attributes: self.last.map_or(0, |last| last.attributes),
+            ..Contents::label(self.session, self.counter, &mut self.random)
+        }
+    }
+
+    /// Such a save may be nowhere, whenever the power is cut.
+    fn refused(&mut self, label: Label) -> Result<()> {
+        self.tell(self.session, format_args!("{REFUSED}{}", label.counter))
     }
 
     fn saved(&mut self, label: Label) -> Result<()> {
@@ -233,13 +275,29 @@ impl Worker<'_> {
     fn save(&mut self, way: Way) -> Result<()> {
         let directory = self.home().join(name(self.session));
         let session = directory.join("session");
-        let label = self.next();
+        let mut label = self.next();
+        match way {
+            // A new file, with its own attributes.
+            Way::Rename | Way::Move | Way::Replace | Way::Original => label.attributes = 0,
+            Way::Attributes => label.attributes = label.counter,
+            _ => {}
+        }
         let bytes = self.contents.make(label);
         match way {
             Way::Truncate => {
                 let mut file = File::create(&session)?;
                 file.write_all(&bytes)?;
                 close(file)?;
+            }
+            Way::Attributes => {
+                let mut file = File::create(&session)?;
+                file.write_all(&bytes)?;
+                attributes::set(&file, label)?;
+                close(file)?;
+            }
+            Way::Two => return self.two(&session, label),
+            Way::Killed | Way::KilledLater => {
+                return self.killed(&session, label, matches!(way, Way::KilledLater));
             }
             Way::Rename | Way::Move => {
                 let from = match way {
@@ -296,6 +354,68 @@ impl Worker<'_> {
         self.saved(label)
     }
 
+    /// Whoever of the two was first, whole is what is there.
+    fn two(&mut self, session: &Path, first: Label) -> Result<()> {
+        let second = self.next();
+        let mut how = || match self.last.is_some() && self.random.below(2) == 0 {
+            true => How::Edit,
+            false => How::Truncate,
+        };
+        let both = [(how(), first), (how(), second)];
+        let ended = writers::two(session, &self.arguments.position, both)?;
+        if !ended.iter().any(|one| one.is_saved) {
+            return Err(format!("both were refused: {both:?}").into());
+        }
+        for one in &ended {
+            // The other one may have replaced it: either of them has to be there.
+            let state = match one.is_saved {
+                true => first.counter.to_string(),
+                false => format!("{REFUSED}{}", one.label.counter),
+            };
+            writeln!(self.log, "{} {state} {}", self.session, one.position)?;
+        }
+        let there = self.contents.read(&fs::read(session)?)?;
+        let is_there = |one: &writers::Ended| one.is_saved && one.label.counter == there.counter;
+        if !ended.iter().any(is_there) {
+            return Err(format!("{there:?} is there after {both:?}").into());
+        }
+        self.last = Some(there);
+        Ok(())
+    }
+
+    /// The old checkpoint stands, or the one of the save point.
+    fn killed(&mut self, session: &Path, mut label: Label, is_later: bool) -> Result<()> {
+        let save_point = is_later.then_some(label);
+        if is_later {
+            label = self.next();
+        }
+        let edited = self.last.filter(|_| !is_later && self.random.below(2) == 0);
+        if let Some(last) = edited {
+            label = Label {
+                counter: label.counter,
+                ..last
+            };
+        }
+        self.refused(label)?;
+        let is_edit = edited.is_some();
+        let mut writer = Doomed::start(session, save_point, label, is_edit, &mut self.random)?;
+        if let Some(label) = save_point {
+            writer.wait_for(b's')?;
+            self.saved(label)?;
+        }
+        writer.wait_for(b'w')?;
+        writer.kill(&mut self.random)?;
+        // Whether that may be there is looked at after the cuts.
+        let bytes = fs::read(session)?;
+        match self.contents.read(&bytes) {
+            Ok(there) => self.last = Some(there),
+            Err(_) if bytes.is_empty() => self.last = None,
+            // What comes now needs a whole one.
+            Err(_) => return self.save(Way::Truncate),
+        }
+        Ok(())
+    }
+
     fn command(&self, bytes: &[u8]) -> Result<()> {
         let mut child = Command::new(&self.arguments.sessionfs)
             .args(["save", "--repository"])
@@ -343,7 +463,7 @@ impl Worker<'_> {
 
 /// Closes a file and tells what close(2) says, which dropping it does not.
 #[allow(unsafe_code, reason = "the standard library ignores the error")]
-fn close(file: File) -> io::Result<()> {
+pub fn close(file: File) -> io::Result<()> {
     // SAFETY: the descriptor is not owned by anything else any more.
     match unsafe { libc::close(file.into_raw_fd()) } {
         0 => Ok(()),

@@ -395,6 +395,8 @@ fn ending(tid: u32) -> Closer {
     match parse_stat(&stat) {
         None => Closer::Unknown,
         Some(stat) if stat.flags & PF_EXITING == 0 => Closer::Closed,
+        #[cfg(feature = "test-switches")]
+        Some(_) if sys::defect::has(sys::defect::Defect::KilledNotSeen) => Closer::Exiting,
         // When one thread of a process calls exit(2), the kernel ends the
         // others by the means of a signal: what counts is how the process
         // ends (`exit_code`, shown to those who may trace it).

@@ -271,6 +271,8 @@ impl Fs {
         // Nothing is promised that is refused already: EROFS, EPERM of an
         // immutable directory, EACCES to a daemon without privileges.
         sys::access(session.dir(), libc::W_OK | libc::X_OK)?;
+        must_wait(patience)?;
+        may_be_changed(&session)?;
         match self.removals.ask(node, session, checkpoint, caller.tid) {
             Asked::Promised => Ok(()),
             Asked::Due(removal) => carry_out(&removal, patience),
@@ -371,6 +373,20 @@ impl Fs {
         } else {
             Err(Errno::BUSY.into())
         }
+    }
+}
+
+/// Whether anything can be changed in a session's directory, tried with a file
+/// that never gets a name: ext4 that an error has made read-only (`emergency_ro`)
+/// tells access(2) nothing of it, nor fsync(2) of what was synced before, and
+/// refuses every change (Linux 6.18). To remove works on a full disk, and beside a
+/// save that has the lock.
+fn may_be_changed(session: &Session) -> Result<()> {
+    match session.stage() {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == Kind::Locked => Ok(()),
+        Err(e) if [libc::ENOSPC, libc::EDQUOT].contains(&e.errno()) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 

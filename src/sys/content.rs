@@ -10,25 +10,10 @@ use super::{Call, Change, Errno, Result, call, limit, memory, note};
 /// asks again may hear 0 although the data is lost.
 pub fn fsync(fd: impl AsFd) -> Result<()> {
     #[cfg(feature = "test-switches")]
-    if is_left_out(&fd)? {
+    if super::defect::leaves_out_sync(&fd)? {
         return Ok(());
     }
     sync(fd.as_fd(), |fd| rustix::fs::fsync(fd))
-}
-
-/// Whether `SESSIONFS_WITHOUT_FSYNC` (`file` or `directory`) has this fsync left
-/// out: scripts/power-cuts has to find what that breaks. No program that anybody
-/// is given is built with it.
-#[cfg(feature = "test-switches")]
-fn is_left_out(fd: &impl AsFd) -> Result<bool> {
-    use rustix::fs::FileType;
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode);
-    let kind = match kind {
-        FileType::RegularFile => "file",
-        FileType::Directory => "directory",
-        _ => return Ok(false),
-    };
-    Ok(std::env::var_os("SESSIONFS_WITHOUT_FSYNC").is_some_and(|which| which == kind))
 }
 
 /// fdatasync(2)

@@ -2,11 +2,22 @@
 //! have to find each (`scripts/proof --teeth`). No program that anybody is given
 //! is built with this module: it is there with the feature `test-switches` alone.
 
+use std::os::fd::AsFd;
 use std::sync::LazyLock;
+
+use super::Result;
 
 /// What is done wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
+    /// No file is synced: a checkpoint is torn by a power cut (I1).
+    FilesNotSynced,
+    /// No directory is: a save is lost (I2).
+    DirectoriesNotSynced,
+    /// No attribute of a user is set (2.7).
+    AttributesLeftOut,
+    /// A writer that is killed counts as one that ends (2.6).
+    KilledNotSeen,
     /// A staged file is not told from that of a foreign program (I4).
     Unmarked,
     /// A rename onto a name takes that off first, as if there were no
@@ -33,6 +44,10 @@ pub fn has(defect: Defect) -> bool {
     static CHOSEN: LazyLock<Option<Defect>> = LazyLock::new(|| {
         let name = std::env::var("SESSIONFS_DEFECT").ok()?;
         Some(match name.as_str() {
+            "files-not-synced" => Defect::FilesNotSynced,
+            "directories-not-synced" => Defect::DirectoriesNotSynced,
+            "attributes-left-out" => Defect::AttributesLeftOut,
+            "killed-not-seen" => Defect::KilledNotSeen,
             "unmarked" => Defect::Unmarked,
             "rename-in-two-steps" => Defect::RenameInTwoSteps,
             "sync-errors-ignored" => Defect::SyncErrorsIgnored,
@@ -44,4 +59,16 @@ pub fn has(defect: Defect) -> bool {
         })
     });
     *CHOSEN == Some(defect)
+}
+
+/// Whether the fsync(2) of this is left out.
+pub(super) fn leaves_out_sync(fd: impl AsFd) -> Result<bool> {
+    use rustix::fs::FileType;
+    Ok(
+        match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
+            FileType::RegularFile => has(Defect::FilesNotSynced),
+            FileType::Directory => has(Defect::DirectoriesNotSynced),
+            _ => false,
+        },
+    )
 }
