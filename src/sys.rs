@@ -29,8 +29,8 @@ pub use self::entries::{
     link_fd, mkdir, mknod, read_dir, read_link, rename, rmdir, symlink, unlink,
 };
 pub use self::open::{
-    into_file, open_dir, open_dir_beneath, open_path, open_root, open_tmpfile, openat, path_of,
-    proc_path, reopen,
+    into_file, is_nameless, open_dir, open_dir_beneath, open_path, open_root, open_tmpfile, openat,
+    path_of, proc_path, reopen,
 };
 pub use self::ranges::{Find, allocate, copy_range, find};
 use self::record::{Change, note};

@@ -68,11 +68,19 @@ impl Checkpoint {
     /// Opens it for reading.
     ///
     /// # Errors
-    /// [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …
+    /// [`Kind::Superseded`] if another one has replaced it where a file that has
+    /// no name is gone; [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …
     pub fn open(&self) -> Result<File> {
-        sys::reopen(&self.path, OFlags::RDONLY)
-            .map(sys::into_file)
-            .during("open the checkpoint")
+        let during = "open the checkpoint";
+        match sys::reopen(&self.path, OFlags::RDONLY) {
+            // The descriptor keeps the file on filesystems of this host. Most
+            // of FUSE asks for it by its name (bindfs: ENOENT, sshfs: ESTALE,
+            // on Linux 6.18), and a server of NFS does not know it any more.
+            Err(Errno::NOENT | Errno::STALE) => {
+                Err(Error::new(Kind::Superseded, during, Errno::STALE))
+            }
+            other => other.map(sys::into_file).during(during),
+        }
     }
 
     /// An `O_PATH` descriptor of it.

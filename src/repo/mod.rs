@@ -69,7 +69,42 @@ pub struct Repository {
     path: PathBuf,
     /// Permission bits of its directory, if it has to be made.
     mode: u32,
-    root: Mutex<Option<Arc<OwnedFd>>>,
+    root: Mutex<Option<Root>>,
+}
+
+/// The directory of a repository, held open.
+#[derive(Debug)]
+struct Root {
+    fd: Arc<OwnedFd>,
+    /// Whether its link count is that of a directory that exists even when it
+    /// has been removed.
+    hides_removal: bool,
+}
+
+impl Root {
+    fn new(fd: OwnedFd) -> Self {
+        let hides_removal = sys::is_overlay(&fd);
+        Self {
+            fd: Arc::new(fd),
+            hides_removal,
+        }
+    }
+
+    /// Whether it has been removed, and perhaps made anew: then it is another
+    /// directory. One that has been moved is the same still.
+    fn is_removed(&self) -> sys::Result<bool> {
+        match sys::fstat(&*self.fd) {
+            Ok(stat) if stat.stx_nlink == 0 => Ok(true),
+            // One link: it does not count them. Asked there only, as this is on
+            // the way of every request.
+            Ok(stat) if stat.stx_nlink == 1 && self.hides_removal => sys::is_nameless(&*self.fd),
+            Ok(_) => Ok(false),
+            // Where the server knows files by their names (most of FUSE), or
+            // the directory was removed on another host (NFS).
+            Err(Errno::NOENT | Errno::STALE) => Ok(true),
+            Err(errno) => Err(errno),
+        }
+    }
 }
 
 /// A session as [`Repository::list`] finds it.
@@ -109,18 +144,16 @@ impl Repository {
     /// [`Kind::Os`]: `ENOTDIR`, `EACCES`, …
     pub fn root(&self) -> Result<Option<Arc<OwnedFd>>> {
         let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fd) = &*root {
-            // Removed, and perhaps made anew: then it is another directory.
-            if sys::fstat(&**fd).during("stat the repository")?.stx_nlink > 0 {
-                return Ok(Some(fd.clone()));
+        if let Some(held) = &*root {
+            if !held.is_removed().during("stat the repository")? {
+                return Ok(Some(held.fd.clone()));
             }
             *root = None;
         }
         match sys::open_root(&self.path) {
             Ok(fd) => {
-                let fd = Arc::new(fd);
-                *root = Some(fd.clone());
-                Ok(Some(fd))
+                let opened = root.insert(Root::new(fd));
+                Ok(Some(opened.fd.clone()))
             }
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno).during("open the repository"),

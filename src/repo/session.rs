@@ -27,6 +27,10 @@ struct Inner {
     name: SessionName,
 }
 
+/// How often a save may come between the name of the checkpoint and the file,
+/// where that is noticed: bounded, as a filesystem may have another reason.
+const SAVES: u32 = 100;
+
 impl Session {
     /// Opens the session `name` of the repository directory `root`.
     pub(super) fn open(root: impl AsFd, name: &SessionName) -> Result<Self> {
@@ -62,10 +66,20 @@ impl Session {
     }
 
     fn find_checkpoint(&self) -> Result<Option<Checkpoint>> {
-        match sys::open_path(self.dir(), OsStr::new(CHECKPOINT)) {
-            Ok(path) => Checkpoint::from_path_fd(path).map(Some),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno).during("open the checkpoint"),
+        let mut saves = 0;
+        loop {
+            let found = match sys::open_path(self.dir(), OsStr::new(CHECKPOINT)) {
+                Ok(path) => Checkpoint::from_path_fd(path),
+                Err(Errno::NOENT) => return Ok(None),
+                Err(errno) => return Err(errno).during("open the checkpoint"),
+            };
+            match found {
+                // Replaced in between, as in Checkpoint::open.
+                Err(e) if [libc::ENOENT, libc::ESTALE].contains(&e.errno()) && saves < SAVES => {
+                    saves += 1;
+                }
+                found => return found.map(Some),
+            }
         }
     }
 
@@ -74,12 +88,19 @@ impl Session {
     /// # Errors
     /// As of [`checkpoint`](Self::checkpoint), and those of reading.
     pub fn load(&self) -> Result<Vec<u8>> {
-        let Some(checkpoint) = self.checkpoint()? else {
-            return Ok(Vec::new());
-        };
-        let read =
-            || sys::read_to_end(checkpoint.open()?, checkpoint.len()).during("read the checkpoint");
-        read().map_err(|e| e.of(self.name()))
+        let mut saves = 0;
+        loop {
+            let Some(checkpoint) = self.checkpoint()? else {
+                return Ok(Vec::new());
+            };
+            let read = || {
+                sys::read_to_end(checkpoint.open()?, checkpoint.len()).during("read the checkpoint")
+            };
+            match read() {
+                Err(e) if e.kind() == Kind::Superseded && saves < SAVES => saves += 1,
+                other => return other.map_err(|e| e.of(self.name())),
+            }
+        }
     }
 
     /// Saves `bytes` as the new checkpoint, whatever the current one is.

@@ -127,6 +127,23 @@ pub fn path_of(fd: impl AsFd) -> Result<CString> {
     })
 }
 
+/// Whether a directory has lost its name. For overlayfs, where a directory that
+/// is in both layers has one link for ever, also when it is removed (Linux 6.18):
+/// only the name that the kernel keeps of it tells (proc_pid_fd(5)).
+pub fn is_nameless(dir: impl AsFd) -> Result<bool> {
+    let path = path_of(&dir)?;
+    if !path.to_bytes().ends_with(b" (deleted)") {
+        return Ok(false);
+    }
+    // Or it is called so.
+    let here = super::fstat(&dir)?;
+    let id = |stat: &super::Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+    match super::stat(CWD, OsStr::from_bytes(path.to_bytes())) {
+        Ok(there) => Ok(id(&there) != id(&here)),
+        Err(_) => Ok(true),
+    }
+}
+
 /// A [`File`] of a descriptor that this module opened.
 pub fn into_file(fd: OwnedFd) -> File {
     File::from(fd)
