@@ -112,7 +112,8 @@ fn with_checkpoint(home: Home) -> (Settled, Session) {
 fn rule_2_3_all_ways_of_saving(home: Home) {
     let (_settled, session) = with_checkpoint(home);
     let mut reader = fs::File::open(session.file()).unwrap();
-    let watcher = Watcher::of(&session);
+    // On FUSE a reader may be told ESTALE or see nothing for a moment (README).
+    let watcher = (!is_fuse(home)).then(|| Watcher::of(&session));
     let mut known = vec![b"old".to_vec()];
     let ways = [
         ("echo new > session", "new\n"),
@@ -155,9 +156,7 @@ fn rule_2_3_all_ways_of_saving(home: Home) {
         );
         known.push(content.as_bytes().to_vec());
     }
-    let seen = watcher.finish();
-    for content in seen {
-        // Removed by a shell that another command follows: nothing, as asked.
+    for content in watcher.map(Watcher::finish).unwrap_or_default() {
         assert!(
             known.contains(&content),
             "a reader has seen {} bytes that nobody saved",
