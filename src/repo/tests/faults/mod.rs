@@ -93,6 +93,8 @@ fn may_be_survived(fault: &Fault) -> bool {
         (Errno::INTR, _) => true,
         // What is gone is gone, or was never there.
         (Errno::NOENT, Call::Open | Call::Stat | Call::Unlink) => true,
+        // Another one has its name by now: it is looked up again.
+        (Errno::STALE, Call::Open | Call::Stat) => true,
         (Errno::NODATA | Errno::OPNOTSUPP, Call::GetXattr) => true,
         // Asked again, with more room for the answer.
         (Errno::RANGE, Call::GetXattr) => true,
@@ -138,7 +140,12 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
             Errno::NOTDIR | Errno::LOOP => fault.call == Call::Open,
             errno => errno == Errno::NOENT,
         },
-        Kind::LockBroken | Kind::Superseded => fault.errno == Errno::NOENT,
+        Kind::LockBroken => fault.errno == Errno::NOENT,
+        Kind::Superseded => match fault.errno {
+            // The file is gone though it is held.
+            Errno::STALE => fault.call == Call::Open,
+            errno => errno == Errno::NOENT,
+        },
         Kind::Exists => match fault.errno {
             Errno::NOTEMPTY => fault.call == Call::Rename,
             errno => errno == Errno::EXIST,
