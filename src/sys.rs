@@ -50,12 +50,16 @@ pub const CWD: BorrowedFd<'static> = rustix::fs::CWD;
 pub enum Call {
     /// openat(2)
     Open,
+    /// open(2) of what a descriptor holds
+    Reopen,
     /// openat(2) with `O_TMPFILE`
     OpenTmpfile,
     /// openat2(2)
     OpenBeneath,
-    /// statx(2)
+    /// statx(2) of a name, and others that only look
     Stat,
+    /// statx(2) of what a descriptor holds
+    Fstat,
     /// getdents64(2)
     ReadDir,
     /// mkdirat(2)
@@ -108,6 +112,19 @@ fn call<T>(call: Call, mut f: impl FnMut() -> Result<T>) -> Result<T> {
             other => return other,
         }
     }
+}
+
+/// The answer of a call about what a descriptor holds. That is there, whatever
+/// has become of its names; but filesystems that know files by their names only
+/// lose it with the name. Some say `ENOENT` then (bindfs, and whatever uses the
+/// same part of libfuse) and others `ESTALE` (sshfs; NFS by its manual), seen on
+/// Linux 6.18. Both are `ESTALE` from here on: it is not that there is none, and
+/// with this errno the kernel looks again by itself.
+fn held<T>(answer: Result<T>) -> Result<T> {
+    answer.map_err(|errno| match errno {
+        Errno::NOENT => Errno::STALE,
+        errno => errno,
+    })
 }
 
 /// How many bytes a call may read or write at once: all of them, unless a test

@@ -19,17 +19,6 @@ pub enum Fail {
 /// What every operation answers.
 pub type Result<T> = std::result::Result<T, Fail>;
 
-/// What a descriptor without a name says of itself, for the kernel: a file that
-/// is not there has been replaced or removed since the kernel looked, on a
-/// filesystem that keeps it by its name only (most of FUSE). With `ESTALE` it
-/// looks again.
-pub fn stale_if_gone(errno: sys::Errno) -> sys::Errno {
-    match errno {
-        sys::Errno::NOENT => sys::Errno::STALE,
-        errno => errno,
-    }
-}
-
 /// Whether an operation may wait for the disk, a lock or another save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {

@@ -9,7 +9,7 @@ use fuser::{FileAttr, FileType, INodeNo};
 
 use super::absence::makes_something_new;
 use super::attr::attr_of;
-use super::errno::{Patience, Result, stale_if_gone};
+use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::{Identity, ROOT, Role, empty_id};
 use super::process::thread_group;
@@ -89,7 +89,7 @@ impl Fs {
             Err(Errno::NOENT) => return self.empty_entry(parent),
             other => other?,
         };
-        let stat = sys::fstat(&fd).map_err(stale_if_gone)?;
+        let stat = sys::fstat(&fd)?;
         if !is_file(&stat) {
             return Ok(self.entry(parent, name, other_role(&stat), &stat, self.birth(&stat)));
         }
@@ -327,8 +327,7 @@ impl Fs {
             Role::Session | Role::Directory => Ok(attr_of(&self.dir(id)?.stat, id)),
             Role::Checkpoint | Role::Other => {
                 if let Some(file) = self.nodes.open_file(id).or_else(|| self.nodes.held(id)) {
-                    let stat = sys::fstat(file.as_fd()).map_err(stale_if_gone)?;
-                    return Ok(attr_of(&stat, id));
+                    return Ok(attr_of(&sys::fstat(file.as_fd())?, id));
                 }
                 let (dir, name) = self.locate(id)?;
                 let stat = sys::stat(&*dir.fd, &name)?;

@@ -32,7 +32,7 @@ use fuser::{BackingId, FopenFlags};
 
 use super::attr::without_privileges;
 use super::entries::must_wait;
-use super::errno::{Patience, Result, stale_if_gone};
+use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::Version;
 use super::open::{Opened, PASSED_ON, changes};
@@ -53,7 +53,7 @@ impl Fs {
     /// Opens a checkpoint for reading.
     pub(super) fn open_checkpoint(&self, id: u64, open_backing: OpenBacking<'_>) -> Result<Opened> {
         let path = self.path_fd(id)?;
-        let file = sys::reopen(&*path, OFlags::RDONLY).map_err(stale_if_gone)?;
+        let file = sys::reopen(&*path, OFlags::RDONLY)?;
         let version = Version::of(&sys::fstat(&file)?);
         let mut opened = self.opened_file(id, file, libc::O_RDONLY, open_backing);
         if opened.backing.is_none() {

@@ -27,7 +27,8 @@ impl FileId {
 }
 
 /// One checkpoint, held: it can be read for as long as this value lives, even
-/// after a save has put another one in its place.
+/// after a save has put another one in its place; but not where a file without
+/// a name is gone (most of FUSE, NFS).
 #[derive(Debug)]
 pub struct Checkpoint {
     /// `O_PATH`: a checkpoint that must not be read can still be replaced,
@@ -68,19 +69,12 @@ impl Checkpoint {
     /// Opens it for reading.
     ///
     /// # Errors
-    /// [`Kind::Superseded`] if another one has replaced it where a file that has
-    /// no name is gone; [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …
+    /// [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …; `ESTALE` if it has been
+    /// replaced where a file without a name is gone.
     pub fn open(&self) -> Result<File> {
-        let during = "open the checkpoint";
-        match sys::reopen(&self.path, OFlags::RDONLY) {
-            // The descriptor keeps the file on filesystems of this host. Most
-            // of FUSE asks for it by its name (bindfs: ENOENT, sshfs: ESTALE,
-            // on Linux 6.18), and a server of NFS does not know it any more.
-            Err(Errno::NOENT | Errno::STALE) => {
-                Err(Error::new(Kind::Superseded, during, Errno::STALE))
-            }
-            other => other.map(sys::into_file).during(during),
-        }
+        sys::reopen(&self.path, OFlags::RDONLY)
+            .map(sys::into_file)
+            .during("open the checkpoint")
     }
 
     /// An `O_PATH` descriptor of it.

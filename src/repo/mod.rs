@@ -99,9 +99,7 @@ impl Root {
             // the way of every request.
             Ok(stat) if stat.stx_nlink == 1 && self.hides_removal => sys::is_nameless(&*self.fd),
             Ok(_) => Ok(false),
-            // Where the server knows files by their names (most of FUSE), or
-            // the directory was removed on another host (NFS).
-            Err(Errno::NOENT | Errno::STALE) => Ok(true),
+            Err(Errno::STALE) => Ok(true),
             Err(errno) => Err(errno),
         }
     }

@@ -1,6 +1,7 @@
 //! One session: its checkpoint, its lock, and saves.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -26,10 +27,6 @@ struct Inner {
     dir: OwnedFd,
     name: SessionName,
 }
-
-/// How often a save may come between the name of the checkpoint and the file,
-/// where that is noticed: bounded, as a filesystem may have another reason.
-const SAVES: u32 = 100;
 
 impl Session {
     /// Opens the session `name` of the repository directory `root`.
@@ -62,25 +59,18 @@ impl Session {
     /// [`Kind::NotAFile`] if `session` is a directory, a symlink or the like;
     /// nothing is followed.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
-        self.find_checkpoint().map_err(|e| e.of(self.name()))
+        self.look(Ok)
     }
 
-    fn find_checkpoint(&self) -> Result<Option<Checkpoint>> {
-        let mut saves = 0;
-        loop {
-            let found = match sys::open_path(self.dir(), OsStr::new(CHECKPOINT)) {
-                Ok(path) => Checkpoint::from_path_fd(path),
-                Err(Errno::NOENT) => return Ok(None),
-                Err(errno) => return Err(errno).during("open the checkpoint"),
-            };
-            match found {
-                // Replaced in between, as in Checkpoint::open.
-                Err(e) if [libc::ENOENT, libc::ESTALE].contains(&e.errno()) && saves < SAVES => {
-                    saves += 1;
-                }
-                found => return found.map(Some),
-            }
-        }
+    /// The current checkpoint, and a descriptor for reading it.
+    ///
+    /// # Errors
+    /// As of [`checkpoint`](Self::checkpoint), and [`Kind::Os`] with the errno.
+    pub fn open_checkpoint(&self) -> Result<Option<(Checkpoint, File)>> {
+        self.look(|checkpoint| {
+            let file = checkpoint.open()?;
+            Ok((checkpoint, file))
+        })
     }
 
     /// The bytes of the current checkpoint; none if there is no checkpoint.
@@ -88,19 +78,31 @@ impl Session {
     /// # Errors
     /// As of [`checkpoint`](Self::checkpoint), and those of reading.
     pub fn load(&self) -> Result<Vec<u8>> {
+        let read = |checkpoint: Checkpoint| {
+            sys::read_to_end(checkpoint.open()?, checkpoint.len()).during("read the checkpoint")
+        };
+        self.look(read).map(Option::unwrap_or_default)
+    }
+
+    /// Looks at the current checkpoint; at the next one if it is gone before the
+    /// look is done. That happens where a file without a name is gone, when a save
+    /// comes between.
+    fn look<T>(&self, look: impl Fn(Checkpoint) -> Result<T>) -> Result<Option<T>> {
+        // Bounded, as a filesystem may have another reason, which is told then.
+        const SAVES: u32 = 100;
         let mut saves = 0;
-        loop {
-            let Some(checkpoint) = self.checkpoint()? else {
-                return Ok(Vec::new());
+        let found = loop {
+            let path = match sys::open_path(self.dir(), OsStr::new(CHECKPOINT)) {
+                Err(Errno::NOENT) => return Ok(None),
+                other => other.during("open the checkpoint"),
             };
-            let read = || {
-                sys::read_to_end(checkpoint.open()?, checkpoint.len()).during("read the checkpoint")
-            };
-            match read() {
-                Err(e) if e.kind() == Kind::Superseded && saves < SAVES => saves += 1,
-                other => return other.map_err(|e| e.of(self.name())),
+            let path = path.map_err(|e| e.of(self.name()))?;
+            match Checkpoint::from_path_fd(path).and_then(&look) {
+                Err(e) if e.errno() == Errno::STALE.raw_os_error() && saves < SAVES => saves += 1,
+                found => break found,
             }
-        }
+        };
+        found.map(Some).map_err(|e| e.of(self.name()))
     }
 
     /// Saves `bytes` as the new checkpoint, whatever the current one is.

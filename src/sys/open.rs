@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::ResolveFlags;
 
-use super::{CWD, Call, Change, Errno, Mode, OFlags, Result, call, note};
+use super::{CWD, Call, Change, Errno, Mode, OFlags, Result, call, held, note};
 
 /// openat(2); `O_CLOEXEC` and `O_NOFOLLOW` are always added.
 pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
@@ -105,12 +105,17 @@ pub fn open_dir_beneath(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
 }
 
 /// Opens the very file that an `O_PATH` descriptor holds, even if it has no
-/// name any more.
+/// name any more; `ESTALE` where it is gone without one.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
     let path = proc_path(fd.as_fd());
-    call(Call::Open, || {
+    let opened = call(Call::Reopen, || {
         rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
-    })
+    });
+    // Unless it is /proc that is not there.
+    if opened.is_err() && rustix::fs::readlinkat(CWD, &path, Vec::new()).is_err() {
+        return opened;
+    }
+    held(opened)
 }
 
 /// The name under which the kernel follows a descriptor to its file; for the
