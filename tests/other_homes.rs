@@ -14,12 +14,15 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::homes::{Home, Settled};
 use common::observe::Strace;
-use common::saves::{PAUSE, PYTHON_PAUSE, Running, Watcher, kill};
-use common::tools::{assert_next_save_works, assert_saved, close, errno, open_rw, sessionfs};
-use common::{Session, run, shell, wait_until};
+use common::saves::{PAUSE, PYTHON_PAUSE, Running, Saves, Watcher, kill};
+use common::tools::{
+    assert_next_save_works, assert_saved, close, errno, names_in, open_rw, sessionfs,
+};
+use common::{Session, run, shell, times, wait_until};
 
 /// Defines the tests on each of them.
 macro_rules! in_each_home {
@@ -61,6 +64,21 @@ in_each_home!(
     Sshfs sshfs,
 );
 
+/// Defines the tests that are about FUSE.
+macro_rules! in_each_home_on_fuse {
+    ($($home:ident $module:ident),* $(,)?) => {
+        $(mod $module {
+            use super::common::homes::Home::$home;
+            #[test]
+            fn rule_2_1_readers_see_no_piece() { super::rule_2_1_readers_see_no_piece($home); }
+            #[test]
+            fn an_open_checkpoint_is_hidden_before_it_is_replaced() { super::an_open_checkpoint_is_hidden_before_it_is_replaced($home); }
+        })*
+    };
+}
+
+in_each_home_on_fuse!(Bindfs on_fuse_bindfs, Sshfs on_fuse_sshfs);
+
 /// What a filesystem lacks, by the names that `doctor --json` has for it.
 fn lacks(home: Home) -> &'static [&'static str] {
     match home {
@@ -77,6 +95,7 @@ fn lacks(home: Home) -> &'static [&'static str] {
         Home::Bindfs => &[
             "birth_time",
             "link_unnamed",
+            "passthrough",
             "reflink",
             "rename_exchange",
             "unnamed_file",
@@ -85,6 +104,7 @@ fn lacks(home: Home) -> &'static [&'static str] {
             "acl",
             "birth_time",
             "link_unnamed",
+            "passthrough",
             "reflink",
             "rename_exchange",
             "unnamed_file",
@@ -391,4 +411,83 @@ fn doctor_says_what_is_missing(home: Home) {
     missing.sort_unstable();
     assert_eq!(missing, lacks(home));
     assert_saved(&session, "old");
+}
+
+/// libfuse keeps a file that is open when it is replaced by another name, which
+/// it gives it before the new one gets its own (traced of bindfs 1.14.7 with
+/// libfuse 3.14): in between there is no `session`. README says so.
+fn an_open_checkpoint_is_hidden_before_it_is_replaced(home: Home) {
+    let (settled, session) = with_checkpoint(home);
+    let mut reader = fs::File::open(session.file()).unwrap();
+    let source = settled.place.source().join("repository/a.session");
+    let mut saves = Saves::of(&Session {
+        in_repository: source,
+        ..session.clone()
+    });
+    fs::write(session.file(), "new").unwrap();
+    assert_eq!(saves.count(), 1);
+    let hidden = |name: &str| name.starts_with(".fuse_hidden");
+    let order: Vec<_> = saves.names.iter().map(|name| hidden(name)).collect();
+    assert_eq!(order, [false, true, false], "{:?}", saves.names);
+    assert_eq!(saves.names[0], "session.next");
+    assert_eq!(saves.names[2], "session");
+
+    // It is a file like any other, and in the way of an `rm -r` until it is closed.
+    let shown = names_in(&session.on_mount);
+    assert!(hidden(shown[0].to_str().unwrap()), "{shown:?}");
+    let removed = fs::remove_dir_all(&session.on_mount);
+    assert_eq!(errno(removed), libc::ENOTEMPTY);
+    let mut old = String::new();
+    reader.read_to_string(&mut old).unwrap();
+    assert_eq!(old, "old");
+    drop(reader);
+    wait_until("the session can be removed", || {
+        fs::remove_dir(&session.on_mount).is_ok()
+    });
+    assert_eq!(fs::read_dir(&settled.mount.repository).unwrap().count(), 0);
+}
+
+/// What README says that readers may see there while others save: a whole
+/// checkpoint, none, or an error that says to open it again. `load` does that.
+fn rule_2_1_readers_see_no_piece(home: Home) {
+    let (settled, session) = with_checkpoint(home);
+    let content = |n: usize| format!("{n:06}").repeat(2000);
+    fs::write(session.file(), content(0)).unwrap();
+    let is_whole = |read: &[u8]| {
+        let one = read.get(..6).unwrap_or_default();
+        read.is_empty() || read.len() == 12000 && read.chunks(6).all(|piece| piece == one)
+    };
+    // bindfs shows the inode numbers of its source, which are used again: the kernel
+    // drops the file that a reader is about to open when another one has its number.
+    let may_be_told: &[i32] = match home {
+        Home::Bindfs => &[libc::ESTALE, libc::EIO],
+        _ => &[libc::ESTALE],
+    };
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::SeqCst) {
+                match fs::read(session.file()) {
+                    Ok(read) => assert!(is_whole(&read), "{} bytes", read.len()),
+                    Err(e) => assert!(may_be_told.contains(&e.raw_os_error().unwrap()), "{e}"),
+                }
+            }
+        });
+        scope.spawn(|| {
+            while !is_done.load(Ordering::SeqCst) {
+                let loaded = sessionfs(&settled.mount.repository, "load", ["a"]);
+                assert!(loaded.status.success(), "{loaded:?}");
+                assert!(is_whole(&loaded.stdout), "{} bytes", loaded.stdout.len());
+            }
+        });
+        // In the scope it is told of a reader that has failed, at its end.
+        let saved: Vec<_> = (1..times(400))
+            .map(|n| fs::write(session.file(), content(n)))
+            .collect();
+        is_done.store(true, Ordering::SeqCst);
+        for save in saved {
+            save.unwrap();
+        }
+    });
+    wait_until("nothing else is left", || session.names() == ["session"]);
 }

@@ -35,7 +35,7 @@ pub struct Place {
     mounts: Vec<PathBuf>,
     // Ended after the mounts, in this order.
     helpers: Vec<Helper>,
-    _disk: Disk,
+    disk: Disk,
 }
 
 impl Place {
@@ -49,7 +49,7 @@ impl Place {
             path: disk.path().join("home"),
             mounts: Vec::new(),
             helpers: Vec::new(),
-            _disk: disk,
+            disk,
         };
         fs::create_dir(&place.path).unwrap();
         match home {
@@ -64,8 +64,13 @@ impl Place {
         place
     }
 
+    /// What bindfs shows, or sshd serves.
+    pub fn source(&self) -> PathBuf {
+        self.disk.path().join("source")
+    }
+
     fn beside(&self, name: &str) -> PathBuf {
-        let path = self._disk.path().join(name);
+        let path = self.disk.path().join(name);
         fs::create_dir(&path).unwrap();
         path
     }
@@ -87,7 +92,7 @@ impl Place {
     }
 
     fn btrfs(&mut self) {
-        let image = self._disk.path().join("image");
+        let image = self.disk.path().join("image");
         fs::File::create(&image)
             .unwrap()
             .set_len(256 << 20)
