@@ -481,7 +481,7 @@ fn rule_2_1_readers_see_no_piece(home: Home) {
             }
         });
         // In the scope it is told of a reader that has failed, at its end.
-        let saved: Vec<_> = (1..times(400))
+        let saved: Vec<_> = (1..times(200))
             .map(|n| fs::write(session.file(), content(n)))
             .collect();
         is_done.store(true, Ordering::SeqCst);

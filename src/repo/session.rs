@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::error::{During, Error, Kind, Result};
@@ -90,6 +91,7 @@ impl Session {
     fn look<T>(&self, look: impl Fn(Checkpoint) -> Result<T>) -> Result<Option<T>> {
         // Bounded, as a filesystem may have another reason, which is told then.
         const SAVES: u32 = 100;
+        const PAUSE: Duration = Duration::from_millis(1);
         let mut saves = 0;
         let found = loop {
             let path = match sys::open_path(self.dir(), OsStr::new(CHECKPOINT)) {
@@ -98,7 +100,12 @@ impl Session {
             };
             let path = path.map_err(|e| e.of(self.name()))?;
             match Checkpoint::from_path_fd(path).and_then(&look) {
-                Err(e) if e.errno() == Errno::STALE.raw_os_error() && saves < SAVES => saves += 1,
+                Err(e) if e.errno() == Errno::STALE.raw_os_error() && saves < SAVES => {
+                    saves += 1;
+                    // Until the kernel has heard of the rename, the name leads to
+                    // what is gone.
+                    std::thread::sleep(PAUSE);
+                }
                 found => break found,
             }
         };
