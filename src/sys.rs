@@ -32,8 +32,8 @@ pub use self::entries::{
     link_fd, mkdir, mknod, read_dir, read_link, rename, rmdir, symlink, unlink,
 };
 pub use self::open::{
-    into_file, open_dir, open_dir_beneath, open_path, open_root, open_tmpfile, openat, path_of,
-    proc_path, reopen,
+    into_file, is_nameless, open_dir, open_dir_beneath, open_path, open_root, open_tmpfile, openat,
+    path_of, proc_path, reopen,
 };
 pub use self::ranges::{Find, allocate, copy_range, find};
 use self::record::{Change, note};
@@ -53,12 +53,16 @@ pub const CWD: BorrowedFd<'static> = rustix::fs::CWD;
 pub enum Call {
     /// openat(2)
     Open,
+    /// open(2) of what a descriptor holds
+    Reopen,
     /// openat(2) with `O_TMPFILE`
     OpenTmpfile,
     /// openat2(2)
     OpenBeneath,
-    /// statx(2)
+    /// statx(2) of a name, and others that only look
     Stat,
+    /// statx(2) of what a descriptor holds
+    Fstat,
     /// getdents64(2)
     ReadDir,
     /// mkdirat(2)
@@ -111,6 +115,19 @@ fn call<T>(call: Call, mut f: impl FnMut() -> Result<T>) -> Result<T> {
             other => return other,
         }
     }
+}
+
+/// The answer of a call about what a descriptor holds. That is there, whatever
+/// has become of its names; but filesystems that know files by their names only
+/// lose it with the name. Some say `ENOENT` then (bindfs, and whatever uses the
+/// same part of libfuse) and others `ESTALE` (sshfs; NFS by its manual), seen on
+/// Linux 6.18. Both are `ESTALE` from here on: it is not that there is none, and
+/// with this errno the kernel looks again by itself.
+fn held<T>(answer: Result<T>) -> Result<T> {
+    answer.map_err(|errno| match errno {
+        Errno::NOENT => Errno::STALE,
+        errno => errno,
+    })
 }
 
 /// How many bytes a call may read or write at once: all of them, unless a test
@@ -439,7 +456,20 @@ pub fn keep_descriptors() -> Result<()> {
 /// Whether a file is on an overlay filesystem; no, if nobody can tell.
 pub fn is_overlay(fd: impl AsFd) -> bool {
     const OVERLAYFS_SUPER_MAGIC: rustix::fs::FsWord = 0x794c_7630;
-    rustix::fs::fstatfs(fd).is_ok_and(|fs| fs.f_type == OVERLAYFS_SUPER_MAGIC)
+    is_on(fd, &[OVERLAYFS_SUPER_MAGIC])
+}
+
+/// Whether a file is on a filesystem where what is held may be gone with its name
+/// (see [`held`]); no, if nobody can tell.
+pub fn may_lose_held(fd: impl AsFd) -> bool {
+    const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
+    const NFS_SUPER_MAGIC: rustix::fs::FsWord = 0x6969;
+    is_on(fd, &[FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC])
+}
+
+/// By the numbers of statfs(2).
+fn is_on(fd: impl AsFd, types: &[rustix::fs::FsWord]) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|fs| types.contains(&fs.f_type))
 }
 
 /// Has memory blocks of more than 256 KiB given back to the system when they

@@ -35,15 +35,10 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (repository, session) = arguments.storage.open(&arguments.session)?;
-    let checkpoint = session
-        .checkpoint()
-        .and_then(|found| {
-            let opened = found.map(|checkpoint| Ok((checkpoint.open()?, checkpoint.len())));
-            opened.transpose()
-        })
+    let opened = session
+        .open_checkpoint()
         .map_err(|e| Failure::storage(&e, repository.path()))?;
-    let total = checkpoint.as_ref().map(|(_, len)| *len);
-    let from = checkpoint.map(|(file, _)| file);
+    let (total, from) = opened.map(|(found, file)| (found.len(), file)).unzip();
     let progress = Progress::new("loading", Unit::Bytes, total);
     // After the session is known to be readable.
     match &arguments.output {

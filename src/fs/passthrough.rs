@@ -9,6 +9,8 @@
 //!   (`O_APPEND`, `O_DIRECT`, `O_SYNC`, … and the access mode) and with our
 //!   credentials, checking nothing. So the id may come from any descriptor of
 //!   the inode, and our own open is what refuses whoever may not.
+//! - If that open fails, whatever the reason, the program is told `EIO`. So there
+//!   is none where a file that is held may be gone (sshfs, while others save).
 //!
 //! fallocate, copy_file_range, lseek for holes, fsync and attributes come to
 //! us all the same. The privileges of a setuid file go with a change by
@@ -164,6 +166,11 @@ impl Fs {
 
     fn new_backing(&self, file: &OwnedFd, open_backing: OpenBacking<'_>) -> Option<Arc<BackingId>> {
         if !self.passthrough.load(Ordering::SeqCst) {
+            return None;
+        }
+        if sys::may_lose_held(file) {
+            self.passthrough.store(false, Ordering::Relaxed);
+            log::info!("files are read and written through the daemon on this filesystem");
             return None;
         }
         match open_backing(file.as_fd()) {

@@ -18,6 +18,9 @@ pub fn obstacle(root: impl AsFd) -> Option<String> {
     if !is_administrator(&status) {
         return Some("it takes the capability SYS_ADMIN".to_owned());
     }
+    if sys::may_lose_held(&root) {
+        return Some("a file may be gone before the kernel opens it again".to_owned());
+    }
     let stacked = "overlayfs is itself stacked on other filesystems";
     sys::is_overlay(root).then(|| stacked.to_owned())
 }

@@ -27,7 +27,8 @@ impl FileId {
 }
 
 /// One checkpoint, held: it can be read for as long as this value lives, even
-/// after a save has put another one in its place.
+/// after a save has put another one in its place; but not where a file without
+/// a name is gone (most of FUSE, NFS).
 #[derive(Debug)]
 pub struct Checkpoint {
     /// `O_PATH`: a checkpoint that must not be read can still be replaced,
@@ -68,7 +69,8 @@ impl Checkpoint {
     /// Opens it for reading.
     ///
     /// # Errors
-    /// [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …
+    /// [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …; `ESTALE` if it has been
+    /// replaced where a file without a name is gone.
     pub fn open(&self) -> Result<File> {
         sys::reopen(&self.path, OFlags::RDONLY)
             .map(sys::into_file)

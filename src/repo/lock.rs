@@ -188,10 +188,18 @@ fn next(session: &Session) -> sys::Result<Option<Next>> {
         Err(Errno::NOENT) => return Ok(None),
         other => other?,
     };
-    let stat = sys::fstat(&path)?;
-    let regular = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file();
-    let ours = regular && is_marked(path.as_fd(), &stat)?;
-    Ok(Some(Next { path, stat, ours }))
+    let look = || {
+        let stat = sys::fstat(&path)?;
+        let regular = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file();
+        let ours = regular && is_marked(path.as_fd(), &stat)?;
+        Ok((stat, ours))
+    };
+    match look() {
+        Ok((stat, ours)) => Ok(Some(Next { path, stat, ours })),
+        // Removed meanwhile, where a file without a name is gone.
+        Err(Errno::NOENT | Errno::STALE) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// What came of trying to flock a lock of ours.
@@ -218,7 +226,7 @@ fn open_for_flock(
     }
     let file = match file {
         // Not ours to judge, or gone by now.
-        Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => return Ok(Flocked::Impossible),
+        Err(Errno::ACCESS | Errno::PERM | Errno::STALE) => return Ok(Flocked::Impossible),
         other => other?,
     };
     match flock(file.as_fd()) {
@@ -277,7 +285,12 @@ fn inspect(session: &Session) -> sys::Result<State> {
 
 /// Whether `session.next` is the name of this very file.
 pub(super) fn is_named(session: &Session, file: impl AsFd) -> sys::Result<bool> {
-    let ours = FileId::of(&sys::fstat(file)?);
+    let ours = match sys::fstat(file) {
+        Ok(stat) => FileId::of(&stat),
+        // Gone with its name.
+        Err(Errno::STALE) => return Ok(false),
+        Err(errno) => return Err(errno),
+    };
     match sys::stat(session.dir(), OsStr::new(NEXT)) {
         Ok(stat) => Ok(FileId::of(&stat) == ours),
         Err(Errno::NOENT) => Ok(false),

@@ -33,6 +33,7 @@ pub(crate) mod outside_input;
 mod probe;
 mod remove;
 mod rename;
+mod root;
 mod session;
 mod staged;
 #[cfg(test)]
@@ -41,7 +42,7 @@ mod tests;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use attributes::Attributes;
@@ -61,6 +62,7 @@ pub use crate::sys::{RenameFlags, Statx, Timestamps};
 
 use crate::sys::{self, Errno, Mode};
 use error::During;
+use root::Root;
 
 /// The prefix of generated session names.
 pub const DEFAULT_PREFIX: &str = "pbox-";
@@ -68,12 +70,7 @@ pub const DEFAULT_PREFIX: &str = "pbox-";
 /// A directory of sessions. It need not exist until the first session does.
 #[derive(Debug)]
 pub struct Repository {
-    path: PathBuf,
-    /// Permission bits of its directory, if it has to be made.
-    mode: u32,
-    root: Mutex<Option<Arc<OwnedFd>>>,
-    /// The directory, once it is known that its name survives a power cut.
-    durable: Mutex<Weak<OwnedFd>>,
+    root: Root,
 }
 
 /// A session as [`Repository::list`] finds it.
@@ -90,22 +87,20 @@ impl Repository {
     /// The repository at `path`. Nothing is opened or created yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
-            path: path.into(),
-            mode: 0o755,
-            root: Mutex::new(None),
-            durable: Mutex::new(Weak::new()),
+            root: Root::new(path.into()),
         }
     }
 
     /// The same; if its directory has to be made it gets these permission bits,
     /// less the umask, and not 0755.
-    pub fn with_mode(self, mode: u32) -> Self {
-        Self { mode, ..self }
+    pub fn with_mode(mut self, mode: u32) -> Self {
+        self.root.mode = mode;
+        self
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.root.path
     }
 
     /// The repository's directory, `None` while there is none.
@@ -113,61 +108,7 @@ impl Repository {
     /// # Errors
     /// [`Kind::Os`]: `ENOTDIR`, `EACCES`, …
     pub fn root(&self) -> Result<Option<Arc<OwnedFd>>> {
-        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fd) = &*root {
-            // Removed, and perhaps made anew: then it is another directory.
-            if sys::fstat(&**fd).during("stat the repository")?.stx_nlink > 0 {
-                return Ok(Some(fd.clone()));
-            }
-            *root = None;
-        }
-        match sys::open_root(&self.path) {
-            Ok(fd) => {
-                let fd = Arc::new(fd);
-                *root = Some(fd.clone());
-                Ok(Some(fd))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno).during("open the repository"),
-        }
-    }
-
-    /// The repository's directory, made with its parents if it is missing. Its
-    /// name survives, whoever made it and died before he had synced it (I2).
-    fn root_or_new(&self) -> Result<Arc<OwnedFd>> {
-        loop {
-            if let Some(root) = self.root()? {
-                let durable = || self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-                let this = Arc::downgrade(&root);
-                if !durable().ptr_eq(&this) && sync_name(&root)? {
-                    *durable() = this;
-                }
-                return Ok(root);
-            }
-            if self.path.as_os_str().is_empty() {
-                return Err(Errno::NOENT).during("make the repository");
-            }
-            let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-            let missing: Vec<_> = self.path.ancestors().take_while(missing).collect();
-            for path in missing.into_iter().rev() {
-                let parent = path.parent().unwrap_or(path);
-                let here = parent.as_os_str().is_empty();
-                // Before anything gets a name in a directory, that of the
-                // directory is durable.
-                match sys::open_root(if here { Path::new(".") } else { parent }) {
-                    Ok(parent) => sync_name(&parent).map(drop)?,
-                    // May be entered, not read.
-                    Err(Errno::ACCESS) => {}
-                    Err(errno) => return Err(errno).during("open the repository's parent"),
-                }
-                let mode = Mode::from_raw_mode(self.mode);
-                match sys::mkdir(sys::CWD, path.as_os_str(), mode) {
-                    // Somebody was faster.
-                    Err(Errno::EXIST) if path.is_dir() => {}
-                    other => other.during("make the repository")?,
-                }
-            }
-        }
+        self.root.get()
     }
 
     /// All sessions, youngest first; none if the repository is missing.
@@ -258,7 +199,7 @@ impl Repository {
         name: &SessionName,
         mkdir: impl Fn(BorrowedFd<'_>, &OsStr) -> sys::Result<()>,
     ) -> Result<Session> {
-        let root = self.root_or_new()?;
+        let root = self.root.get_or_make()?;
         let create = || {
             match mkdir(root.as_fd(), name.as_os_str()) {
                 Err(Errno::EXIST) => return Err(Error::new(Kind::Exists, "create", Errno::EXIST)),
@@ -372,25 +313,6 @@ pub fn parse_argument(argument: &OsStr) -> Result<(Option<PathBuf>, SessionName)
 
 fn is_directory(stat: &sys::Statx) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
-}
-
-/// Makes the name of a directory durable, as far as it is in a directory of the
-/// same filesystem. Answers false if nobody can tell: the parent may be entered
-/// and not read.
-fn sync_name(directory: impl AsFd) -> Result<bool> {
-    let parent = match sys::open_dir(&directory, OsStr::new("..")) {
-        Err(Errno::ACCESS) => return Ok(false),
-        other => other.during("open the repository's parent")?,
-    };
-    let stat = |fd: BorrowedFd<'_>| sys::fstat(fd).during("stat the repository");
-    if device(&stat(directory.as_fd())?) != device(&stat(parent.as_fd())?) {
-        return Ok(true);
-    }
-    session::sync_directory(parent.as_fd())
-        // There is no session yet that might not survive.
-        .map_err(|e| Errno::from_raw_os_error(e.errno()))
-        .during("sync the repository's parent")?;
-    Ok(true)
 }
 
 fn device(stat: &sys::Statx) -> (u32, u32) {

@@ -1,8 +1,10 @@
 //! One session: its checkpoint, its lock, and saves.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::error::{During, Error, Kind, Result};
@@ -58,15 +60,18 @@ impl Session {
     /// [`Kind::NotAFile`] if `session` is a directory, a symlink or the like;
     /// nothing is followed.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>> {
-        self.find_checkpoint().map_err(|e| e.of(self.name()))
+        self.look(Ok)
     }
 
-    fn find_checkpoint(&self) -> Result<Option<Checkpoint>> {
-        match sys::open_path(self.dir(), OsStr::new(CHECKPOINT)) {
-            Ok(path) => Checkpoint::from_path_fd(path).map(Some),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno).during("open the checkpoint"),
-        }
+    /// The current checkpoint, and a descriptor for reading it.
+    ///
+    /// # Errors
+    /// As of [`checkpoint`](Self::checkpoint), and [`Kind::Os`] with the errno.
+    pub fn open_checkpoint(&self) -> Result<Option<(Checkpoint, File)>> {
+        self.look(|checkpoint| {
+            let file = checkpoint.open()?;
+            Ok((checkpoint, file))
+        })
     }
 
     /// The bytes of the current checkpoint; none if there is no checkpoint.
@@ -74,12 +79,37 @@ impl Session {
     /// # Errors
     /// As of [`checkpoint`](Self::checkpoint), and those of reading.
     pub fn load(&self) -> Result<Vec<u8>> {
-        let Some(checkpoint) = self.checkpoint()? else {
-            return Ok(Vec::new());
+        let read = |checkpoint: Checkpoint| {
+            sys::read_to_end(checkpoint.open()?, checkpoint.len()).during("read the checkpoint")
         };
-        let read =
-            || sys::read_to_end(checkpoint.open()?, checkpoint.len()).during("read the checkpoint");
-        read().map_err(|e| e.of(self.name()))
+        self.look(read).map(Option::unwrap_or_default)
+    }
+
+    /// Looks at the current checkpoint; at the next one if it is gone before the
+    /// look is done. That happens where a file without a name is gone, when a save
+    /// comes between.
+    fn look<T>(&self, look: impl Fn(Checkpoint) -> Result<T>) -> Result<Option<T>> {
+        // Bounded, as a filesystem may have another reason, which is told then.
+        const SAVES: u32 = 100;
+        const PAUSE: Duration = Duration::from_millis(1);
+        let mut saves = 0;
+        let found = loop {
+            let path = match sys::open_path(self.dir(), OsStr::new(CHECKPOINT)) {
+                Err(Errno::NOENT) => return Ok(None),
+                other => other.during("open the checkpoint"),
+            };
+            let path = path.map_err(|e| e.of(self.name()))?;
+            match Checkpoint::from_path_fd(path).and_then(&look) {
+                Err(e) if e.errno() == Errno::STALE.raw_os_error() && saves < SAVES => {
+                    saves += 1;
+                    // Until the kernel has heard of the rename, the name leads to
+                    // what is gone.
+                    std::thread::sleep(PAUSE);
+                }
+                found => break found,
+            }
+        };
+        found.map(Some).map_err(|e| e.of(self.name()))
     }
 
     /// Saves `bytes` as the new checkpoint, whatever the current one is.

@@ -130,10 +130,17 @@ impl Staged {
     /// without moving data where the filesystem can share it.
     ///
     /// # Errors
-    /// [`Kind::Os`] with the errno.
+    /// [`Kind::Superseded`] if it has been replaced where a file without a name
+    /// is gone, and [`Kind::Os`] with the errno.
     pub fn copy_from(&self, checkpoint: &Checkpoint) -> Result<()> {
         let copy = || {
-            let from = checkpoint.open()?;
+            let from = checkpoint.open().map_err(|e| {
+                if e.errno() == Errno::STALE.raw_os_error() {
+                    Error::new(Kind::Superseded, "copy the checkpoint", Errno::STALE)
+                } else {
+                    e
+                }
+            })?;
             // Now: who had it open when he renamed it to `session` may write it.
             let len = sys::fstat(&from).during("copy the checkpoint")?.stx_size;
             sys::copy(&from, &self.file, len).during("copy the checkpoint")

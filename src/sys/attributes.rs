@@ -7,19 +7,20 @@ use std::os::fd::AsFd;
 use rustix::fs::StatxFlags;
 
 use super::{
-    AtFlags, CWD, Call, Change, Errno, Mode, Result, Statx, Timestamps, XattrFlags, call, note,
-    proc_path,
+    AtFlags, CWD, Call, Change, Errno, Mode, Result, Statx, Timestamps, XattrFlags, call, held,
+    note, proc_path,
 };
 
 fn statx_mask() -> StatxFlags {
     StatxFlags::BASIC_STATS | StatxFlags::BTIME
 }
 
-/// statx(2) of an open descriptor, also of an `O_PATH` one.
+/// statx(2) of an open descriptor, also of an `O_PATH` one; `ESTALE` where a
+/// file without a name is gone.
 pub fn fstat(fd: impl AsFd) -> Result<Statx> {
-    call(Call::Stat, || {
+    held(call(Call::Fstat, || {
         rustix::fs::statx(fd.as_fd(), c"", AtFlags::EMPTY_PATH, statx_mask())
-    })
+    }))
 }
 
 /// statx(2) of a name; of a symlink itself.

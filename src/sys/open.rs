@@ -11,7 +11,7 @@ use rustix::fs::ResolveFlags;
 
 #[cfg(feature = "test-switches")]
 use super::defect::{Defect, has};
-use super::{CWD, Call, Change, Errno, Mode, OFlags, Result, call, note};
+use super::{CWD, Call, Change, Errno, Mode, OFlags, Result, call, held, note};
 
 /// openat(2); `O_CLOEXEC` and `O_NOFOLLOW` are always added.
 pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
@@ -119,12 +119,17 @@ pub fn open_dir_beneath(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
 }
 
 /// Opens the very file that an `O_PATH` descriptor holds, even if it has no
-/// name any more.
+/// name any more; `ESTALE` where it is gone without one.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
     let path = proc_path(fd.as_fd());
-    call(Call::Open, || {
+    let opened = call(Call::Reopen, || {
         rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
-    })
+    });
+    // Unless it is /proc that is not there.
+    if opened.is_err() && rustix::fs::readlinkat(CWD, &path, Vec::new()).is_err() {
+        return opened;
+    }
+    held(opened)
 }
 
 /// The name under which the kernel follows a descriptor to its file; for the
@@ -139,6 +144,23 @@ pub fn path_of(fd: impl AsFd) -> Result<CString> {
     call(Call::Open, || {
         rustix::fs::readlinkat(CWD, &path, Vec::new())
     })
+}
+
+/// Whether a directory has lost its name. For overlayfs, where a directory that
+/// is in both layers has one link for ever, also when it is removed (Linux 6.18):
+/// only the name that the kernel keeps of it tells (proc_pid_fd(5)).
+pub fn is_nameless(dir: impl AsFd) -> Result<bool> {
+    let path = path_of(&dir)?;
+    if !path.to_bytes().ends_with(b" (deleted)") {
+        return Ok(false);
+    }
+    // Or it is called so.
+    let here = super::fstat(&dir)?;
+    let id = |stat: &super::Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+    match super::stat(CWD, OsStr::from_bytes(path.to_bytes())) {
+        Ok(there) => Ok(id(&there) != id(&here)),
+        Err(_) => Ok(true),
+    }
 }
 
 /// A [`File`] of a descriptor that this module opened.

@@ -10,6 +10,7 @@
 )]
 
 pub mod failing;
+pub mod homes;
 pub mod image;
 pub mod observe;
 pub mod random;

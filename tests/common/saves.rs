@@ -99,7 +99,7 @@ impl Watcher {
                     let content = match fs::read(file) {
                         // A session without a checkpoint reads as empty.
                         Err(e) if e.kind() == ErrorKind::NotFound && *file == files[1] => vec![],
-                        content => content.unwrap(),
+                        content => content.unwrap_or_else(|e| panic!("{}: {e}", file.display())),
                     };
                     if last.as_ref() != Some(&content) {
                         watching.saw(&content);

@@ -32,7 +32,7 @@ fn a_probe_leaves_nothing_whichever_call_fails() {
     assert_eq!(entries(root), set(["s.session"]));
     let calls = calls.take();
     // The removal begins with opening the directory and a look at it.
-    let looked = calls.iter().rposition(|call| *call == Call::Stat);
+    let looked = calls.iter().rposition(|call| *call == Call::Fstat);
     let probes = looked.unwrap() - 1;
     let own = calls.iter().position(|call| *call == Call::OpenTmpfile);
     let own = own.unwrap();

@@ -15,7 +15,14 @@ use crate::sys::{Call, Errno, Timestamps, fault};
 #[test]
 fn rule_2_3_a_published_checkpoint_is_not_reported_as_unsaved() {
     for ways in ALL_WAYS {
-        for denied in [Call::Open, Call::Stat, Call::SetXattr, Call::Chmod] {
+        for denied in [
+            Call::Open,
+            Call::Reopen,
+            Call::Stat,
+            Call::Fstat,
+            Call::SetXattr,
+            Call::Chmod,
+        ] {
             let sandbox = Sandbox::with_checkpoint(b"old");
             let staged = sandbox.session.stage().unwrap();
             staged.write_at(b"new", 0).unwrap();
@@ -30,7 +37,7 @@ fn rule_2_3_a_published_checkpoint_is_not_reported_as_unsaved() {
             assert_eq!(new.len(), 3);
             let stat = std::fs::metadata(sandbox.path("session")).unwrap();
             assert_eq!(new.stat().stx_ino, stat.ino());
-            if denied == Call::Stat {
+            if denied == Call::Fstat {
                 assert_eq!(u32::from(new.stat().stx_mode), stat.mode(), "{ways:?}");
             }
         }
@@ -456,4 +463,34 @@ fn i2_the_order_of_a_save_is_sync_link_rename_sync() {
         Call::Fsync,
     ];
     assert_eq!(calls.take(), order);
+}
+
+/// 2.1, 2.9, where a file without a name is gone (`ENOENT` or `ESTALE`): who comes
+/// to read finds the next checkpoint, and who had this one is told that it has
+/// been replaced. A filesystem that says so for ever is not asked for ever.
+#[test]
+fn rule_2_9_a_checkpoint_that_is_gone_with_its_name_has_been_replaced() {
+    for errno in [Errno::NOENT, Errno::STALE] {
+        for (gone, times) in [(Call::Fstat, 1), (Call::Reopen, 1), (Call::Reopen, 100)] {
+            let sandbox = Sandbox::with_checkpoint(b"next");
+            let mut left = times;
+            let plan = Box::new(move |_, call| {
+                let now = call == gone && left > 0;
+                left -= usize::from(now);
+                now.then_some(errno)
+            });
+            let loaded = fault::with(plan, || sandbox.session.load());
+            assert_eq!(loaded.unwrap(), b"next", "{gone:?}: {errno:?}");
+        }
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        let always = || Box::new(move |_, call| (call == Call::Reopen).then_some(errno));
+        let error = fault::with(always(), || sandbox.session.load()).unwrap_err();
+        let told = (error.kind(), error.errno());
+        assert_eq!(told, (Kind::Os, Errno::STALE.raw_os_error()));
+
+        let base = sandbox.session.checkpoint().unwrap().unwrap();
+        let staged = sandbox.session.stage().unwrap();
+        let error = fault::with(always(), || staged.copy_from(&base)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Superseded, "{errno:?}");
+    }
 }

@@ -23,7 +23,7 @@ fn i2_create_after_one_who_was_killed_in_making_the_repository() {
                 // Nothing that he calls from there on happens.
                 let plan = move |n, _| (n >= killed_at).then_some(Errno::IO);
                 let other = Repository::new(sandbox.repository.path());
-                let made = fault::with(Box::new(plan), || other.root_or_new());
+                let made = fault::with(Box::new(plan), || other.root.get_or_make());
                 was_killed.set(made.is_err());
             },
             steps: &[|sandbox| {

@@ -23,7 +23,7 @@ pub fn of(call: Call) -> Vec<Errno> {
     use Errno as E;
     let (common, own): (&[Errno], &[Errno]) = match call {
         // open(2); EINTR and the quota are of those that create.
-        Call::Open | Call::OpenTmpfile | Call::OpenBeneath => (
+        Call::Open | Call::Reopen | Call::OpenTmpfile | Call::OpenBeneath => (
             &PATH,
             &[
                 E::BADF,
@@ -48,7 +48,7 @@ pub fn of(call: Call) -> Vec<Errno> {
             ],
         ),
         // statx(2)
-        Call::Stat => (&PATH, &[E::BADF, E::INVAL]),
+        Call::Stat | Call::Fstat => (&PATH, &[E::BADF, E::INVAL]),
         // getdents(2)
         Call::ReadDir => (&FILE, &[E::FAULT, E::NOENT, E::NOTDIR, E::STALE]),
         // mkdir(2), mknod(2)

@@ -93,6 +93,9 @@ fn may_be_survived(fault: &Fault) -> bool {
         (Errno::INTR, _) => true,
         // What is gone is gone, or was never there.
         (Errno::NOENT, Call::Open | Call::Stat | Call::Unlink) => true,
+        // A file that is held is gone with its name: then another one has that,
+        // and is looked at.
+        (Errno::NOENT | Errno::STALE, Call::Reopen | Call::Fstat) => true,
         (Errno::NODATA | Errno::OPNOTSUPP, Call::GetXattr) => true,
         // Asked again, with more room for the answer.
         (Errno::RANGE, Call::GetXattr) => true,
@@ -115,7 +118,7 @@ fn may_be_survived(fault: &Fault) -> bool {
         // There are other ways to copy than FICLONE.
         (_, Call::Copy) => fault.first,
         // The mark, and what the kernel says of the new checkpoint.
-        (_, Call::SetXattr | Call::Chmod | Call::Stat) => fault.done,
+        (_, Call::SetXattr | Call::Chmod | Call::Stat | Call::Fstat) => fault.done,
         _ => false,
     }
 }
@@ -127,7 +130,8 @@ fn may_lose(fault: &Fault) -> bool {
         Call::SetXattr => fault.errno == Errno::NODATA,
         _ => false,
     };
-    fault.errno == Errno::NOENT || is_gone
+    let by_name = !matches!(fault.call, Call::Reopen | Call::Fstat);
+    fault.errno == Errno::NOENT && by_name || is_gone
 }
 
 /// I5: the errno of the call that failed, or what follows from it.
@@ -141,6 +145,9 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
             Errno::NOTDIR | Errno::LOOP => fault.call == Call::Open,
             errno => errno == Errno::NOENT,
         },
+        // What is held is gone with its name.
+        Kind::LockBroken if fault.errno == Errno::STALE => fault.call == Call::Fstat,
+        Kind::Superseded if fault.errno == Errno::STALE => fault.call == Call::Reopen,
         Kind::LockBroken | Kind::Superseded => fault.errno == Errno::NOENT,
         Kind::Exists => match fault.errno {
             Errno::NOTEMPTY => fault.call == Call::Rename,
@@ -148,7 +155,7 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
         },
         Kind::Locked => match fault.errno {
             // A lock that we may not look into is not ours.
-            Errno::ACCESS | Errno::PERM => matches!(fault.call, Call::Open | Call::GetXattr),
+            Errno::ACCESS | Errno::PERM => matches!(fault.call, Call::Reopen | Call::GetXattr),
             // Nor one without a mark.
             Errno::NODATA => fault.call == Call::GetXattr,
             Errno::OPNOTSUPP => matches!(fault.call, Call::GetXattr | Call::Flock),
@@ -157,7 +164,16 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
                 fault.call == Call::Flock
             }
             // It went while we looked, and yet it is there.
-            Errno::NOENT => matches!(fault.call, Call::Open | Call::Stat | Call::Unlink),
+            Errno::NOENT => matches!(
+                fault.call,
+                Call::Open
+                    | Call::Reopen
+                    | Call::Stat
+                    | Call::Fstat
+                    | Call::GetXattr
+                    | Call::Unlink
+            ),
+            Errno::STALE => matches!(fault.call, Call::Reopen | Call::Fstat | Call::GetXattr),
             Errno::EXIST => matches!(fault.call, Call::Link | Call::Open),
             _ => false,
         },
@@ -168,10 +184,14 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
 fn is_put_differently(error: &Error, fault: &Fault) -> bool {
     let errno = Errno::from_raw_os_error(error.errno());
     match (fault.call, fault.errno) {
+        // What is held was there (src/sys.rs, `held`).
+        (Call::Reopen | Call::Fstat, Errno::NOENT) => errno == Errno::STALE,
         // It cannot, whatever the reason.
         (Call::Copy, Errno::NOSYS | Errno::XDEV) => errno == Errno::OPNOTSUPP,
         // unlink(2) said that it is a directory, and then it is none.
-        (Call::Open | Call::Stat | Call::ReadDir, Errno::NOTDIR) => errno == Errno::ISDIR,
+        (Call::Open | Call::Stat | Call::Fstat | Call::ReadDir, Errno::NOTDIR) => {
+            errno == Errno::ISDIR
+        }
         // `remove` of these tests: there is nothing else to tell.
         (Call::Unlink, Errno::NOTEMPTY) => errno == Errno::NOENT,
         _ => false,
@@ -357,7 +377,7 @@ fn check_case(
     let was_there = before.contains_key("/s.session/session.next");
     let is_there = now.contains_key("/s.session/session.next");
     // A lock that could not be removed is a dead one: the next save's to heal.
-    let may_stay = matches!(fault.call, Call::Stat | Call::Unlink)
+    let may_stay = matches!(fault.call, Call::Stat | Call::Fstat | Call::Unlink)
         && (fault.changed || (operation.survives)(fault));
     ensure!(was_there || !is_there || may_stay, "a lock is left behind");
     // The repository stays open, once there is one.

@@ -192,23 +192,25 @@ operations! {
 
 fn survives(operation: &str) -> fn(&Fault) -> bool {
     match operation {
+        // It is replaced while it is read, and is gone with its name.
+        "i5_load" => |fault| fault.call == Call::Read && fault.errno == Errno::STALE,
         // A session that cannot be looked at is left out; the repository is
         // looked at first.
-        "i5_list" => |fault| fault.call == Call::Stat && fault.index > 2,
+        "i5_list" => |fault| matches!(fault.call, Call::Stat | Call::Fstat) && fault.index > 2,
         // A lock that we may not look into is not ours.
         // A lock that may not be opened for writing is opened for reading.
         "i4_save_over_a_dead_lock" => |fault| {
             let denied = [Errno::ACCESS, Errno::PERM, Errno::ROFS].contains(&fault.errno);
-            denied && fault.call == Call::Open
+            denied && fault.call == Call::Reopen
         },
         "i5_is_locked" | "i5_lock" | "i5_debris" | "i5_remove_dead_lock" => |fault| {
             let denied = [Errno::ACCESS, Errno::PERM, Errno::ROFS].contains(&fault.errno);
-            let of_the_lock = match fault.call {
-                Call::GetXattr => true,
-                Call::Open => fault.index > 0,
-                _ => false,
-            };
-            denied && of_the_lock || fault.call == Call::Flock && fault.errno == Errno::BADF
+            let of_the_lock = matches!(fault.call, Call::GetXattr | Call::Reopen);
+            // It is removed while we look.
+            let gone = [Errno::NOENT, Errno::STALE].contains(&fault.errno);
+            denied && of_the_lock
+                || gone && fault.call == Call::GetXattr
+                || fault.call == Call::Flock && fault.errno == Errno::BADF
         },
         // On a full disk it does without the lock. What fails after the rename
         // is the removal of the lock, which is dead then.
@@ -219,16 +221,19 @@ fn survives(operation: &str) -> fn(&Fault) -> bool {
         | "i1_i5_exchange"
         | "i5_remove_checkpoint"
         | "i5_remove_this_checkpoint" => |fault| match fault.call {
-            Call::Stat | Call::Unlink if fault.changed => true,
+            Call::Stat | Call::Fstat | Call::Unlink if fault.changed => true,
             // Of the lock, when the checkpoint is gone.
-            Call::Stat if fault.index > 8 => true,
-            Call::Open | Call::Flock | Call::Stat => {
+            Call::Stat | Call::Fstat if fault.index > 8 => true,
+            Call::Open | Call::Flock | Call::Stat | Call::Fstat => {
                 [Errno::NOSPC, Errno::DQUOT].contains(&fault.errno)
             }
             _ => false,
         },
         // The lock that stays is dead.
-        "i5_abandon" => |fault| matches!(fault.call, Call::Stat | Call::Unlink) && fault.index > 6,
+        "i5_abandon" => |fault| {
+            let of_the_lock = matches!(fault.call, Call::Stat | Call::Fstat | Call::Unlink);
+            of_the_lock && fault.index > 6
+        },
         // Without a mark that can be read it is a foreign one.
         "i1_i5_adopt_session_next" => |fault| {
             [Errno::ACCESS, Errno::PERM].contains(&fault.errno) && fault.call == Call::GetXattr
@@ -251,7 +256,7 @@ fn survives(operation: &str) -> fn(&Fault) -> bool {
         }
         // What cannot be looked into is not proven to be dead.
         "i5_left_probes" => {
-            |fault| matches!(fault.call, Call::Open | Call::Flock) && fault.index > 6
+            |fault| matches!(fault.call, Call::Open | Call::Reopen | Call::Flock) && fault.index > 6
         }
         // It is told that it was not dead, no directory, or is not gone.
         "i5_remove_dead_probe" => |fault| match fault.call {
