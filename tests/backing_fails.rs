@@ -18,7 +18,7 @@ use std::path::Path;
 
 use common::observe::descriptors;
 use common::tools::{assert_next_save_works, assert_saved, close, errno};
-use common::{Backing, Disk, Mount, Session, run, wait_until};
+use common::{Backing, Disk, Mount, Session, run, unmount, wait_until};
 
 /// A mount of a repository on this disk, with a session whose checkpoint says
 /// `old`.
@@ -131,7 +131,7 @@ fn rule_2_3_a_filesystem_that_makes_itself_read_only_says_so() {
     mount.signal("TERM");
     assert!(mount.wait().success(), "{}", mount.log());
     let image = mount.disk.beside("image");
-    run("umount", [mount.disk.path()]);
+    unmount("umount", &[mount.disk.path()]);
     // It repairs what we have said is broken, with status 1.
     let repaired = std::process::Command::new("e2fsck")
         .arg("-fy")

@@ -68,7 +68,7 @@ t('gone', lambda: os.path.exists('d'))
 ";
     let both = SideBySide::new(backing);
     // Enough for several rounds of getdents(2).
-    let count = times(100_000);
+    let count = times(50_000);
     let said = both.same(&format!("{STREAM}COUNT = {count}\n{program}"));
     let expected = format!(
         "open before they came {count}\nagain {count}\nonce True True\nall True\nplaces True\n\

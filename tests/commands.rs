@@ -167,19 +167,22 @@ fn rule_1_a_path_says_where_the_session_is() {
     }
 }
 
-/// 3 GiB that take little room, with something at the beginning, around 2 GiB
-/// and at the end.
+/// A little more than 2 GiB.
+const LARGE: u64 = (1 << 31) + (8 << 20);
+
+/// A file of that size that takes little room, with something at the beginning,
+/// around 2 GiB and at the end.
 fn large(path: &Path) {
     let mut file = File::create(path).unwrap();
-    for at in [0, (1 << 31) - 3, (3 << 30) - 7] {
+    for at in [0, (1 << 31) - 3, LARGE - 7] {
         file.seek(SeekFrom::Start(at)).unwrap();
         file.write_all(b"content").unwrap();
     }
-    assert_eq!(file.metadata().unwrap().len(), 3 << 30);
+    assert_eq!(file.metadata().unwrap().len(), LARGE);
 }
 
 #[test]
-fn rule_1_saves_of_3_gib_are_exact_and_need_little_memory() {
+fn rule_1_saves_of_2_gib_are_exact_and_need_little_memory() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     let file = mount.disk.beside("large");
@@ -204,7 +207,7 @@ fn rule_1_saves_of_3_gib_are_exact_and_need_little_memory() {
         let script = format!("cp '{0}' session; cmp '{0}' session", file.display());
         output_of(&session.on_mount, "bash", &["-ec", &script]);
         let length = fs::metadata(session.checkpoint()).unwrap().len();
-        assert_eq!(length, 3 << 30);
+        assert_eq!(length, LARGE);
     }
     assert_eq!(session.names(), ["session"]);
     let memory = common::observe::status(mount.pid(), "VmHWM");

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use common::failing::{FAULTY, FailingDevice};
 use common::observe::descriptors;
 use common::tools::{assert_next_save_works, assert_saved, close, errno, open_rw};
-use common::{Disk, Mount, SESSIONFS, Session, run};
+use common::{Disk, Mount, SESSIONFS, Session, run, unmount};
 
 /// Filesystems that have a device.
 const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
@@ -58,9 +58,12 @@ fn forget(file: &Path) {
 
 /// Ends the daemon and the filesystem as usual, and mounts both again.
 fn mount_anew(device: &FailingDevice, mount: &mut Mount) {
-    run(SESSIONFS, ["umount".as_ref(), mount.mountpoint.as_os_str()]);
+    unmount(
+        SESSIONFS,
+        &["umount".as_ref(), mount.mountpoint.as_os_str()],
+    );
     assert!(mount.wait().success(), "{}", mount.log());
-    run("umount", [mount.disk.path()]);
+    unmount("umount", &[mount.disk.path()]);
     run("mount", [&device.device, mount.disk.path()]);
     mount.restart(&[]);
 }

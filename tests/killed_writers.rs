@@ -327,7 +327,7 @@ for i in range(ROUNDS):
     );
     // A round is 160 ms of copying, on any filesystem: no program may take
     // longer than the harness has patience for.
-    let rounds = 40;
+    let rounds = 20;
     let script = script.replace("ROUNDS", &rounds.to_string());
     fs::write(session.file(), OLD).unwrap();
     let mut saves = Saves::of(&session);

@@ -21,7 +21,9 @@ use std::thread;
 
 use common::observe::{descriptors, state, status};
 use common::tools::{assert_next_save_works, close};
-use common::{Backing, Disk, Mount, SESSIONFS, Session, is_mounted, run, times, wait_until};
+use common::{
+    Backing, Disk, Mount, SESSIONFS, Session, is_mounted, run, times, unmount, wait_until,
+};
 
 /// How often each errno was told.
 type Told = Mutex<BTreeMap<i32, usize>>;
@@ -245,7 +247,7 @@ fn section_7_with_too_little_memory_nothing_is_mounted() {
         fs::write(&file, vec![b'x'; 3 << 20]).unwrap();
         fs::remove_file(&file).unwrap();
         assert_next_save_works(&session);
-        run("umount", [&mountpoint]);
+        unmount("umount", &[&mountpoint]);
         let ended = daemon.0.wait().unwrap();
         assert!(ended.success(), "{mib} MiB: {ended}: {}", log());
         mounted += 1;

@@ -95,6 +95,15 @@ pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I
     output
 }
 
+/// Unmounts with this program. A process that another test starts has what this one
+/// has open on the mount as well, until its exec: that is waited for.
+pub fn unmount<I: AsRef<OsStr>>(program: &str, arguments: &[I]) {
+    wait_until("it is unmounted", || {
+        let output = Command::new(program).args(arguments).output();
+        output.unwrap().status.success()
+    });
+}
+
 /// A shell command in a directory; its exit status and what it printed.
 pub fn shell(shell: &str, directory: &Path, command: &str) -> Output {
     Command::new(shell)

@@ -19,7 +19,7 @@ const NUMBER: &str = "SESSIONFS_STORM_NUMBER";
 const SECONDS: &str = "SESSIONFS_STORM_SECONDS";
 
 /// How long a storm lasts unless that says so.
-const DEFAULT_SECONDS: f64 = 1.5;
+const DEFAULT_SECONDS: f64 = 0.8;
 
 /// What a worker prints when it has done its part.
 pub const REPORT: &str = "a worker has done its part: ";
