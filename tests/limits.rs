@@ -366,6 +366,8 @@ os.kill(os.getpid(), 9)";
             "y",
         ));
         assert_eq!(busy, libc::EBUSY);
+        let logged = format!("{n}.session: EBUSY: process {} (python3)", client.id());
+        assert_eq!(mount.log().matches(&logged).count(), 1, "{}", mount.log());
     }
     drop(client.stdin.take());
     client.wait().unwrap();

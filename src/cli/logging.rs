@@ -15,8 +15,8 @@ use super::failure::{Failure, Result, one_line};
 /// has gone) is no error.
 const FUSER_FILTER: &str = "fuser=error,fuser::reply=off";
 
-/// Warnings, and the beginning and the end of a mount.
-const DEFAULT_FILTER: &str = "warn,sessionfs::mount=info";
+/// Warnings, the beginning and the end of a mount, and who keeps others from saving.
+const DEFAULT_FILTER: &str = "warn,sessionfs::mount=info,sessionfs::fs::slot=info";
 
 /// Where log lines go.
 #[derive(Clone, Debug)]

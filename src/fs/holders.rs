@@ -239,7 +239,7 @@ pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
 }
 
 /// The name of a process's program.
-fn command(pid: u32) -> String {
+pub(super) fn command(pid: u32) -> String {
     let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(&comm).trim_end().to_owned()
 }

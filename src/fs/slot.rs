@@ -1,8 +1,12 @@
 //! One writer at a time: the slot of each session (DESIGN 2.8).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
+
+use super::holders;
+use crate::repo::SessionName;
 
 /// The slots of all sessions that have writers, by the inode number of the
 /// session's directory.
@@ -16,6 +20,8 @@ pub(super) struct Slots {
 pub(super) struct Slot {
     owner: Mutex<Option<Owner>>,
     freed: Condvar,
+    /// The writer that the log has told of last.
+    told: AtomicU64,
     /// What an open writer has made of the checkpoint.
     published: Mutex<Option<Published>>,
 }
@@ -128,6 +134,24 @@ impl Slot {
                 .freed
                 .wait_timeout(owner, left)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Tells the log who keeps others from saving, once for each writer: it may
+    /// have been left open for ever.
+    pub(super) fn tell_owner(&self, session: &SessionName) {
+        let Some(owner) = self.owner() else {
+            return;
+        };
+        if self.told.swap(owner.writer, Ordering::Relaxed) == owner.writer {
+            return;
+        }
+        match owner.process {
+            0 => log::info!("{session}: EBUSY: another process is writing it"),
+            pid => log::info!(
+                "{session}: EBUSY: process {pid} ({}) is writing it",
+                holders::command(pid)
+            ),
         }
     }
 

@@ -460,6 +460,9 @@ impl Writer {
             .take(owner, deadline.map(|at| at.min(Instant::now() + LOOK)))
         {
             if self.activity.is_ending() || deadline.is_none_or(|at| Instant::now() >= at) {
+                if refused == busy {
+                    self.slot.tell_owner(self.session.name());
+                }
                 return Err(refused);
             }
         }
