@@ -48,7 +48,6 @@ impl From<repo::Error> for Fail {
     fn from(error: repo::Error) -> Self {
         use repo::Kind;
         Self::Errno(match error.kind() {
-            Kind::InvalidName => libc::EINVAL,
             Kind::NotFound => libc::ENOENT,
             Kind::Exists => match error.errno() {
                 libc::ENOTEMPTY => libc::ENOTEMPTY,
@@ -57,7 +56,7 @@ impl From<repo::Error> for Fail {
             Kind::Locked => libc::EBUSY,
             Kind::Superseded => libc::ESTALE,
             Kind::LockBroken => libc::ECANCELED,
-            Kind::NotAFile | Kind::NotDurable | Kind::Os => error.errno(),
+            Kind::InvalidName | Kind::NotAFile | Kind::NotDurable | Kind::Os => error.errno(),
         })
     }
 }

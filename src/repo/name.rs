@@ -35,20 +35,21 @@ impl SessionName {
     /// A whole name, with its ending.
     ///
     /// # Errors
-    /// [`Kind::InvalidName`]
+    /// [`Kind::InvalidName`]: `ENAMETOOLONG` or `EINVAL`
     pub fn new(name: impl AsRef<OsStr>) -> Result<Self> {
         let bytes = name.as_ref().as_bytes();
         let valid = bytes.ends_with(SUFFIX)
             && !bytes.starts_with(b".")
-            && bytes.len() <= NAME_MAX
             && !bytes.contains(&b'/')
             && !bytes.contains(&0);
+        let fits = bytes.len() <= NAME_MAX;
         let name = Self(name.as_ref().to_owned());
-        if valid {
-            Ok(name)
-        } else {
-            Err(Error::new(Kind::InvalidName, "check the name", Errno::INVAL).of(&name))
-        }
+        let errno = match (valid, fits) {
+            (true, true) => return Ok(name),
+            (true, false) => Errno::NAMETOOLONG,
+            (false, _) => Errno::INVAL,
+        };
+        Err(Error::new(Kind::InvalidName, "check the name", errno).of(&name))
     }
 
     /// The name of the session with this id.
