@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::Session;
 use super::checkpoint::FileId;
-use super::error::{During, Result};
+use super::error::{During, Error, Kind, Result};
 use crate::sys::{self, Errno, Mode, OFlags, Statx, XattrFlags};
 
 /// The name of the lock in a session's directory.
@@ -256,6 +256,55 @@ pub(crate) fn try_own(file: BorrowedFd<'_>) -> sys::Result<()> {
         std::thread::yield_now();
     }
     Err(Errno::WOULDBLOCK)
+}
+
+/// The staged file where there is no `O_TMPFILE`: `session.next` from the
+/// beginning, marked by the mode it is created with.
+pub(super) fn create(session: &Session) -> Result<OwnedFd> {
+    let mode = Mode::from_raw_mode(0o600 | MARK_BIT);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    let create = || sys::openat(session.dir(), OsStr::new(NEXT), flags, mode);
+    let mut file = create();
+    if matches!(file, Err(Errno::EXIST)) && !is_held(session)? {
+        file = create();
+    }
+    let file = match file {
+        Err(Errno::EXIST) => return Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
+        other => other.during("create session.next")?,
+    };
+    let held = own(file.as_fd());
+    if held.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
+        // It is theirs to remove now: by the time we did, the name could be
+        // a third one's (I3).
+        return held.map(|()| file);
+    }
+    let named = || is_named(session, &file).during("look at session.next");
+    let error = match held.and_then(|()| named()) {
+        // Some filesystems drop the bit.
+        Ok(true) => match mark(file.as_fd(), true).during("mark session.next") {
+            Ok(_) => return Ok(file),
+            Err(error) => error,
+        },
+        // Taken for dead before it was flock'ed, and removed by now.
+        Ok(false) => Error::new(Kind::Locked, "stage", Errno::BUSY),
+        Err(error) => error,
+    };
+    if named().unwrap_or(false) {
+        let _ = sys::unlink(session.dir(), OsStr::new(NEXT));
+    }
+    Err(error)
+}
+
+/// Says that the owner lives. A filesystem without flock(2) cannot tell the
+/// dead from the living: there a leftover lock is broken by hand.
+pub(super) fn own(file: BorrowedFd<'_>) -> Result<()> {
+    match try_own(file) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(()),
+        // Somebody took it for dead in the moment between its creation and
+        // this call, and is about to remove it.
+        Err(Errno::WOULDBLOCK) => Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
+        Err(errno) => Err(errno).during("lock session.next"),
+    }
 }
 
 /// What stands under the name of the lock, for whoever wants to have it.

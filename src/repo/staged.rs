@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::checkpoint::{Checkpoint, FileId};
 use super::error::{During, Error, Kind, Result};
-use super::lock::{self, MARK, MARK_BIT, Mark, NEXT};
+use super::lock::{self, MARK, Mark, NEXT};
 use super::session::{CHECKPOINT, Session};
 use super::{Attributes, attributes};
 use crate::sys::{self, Errno, Mode, OFlags, RenameFlags};
@@ -101,7 +101,7 @@ impl Staged {
             // EISDIR: a kernel or filesystem that does not know the flag
             // (open(2)).
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS | Errno::INVAL) => {
-                (create_next(session)?, Place::Next)
+                (lock::create(session)?, Place::Next)
             }
             Err(errno) => return Err(errno).during("stage"),
         };
@@ -120,7 +120,7 @@ impl Staged {
     /// [`Kind::Locked`], and [`Kind::Os`] with the errno.
     pub(super) fn named(session: &Session) -> Result<Self> {
         Ok(Self {
-            file: create_next(session)?,
+            file: lock::create(session)?,
             session: session.clone(),
             place: Place::Next,
         })
@@ -389,7 +389,7 @@ impl Staged {
         if self.place == Place::Next {
             return Ok(());
         }
-        flock(self.file.as_fd())?;
+        lock::own(self.file.as_fd())?;
         let link = || sys::link_fd(&self.file, self.session.dir(), OsStr::new(NEXT));
         let mut linked = link();
         if linked == Err(Errno::EXIST) && !lock::is_held(&self.session)? {
@@ -459,55 +459,6 @@ impl Drop for Staged {
 fn state(checkpoint: &Checkpoint) -> (FileId, i64, u32) {
     let ctime = checkpoint.stat().stx_ctime;
     (checkpoint.id(), ctime.tv_sec, ctime.tv_nsec)
-}
-
-/// The staged file where there is no `O_TMPFILE`: `session.next` from the
-/// beginning, marked by the mode it is created with.
-fn create_next(session: &Session) -> Result<OwnedFd> {
-    let mode = Mode::from_raw_mode(0o600 | MARK_BIT);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-    let create = || sys::openat(session.dir(), OsStr::new(NEXT), flags, mode);
-    let mut file = create();
-    if matches!(file, Err(Errno::EXIST)) && !lock::is_held(session)? {
-        file = create();
-    }
-    let file = match file {
-        Err(Errno::EXIST) => return Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
-        other => other.during("create session.next")?,
-    };
-    let held = flock(file.as_fd());
-    if held.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
-        // It is theirs to remove now: by the time we did, the name could be
-        // a third one's (I3).
-        return held.map(|()| file);
-    }
-    let named = || lock::is_named(session, &file).during("look at session.next");
-    let error = match held.and_then(|()| named()) {
-        // Some filesystems drop the bit.
-        Ok(true) => match lock::mark(file.as_fd(), true).during("mark session.next") {
-            Ok(_) => return Ok(file),
-            Err(error) => error,
-        },
-        // Taken for dead before it was flock'ed, and removed by now.
-        Ok(false) => Error::new(Kind::Locked, "stage", Errno::BUSY),
-        Err(error) => error,
-    };
-    if named().unwrap_or(false) {
-        let _ = sys::unlink(session.dir(), OsStr::new(NEXT));
-    }
-    Err(error)
-}
-
-/// Says that the owner lives. A filesystem without flock(2) cannot tell the
-/// dead from the living: there a leftover lock is broken by hand.
-fn flock(file: BorrowedFd<'_>) -> Result<()> {
-    match lock::try_own(file) {
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(()),
-        // Somebody took it for dead in the moment between its creation and
-        // this call, and is about to remove it.
-        Err(Errno::WOULDBLOCK) => Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
-        Err(errno) => Err(errno).during("lock session.next"),
-    }
 }
 
 /// Writes at the end of what has been written so far.
