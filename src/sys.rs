@@ -472,6 +472,27 @@ fn is_on(fd: impl AsFd, types: &[rustix::fs::FsWord]) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|fs| types.contains(&fs.f_type))
 }
 
+/// Whether this process may have so many bytes more (mmap(2), which are given back
+/// at once): `ENOMEM` if not. The C library would answer from what it keeps in
+/// reserve, of which a new thread gets no stack.
+#[allow(unsafe_code)]
+fn try_map(bytes: usize) -> Result<()> {
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+    );
+    // SAFETY: a new mapping, wherever the kernel puts it, takes nothing away.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(errno_of(&io::Error::last_os_error()));
+    }
+    // SAFETY: it is that mapping, which nobody has been told of.
+    match unsafe { libc::munmap(mapped, bytes) } {
+        0 => Ok(()),
+        _ => Err(errno_of(&io::Error::last_os_error())),
+    }
+}
+
 /// Has memory blocks of more than 256 KiB given back to the system when they
 /// are freed. The C library otherwise keeps up to twice the largest freed one
 /// for each of many arenas (mallopt(3), `M_MMAP_THRESHOLD`, "dynamic"): with

@@ -78,7 +78,9 @@ fn a_watch_on_the_session_reports_what_any_directory_does() {
         "mv session other; mv other session",
     ] {
         let reported = |directory: &Path| {
-            fs::write(directory.join("session"), "there").unwrap();
+            // By another process: one that another test starts has a copy of what
+            // this one has open, and may close it when the watch is there.
+            sh(directory, "echo there > session");
             let watch = Watch::on(directory);
             sh(directory, command);
             watch.seen()
@@ -141,7 +143,9 @@ fn a_watch_on_the_file_reports_that_it_is_replaced_or_removed() {
     let both = SideBySide::new(Backing::Tmpfs);
     for command in ["echo t > tmp; mv tmp session", "rm session"] {
         let reported = |directory: &Path| {
-            fs::write(directory.join("session"), "there").unwrap();
+            // By another process: one that another test starts has a copy of what
+            // this one has open, and may close it when the watch is there.
+            sh(directory, "echo there > session");
             let watch = Watch::on(&directory.join("session"));
             sh(directory, command);
             watch.seen()
