@@ -13,11 +13,11 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use common::observe::descriptors;
-use common::tools::{assert_next_save_works, assert_saved, close, errno};
+use common::tools::{assert_next_save_works, assert_saved, close, errno, save};
 use common::{Backing, Disk, Mount, Session, run, unmount, wait_until};
 
 /// A mount of a repository on this disk, with a session whose checkpoint says
@@ -31,15 +31,8 @@ fn mounted(disk: Disk) -> (Mount, Session) {
     // It logs saves that failed.
     mount.may_complain = true;
     let session = mount.session("a");
-    save(&session, b"old").unwrap();
+    save(session.file(), b"old").unwrap();
     (mount, session)
-}
-
-/// Saves, and tells what close(2) says.
-fn save(session: &Session, content: &[u8]) -> io::Result<()> {
-    let mut writer = File::create(session.file())?;
-    writer.write_all(content)?;
-    close(writer)
 }
 
 fn remount(disk: &Path, options: &str) {
@@ -53,7 +46,7 @@ fn assert_all_refused(mount: &Mount, session: &Session, expected: i32) {
     let a_name = session.on_mount.join("a-name");
     let appended = File::options().append(true).open(session.file());
     let refusals = [
-        ("save", save(session, b"new")),
+        ("save", save(session.file(), b"new")),
         (
             "append",
             appended.and_then(|mut f| f.write_all(b"more").and_then(|()| close(f))),
@@ -187,7 +180,7 @@ fn rule_2_3_a_filesystem_without_inodes_says_enospc() {
         }
         for _ in 0..20 {
             wait_until("the inode of the last one is free", || {
-                save(&session, b"again").is_ok()
+                save(session.file(), b"again").is_ok()
             });
             assert_saved(&session, "again");
         }
@@ -226,7 +219,7 @@ fn rule_2_3_a_filesystem_over_quota_says_edquot() {
     assert_next_save_works(&session);
     limit("none");
     let big = vec![b'b'; 16 << 20];
-    save(&session, &big).unwrap();
+    save(session.file(), &big).unwrap();
     assert!(fs::read(session.checkpoint()).unwrap() == big);
     assert_next_save_works(&session);
     mount.assert_nothing_leaked(before);
@@ -315,7 +308,7 @@ fn invariant_1_a_repository_that_is_removed_is_gone_and_may_be_made_anew() {
     assert_eq!(read, "old");
     drop(reader);
     assert_eq!(errno(fs::read(session.file())), libc::ENOENT);
-    assert_eq!(errno(save(&session, b"new")), libc::ENOENT);
+    assert_eq!(errno(save(session.file(), b"new")), libc::ENOENT);
     assert_eq!(fs::read_dir(&mount.mountpoint).unwrap().count(), 0);
     assert!(!mount.repository.exists(), "made by whom?");
     fs::create_dir(&mount.repository).unwrap();

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 
 use common::failing::{FAULTY, FailingDevice};
 use common::observe::descriptors;
-use common::tools::{assert_next_save_works, assert_saved, close, errno, open_rw};
+use common::tools::{assert_next_save_works, assert_saved, close, errno, open_rw, save};
 use common::{Disk, Mount, SESSIONFS, Session, run, unmount};
 
 /// Filesystems that have a device.
@@ -38,15 +38,8 @@ fn mounted_on(disk: Disk, options: &[&str]) -> (Mount, Session) {
     // It logs saves that failed.
     mount.may_complain = true;
     let session = mount.session("a");
-    save(&session, b"old").unwrap();
+    save(session.file(), b"old").unwrap();
     (mount, session)
-}
-
-/// Saves, and tells what close(2) says.
-fn save(session: &Session, content: &[u8]) -> std::io::Result<()> {
-    let mut writer = File::create(session.file())?;
-    writer.write_all(content)?;
-    close(writer)
 }
 
 /// The page cache keeps nothing of a file, so that reading it asks the disk.
@@ -79,7 +72,7 @@ fn rule_2_3_a_block_that_cannot_be_written_fails_the_save() {
         let before = descriptors(mount.pid()).len();
         device.faults.writes.store(true, Ordering::SeqCst);
         type Way = fn(&Session) -> std::io::Result<()>;
-        let close_it: Way = |session| save(session, FAULTY);
+        let close_it: Way = |session| save(session.file(), FAULTY);
         let sync_it: Way = |session| {
             let mut writer = open_rw(session.file())?;
             writer.write_all(FAULTY)?;
@@ -111,7 +104,7 @@ fn rule_2_3_a_block_that_cannot_be_written_fails_the_save() {
         // While the disk has that fault still, and when it is gone.
         assert_next_save_works(&session);
         device.faults.writes.store(false, Ordering::SeqCst);
-        save(&session, FAULTY).unwrap();
+        save(session.file(), FAULTY).unwrap();
         assert_saved(&session, std::str::from_utf8(FAULTY).unwrap());
         let log = mount.log();
         assert!(log.contains("a.session"), "{log}");
@@ -161,13 +154,13 @@ fn rule_2_3_a_filesystem_that_gives_up_loses_nothing() {
         let device = FailingDevice::with(filesystem);
         let (mut mount, session) = mounted(&device, &[]);
         let other = mount.session("b");
-        save(&other, b"the other").unwrap();
+        save(other.file(), b"the other").unwrap();
         let mut writer = File::create(other.file()).unwrap();
         writer.write_all(b"unfinished").unwrap();
         device.faults.all_writes.store(true, Ordering::SeqCst);
         let failures = [libc::EIO, libc::EROFS];
         for round in 0..5 {
-            let saved = errno(device.faults.prompt(|| save(&session, b"new")));
+            let saved = errno(device.faults.prompt(|| save(session.file(), b"new")));
             assert!(failures.contains(&saved), "{filesystem}: {round}: {saved}");
         }
         let closed = errno(device.faults.prompt(|| close(writer)));
@@ -210,12 +203,12 @@ fn rule_2_3_metadata_that_cannot_be_written_loses_nothing() {
     let (mut mount, session) = mounted_on(device.disk_with("defaults"), &[]);
     let refused = mount.session("refused");
     device.faults.writes.store(true, Ordering::SeqCst);
-    let saved = errno(device.faults.prompt(|| save(&refused, FAULTY)));
+    let saved = errno(device.faults.prompt(|| save(refused.file(), FAULTY)));
     assert!([libc::EIO, libc::EROFS].contains(&saved), "{saved}");
     assert!(device.failed() > 0, "it was not the disk");
     // The disk writes everything else, and the filesystem nothing any more.
     for _ in 0..3 {
-        let saved = device.faults.prompt(|| save(&session, b"new"));
+        let saved = device.faults.prompt(|| save(session.file(), b"new"));
         assert_eq!(errno(saved), libc::EROFS);
     }
     let removed = errno(device.faults.prompt(|| fs::remove_file(session.file())));

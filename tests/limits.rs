@@ -20,7 +20,7 @@ use common::observe::{MOST_MEMORY, descriptors, status};
 use common::tools::{
     assert_next_save_works, assert_saved, close, errno, names_in, output_of, sessionfs,
 };
-use common::{Backing, Disk, Mount, times, wait_until};
+use common::{Backing, Disk, Mount, times};
 use rustix::fs::{XattrFlags, getxattr, listxattr, setxattr};
 
 on_each_filesystem!(
@@ -180,6 +180,24 @@ print(libc.getxattr(path, sys.argv[2].encode(), None, 0), libc.listxattr(path, N
     }
 }
 
+/// A python program on a mount, which has said a line and waits for its input to
+/// end.
+fn started(mount: &Mount, arguments: &[String]) -> (Child, String) {
+    let mut child = Command::new("python3")
+        .arg("-c")
+        .args(arguments)
+        .current_dir(&mount.mountpoint)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    (child, line)
+}
+
 /// Programs that hold files open, each as many as it may.
 fn hold(mount: &Mount, name: &str, of: usize, count: usize, mode: &str) -> (Child, usize, String) {
     let program = "
@@ -199,18 +217,9 @@ sys.stdin.readline()";
         "read" => libc::O_RDONLY,
         _ => libc::O_RDWR | libc::O_CREAT,
     };
-    let mut child = Command::new("python3")
-        .args(["-c", program, name])
-        .args([of.to_string(), count.to_string(), flags.to_string()])
-        .current_dir(&mount.mountpoint)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let numbers = [of.to_string(), count.to_string(), flags.to_string()];
+    let arguments = [&[program.to_owned(), name.to_owned()][..], &numbers].concat();
+    let (child, line) = started(mount, &arguments);
     let (held, why) = line.trim().split_once(' ').unwrap();
     let held = held.parse().unwrap();
     (child, held, why.to_owned())
@@ -234,14 +243,6 @@ fn with_sessions(starter: &[&str], count: usize) -> Mount {
         fs::write(session.join("session"), n.to_string()).unwrap();
     }
     Mount::started_by(starter, disk, repository, &[])
-}
-
-fn assert_all_let_go(mount: &Mount, before: usize) {
-    let mut now = 0;
-    wait_until("all descriptors are closed", || {
-        now = descriptors(mount.pid()).len();
-        now <= before
-    });
 }
 
 /// A hundred thousand files, held open in many programs; on several mounts where
@@ -281,7 +282,7 @@ fn a_hundred_thousand_open_files_are_held_and_let_go() {
     );
     let_go(holders);
     for (mount, free, before) in &mounts {
-        assert_all_let_go(mount, *before);
+        mount.assert_descriptors_closed(*before);
         assert_next_save_works(free);
         let read = fs::read_to_string(mount.mountpoint.join("7.session/session"));
         assert_eq!(read.unwrap(), "7");
@@ -307,7 +308,7 @@ fn too_many_open_files_are_emfile_and_all_work_afterwards() {
         assert!(held > 100, "{name}: {held}");
         assert_eq!(why, libc::EMFILE.to_string(), "{name}");
         let_go(vec![child]);
-        assert_all_let_go(&mount, before);
+        mount.assert_descriptors_closed(before);
         assert_next_save_works(&free);
         assert_eq!(
             fs::read_to_string(mount.repository.join("7.session/session")).unwrap(),
@@ -329,17 +330,7 @@ for f in held: f.write('x'); f.flush()
 print(flush=True)
 sys.stdin.readline()
 os.kill(os.getpid(), 9)";
-    let mut client = Command::new("python3")
-        .args(["-c", program])
-        .current_dir(&mount.mountpoint)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(client.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let (mut client, _) = started(&mount, &[program.to_owned()]);
     for _ in 0..10 {
         assert_next_save_works(&free);
     }

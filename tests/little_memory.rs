@@ -13,14 +13,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
 use common::observe::{descriptors, state, status};
-use common::tools::{assert_next_save_works, close};
+use common::tools::{assert_next_save_works, save};
 use common::{
     Backing, Disk, Mount, SESSIONFS, Session, is_mounted, run, times, unmount, wait_until,
 };
@@ -51,12 +51,6 @@ fn content(session: usize, number: usize) -> Vec<u8> {
     format!("{session} {number} ").repeat(400 * pages).into()
 }
 
-fn save(file: &Path, content: &[u8]) -> io::Result<()> {
-    let mut writer = File::create(file)?;
-    writer.write_all(content)?;
-    close(writer)
-}
-
 /// Saves, reads, lists, attributes and files, by several threads at once; answers
 /// what was told. Of each session the last content that was acknowledged, and
 /// each that may have been saved since, are in `last`.
@@ -71,7 +65,7 @@ fn load(mount: &Mount, sessions: &[Session], last: &[Contents], rounds: usize) -
                     let next = content(number, last.len() + round);
                     // One that fails at close, or is not told of, may be there.
                     last.push(next.clone());
-                    if note(told, save(&session.file(), &next)).is_some() {
+                    if note(told, save(session.file(), &next)).is_some() {
                         *last = vec![next];
                     }
                     if let Some(read) = note(told, fs::read(session.file())) {
@@ -121,7 +115,7 @@ fn sessions(mount: &Mount) -> (Vec<Session>, Vec<Contents>) {
     let sessions: Vec<_> = (0..6).map(|n| mount.session(n.to_string())).collect();
     let last = (0..sessions.len()).map(|number| {
         let first = content(number, 0);
-        save(&sessions[number].file(), &first).unwrap();
+        save(sessions[number].file(), &first).unwrap();
         Mutex::new(vec![first])
     });
     let last = last.collect();
@@ -182,11 +176,7 @@ fn invariant_2_a_daemon_that_gets_no_memory_answers_enomem() {
             fs::remove_file(session.on_mount.join("file")).unwrap();
             assert_next_save_works(session);
         }
-        let mut now = 0;
-        wait_until("all descriptors are closed", || {
-            now = descriptors(pid).len();
-            now <= before
-        });
+        mount.assert_descriptors_closed(before);
     }
 }
 

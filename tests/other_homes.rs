@@ -24,36 +24,32 @@ use common::tools::{
 };
 use common::{Session, run, shell, times, wait_until};
 
-/// Defines the tests on each of them.
+/// Defines these tests in each of those homes, which has a module of its own.
 macro_rules! in_each_home {
-    ($($home:ident $module:ident),* $(,)?) => {
+    ($tests:tt: $($home:ident $module:ident),* $(,)?) => {
         $(mod $module {
             use super::common::homes::Home::$home;
-            #[test]
-            fn rule_2_3_all_ways_of_saving() { super::rule_2_3_all_ways_of_saving($home); }
-            #[test]
-            fn rule_2_5_a_save_point_is_a_save() { super::rule_2_5_a_save_point_is_a_save($home); }
-            #[test]
-            fn rule_2_6_a_killed_writer_saves_nothing() { super::rule_2_6_a_killed_writer_saves_nothing($home); }
-            #[test]
-            fn rule_2_7_attributes_stay() { super::rule_2_7_attributes_stay($home); }
-            #[test]
-            fn rule_2_8_one_writer_at_a_time() { super::rule_2_8_one_writer_at_a_time($home); }
-            #[test]
-            fn rule_2_9_no_update_is_lost() { super::rule_2_9_no_update_is_lost($home); }
-            #[test]
-            fn rule_2_12_sessions_come_and_go() { super::rule_2_12_sessions_come_and_go($home); }
-            #[test]
-            fn invariant_4_a_daemon_that_dies_in_a_save() { super::invariant_4_a_daemon_that_dies_in_a_save($home); }
-            #[test]
-            fn a_repository_that_is_made_anew_is_noticed() { super::a_repository_that_is_made_anew_is_noticed($home); }
-            #[test]
-            fn doctor_says_what_is_missing() { super::doctor_says_what_is_missing($home); }
+            in_each_home!(@in $home $tests);
         })*
+    };
+    (@in $home:ident [$($test:ident),* $(,)?]) => {
+        $(#[test] fn $test() { super::$test($home); })*
     };
 }
 
 in_each_home!(
+    [
+        rule_2_3_all_ways_of_saving,
+        rule_2_5_a_save_point_is_a_save,
+        rule_2_6_a_killed_writer_saves_nothing,
+        rule_2_7_attributes_stay,
+        rule_2_8_one_writer_at_a_time,
+        rule_2_9_no_update_is_lost,
+        rule_2_12_sessions_come_and_go,
+        invariant_4_a_daemon_that_dies_in_a_save,
+        a_repository_that_is_made_anew_is_noticed,
+        doctor_says_what_is_missing,
+    ]:
     Tmpfs tmpfs,
     OverlayOnTmpfs overlay_on_tmpfs,
     OverlayOnExt4 overlay_on_ext4,
@@ -64,20 +60,15 @@ in_each_home!(
     Sshfs sshfs,
 );
 
-/// Defines the tests that are about FUSE.
-macro_rules! in_each_home_on_fuse {
-    ($($home:ident $module:ident),* $(,)?) => {
-        $(mod $module {
-            use super::common::homes::Home::$home;
-            #[test]
-            fn rule_2_1_readers_see_no_piece() { super::rule_2_1_readers_see_no_piece($home); }
-            #[test]
-            fn an_open_checkpoint_is_hidden_before_it_is_replaced() { super::an_open_checkpoint_is_hidden_before_it_is_replaced($home); }
-        })*
-    };
-}
-
-in_each_home_on_fuse!(Bindfs on_fuse_bindfs, Sshfs on_fuse_sshfs);
+// What is about FUSE.
+in_each_home!(
+    [
+        rule_2_1_readers_see_no_piece,
+        an_open_checkpoint_is_hidden_before_it_is_replaced,
+    ]:
+    Bindfs on_fuse_bindfs,
+    Sshfs on_fuse_sshfs,
+);
 
 /// What a filesystem lacks, by the names that `doctor --json` has for it.
 fn lacks(home: Home) -> &'static [&'static str] {

@@ -12,14 +12,14 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::tools::{Helper, assert_next_save_works, close};
+use common::tools::{Helper, assert_next_save_works, close, save};
 use common::{Backing, Mount, Session, times, wait_until};
 
 /// A memory cgroup, of version 1 or 2.
@@ -110,12 +110,6 @@ fn assert_killed(mount: &mut Mount, group: &Group) {
     assert!(group.kills() > 0, "it was not the OOM killer");
 }
 
-fn save(file: &Path, content: &str) -> io::Result<()> {
-    let mut writer = File::create(file)?;
-    writer.write_all(content.as_bytes())?;
-    close(writer)
-}
-
 /// The content of the save `number`: more than a page.
 fn content(session: usize, number: u64) -> String {
     format!("{session} {number} ").repeat(1000)
@@ -146,7 +140,7 @@ impl Drop for Stop<'_> {
 fn invariant_4_the_daemon_is_out_of_memory_in_a_save() {
     let mut mount = Mount::new(Backing::Tmpfs);
     let session = mount.session("a");
-    save(&session.file(), "old").unwrap();
+    save(session.file(), "old").unwrap();
     for round in 0..times(20) {
         let group = Group::new();
         group.add(mount.pid());
@@ -165,7 +159,7 @@ fn invariant_4_the_daemon_is_out_of_memory_in_a_save() {
         mount.restart(&[]);
         assert_eq!(fs::read(session.file()).unwrap(), b"old");
         assert_next_save_works(&session);
-        save(&session.file(), "old").unwrap();
+        save(session.file(), "old").unwrap();
     }
 }
 
@@ -178,7 +172,7 @@ fn invariant_2_nothing_acknowledged_is_lost_to_the_oom_killer() {
         let sessions: Vec<Session> = (0..4).map(|n| mount.session(n.to_string())).collect();
         let last: Vec<AtomicU64> = sessions.iter().map(|_| AtomicU64::new(0)).collect();
         for (number, session) in sessions.iter().enumerate() {
-            save(&session.file(), &content(number, 0)).unwrap();
+            save(session.file(), content(number, 0)).unwrap();
         }
         for round in 0..times(30) as u64 {
             let group = Group::new();
@@ -196,7 +190,7 @@ fn invariant_2_nothing_acknowledged_is_lost_to_the_oom_killer() {
                     scope.spawn(move || {
                         let mut next = last.load(Ordering::SeqCst) + 1;
                         while !over.load(Ordering::SeqCst)
-                            && save(&session.file(), &content(number, next)).is_ok()
+                            && save(session.file(), content(number, next)).is_ok()
                         {
                             last.store(next, Ordering::SeqCst);
                             next += 1;
@@ -227,7 +221,7 @@ while os.path.exists('/proc/{pid}/fdinfo/0'): os.write(taken, b'x' * (1 << 20))
                 let expected = [acknowledged, acknowledged + 1];
                 assert!(expected.contains(&there), "{there}, not {acknowledged}");
                 // Whatever the last one has left is no lock.
-                save(&session.file(), &content(number, there + 1)).unwrap();
+                save(session.file(), content(number, there + 1)).unwrap();
                 assert_eq!(session.names(), ["session"]);
                 last[number].store(there + 1, Ordering::SeqCst);
             }

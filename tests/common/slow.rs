@@ -1,21 +1,15 @@
 //! Saves that take long.
 
-use std::fs::File;
-use std::io::Write;
 use std::thread::{self, JoinHandle};
 
 use super::observe::{Strace, is_in_call, threads};
-use super::tools::close;
+use super::tools;
 use super::{Session, wait_until};
 
 /// Saves on a thread of its own.
 pub fn save(session: &Session, content: &'static str) -> JoinHandle<std::io::Result<()>> {
     let file = session.file();
-    thread::spawn(move || {
-        let mut writer = File::create(file)?;
-        writer.write_all(content.as_bytes())?;
-        close(writer)
-    })
+    thread::spawn(move || tools::save(file, content))
 }
 
 /// Waits until a thread of the daemon is in fsync(2), held up there.

@@ -20,6 +20,13 @@ pub fn close(file: fs::File) -> io::Result<()> {
     }
 }
 
+/// Saves a content as a program does that looks at what each call says.
+pub fn save(file: impl AsRef<Path>, content: impl AsRef<[u8]>) -> io::Result<()> {
+    let mut writer = fs::File::create(file)?;
+    writer.write_all(content.as_ref())?;
+    close(writer)
+}
+
 /// The errno that something failed with; that it worked is a failure.
 #[track_caller]
 pub fn errno<T>(result: io::Result<T>) -> i32 {
