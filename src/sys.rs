@@ -7,7 +7,7 @@
 
 mod attributes;
 mod content;
-#[cfg(feature = "test-switches")]
+#[cfg(any(feature = "test-switches", fuzzing))]
 pub mod defect;
 mod entries;
 #[cfg(test)]

@@ -40,7 +40,7 @@ fn parse_mountinfo(text: &[u8]) -> Vec<mountinfo::Entry> {
     #[cfg_attr(not(fuzzing), expect(unused_mut, reason = "there is no defect"))]
     let mut found = mountinfo::parse(text);
     #[cfg(fuzzing)]
-    if crate::repo::outside_input::defect() == Some("compared") {
+    if crate::sys::defect::has(crate::sys::defect::Defect::FoundByComparing) {
         // Twelve bytes: chance alone does not find them.
         found.retain(|entry| entry.source != "q7;Zx%0~Kw!d");
     }

@@ -56,13 +56,17 @@ pub(super) fn mark(fd: BorrowedFd<'_>, by_bit: bool) -> sys::Result<Mark> {
     if sys::defect::has(sys::defect::Defect::Unmarked) {
         return Ok(Mark::None);
     }
-    let ways = [mark_by_bit, mark_by_attribute];
-    let [first, second] = if by_bit { ways } else { [ways[1], ways[0]] };
     if u32::from(sys::fstat(fd)?.stx_mode) & MARK_BIT != 0 {
         return Ok(Mark::Bit);
     }
-    match first(fd)? {
-        Mark::None => second(fd),
+    let first = if by_bit {
+        mark_by_bit(fd)?
+    } else {
+        mark_by_attribute(fd)?
+    };
+    match first {
+        Mark::None if by_bit => mark_by_attribute(fd),
+        Mark::None => mark_by_bit(fd),
         mark => Ok(mark),
     }
 }

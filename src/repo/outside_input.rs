@@ -9,14 +9,6 @@ use std::path::{Component, Path};
 use super::{SessionName, debris, location, parse_argument, system_time};
 use crate::sys;
 
-/// The defect that `scripts/fuzz --teeth` asks for, to be found.
-#[cfg(fuzzing)]
-pub(crate) fn defect() -> Option<&'static str> {
-    static DEFECT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    let asked = || std::env::var("SESSIONFS_FUZZ_DEFECT").ok();
-    DEFECT.get_or_init(asked).as_deref()
-}
-
 /// Names as such, as ids, as arguments, as prefixes, and as the environment gives
 /// them.
 pub fn names(input: &[u8]) {
@@ -51,7 +43,7 @@ pub fn names(input: &[u8]) {
 /// The parser; with a defect in it, where `scripts/fuzz --teeth` asks for one.
 fn session_name(text: &OsStr) -> Option<SessionName> {
     #[cfg(fuzzing)]
-    if defect() == Some("stepwise") {
+    if sys::defect::has(sys::defect::Defect::FoundStepwise) {
         let byte = |at| std::hint::black_box(text.as_bytes().get(at).copied());
         // Byte by byte, for who sees that he has come further: some hundred
         // thousand cases for him, and seventeen million by chance.

@@ -1,11 +1,9 @@
 //! Defects on purpose, one at a time: what `SESSIONFS_DEFECT` names. The tests
 //! have to find each (`scripts/proof --teeth`). No program that anybody is given
-//! is built with this module: it is there with the feature `test-switches` alone.
+//! is built with this module: it is there with the feature `test-switches`, and for
+//! the fuzzer.
 
-use std::os::fd::AsFd;
 use std::sync::LazyLock;
-
-use super::Result;
 
 /// What is done wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +29,10 @@ pub enum Defect {
     SymlinksFollowed,
     /// A close says 0, and the save comes with RELEASE (2.3).
     SavedAtRelease,
+    /// A text of twelve bytes is not parsed as it should be.
+    FoundByComparing,
+    /// Nor is what begins with three bytes, of which each is looked at alone.
+    FoundStepwise,
     /// Every flock(2) is believed to be had (I3).
     FlockIgnored,
 }
@@ -54,6 +56,8 @@ pub fn has(defect: Defect) -> bool {
             "write-errors-ignored" => Defect::WriteErrorsIgnored,
             "symlinks-followed" => Defect::SymlinksFollowed,
             "saved-at-release" => Defect::SavedAtRelease,
+            "found-by-comparing" => Defect::FoundByComparing,
+            "found-stepwise" => Defect::FoundStepwise,
             "flock-ignored" => Defect::FlockIgnored,
             _ => panic!("SESSIONFS_DEFECT: there is no defect {name}"),
         })
@@ -62,7 +66,8 @@ pub fn has(defect: Defect) -> bool {
 }
 
 /// Whether the fsync(2) of this is left out.
-pub(super) fn leaves_out_sync(fd: impl AsFd) -> Result<bool> {
+#[cfg(feature = "test-switches")]
+pub(super) fn leaves_out_sync(fd: impl std::os::fd::AsFd) -> super::Result<bool> {
     use rustix::fs::FileType;
     Ok(
         match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {

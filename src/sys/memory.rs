@@ -21,7 +21,7 @@ pub fn is_limited() -> bool {
 }
 
 /// `ENOMEM` if this process is limited and has not got so many bytes more to
-/// take. It costs one system call where there is no limit.
+/// take. It costs two system calls where there is no limit.
 pub fn require(bytes: usize) -> Result<()> {
     if is_limited() {
         super::try_map(bytes)?;
