@@ -2,13 +2,6 @@
 //! filesystem of its own, mounted by the real binary, and gone with the test.
 
 #![allow(dead_code, reason = "no test file uses all of it")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test ends with the first surprise"
-)]
-
 pub mod failing;
 pub mod homes;
 pub mod image;

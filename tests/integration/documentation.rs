@@ -1,0 +1,266 @@
+//! The manual pages and the completions: what their readers (man, mandoc and
+//! the shells) say to them.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::common::{SESSIONFS, run};
+
+/// What `sessionfs generate` writes.
+struct Generated {
+    directory: tempfile::TempDir,
+}
+
+impl Generated {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        run(
+            SESSIONFS,
+            [OsStr::new("generate"), directory.path().as_os_str()],
+        );
+        Self { directory }
+    }
+
+    fn completion(&self, name: &str) -> PathBuf {
+        self.directory.path().join("completions").join(name)
+    }
+
+    fn pages(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.directory.path().join("man")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// Runs a program on a file; all that it says.
+fn said(program: &str, arguments: &[&str], file: &Path) -> String {
+    let arguments = arguments.iter().map(OsStr::new);
+    let output = run(program, arguments.chain([file.as_os_str()]));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_pages_are_read_without_a_warning() {
+    let generated = Generated::new();
+    let pages = generated.pages();
+    assert!(pages.len() > 10, "{pages:?}");
+    for page in pages {
+        run(
+            "mandoc",
+            ["-T", "lint", "-W", "warning"]
+                .map(OsStr::new)
+                .into_iter()
+                .chain([page.as_os_str()]),
+        );
+        let warnings = said("man", &["--warnings", "-E", "UTF-8", "-l", "-Z"], &page);
+        assert_eq!(warnings, "", "{page:?}");
+    }
+}
+
+#[test]
+fn the_name_of_each_page_is_found_by_whatis() {
+    for page in Generated::new().pages() {
+        let output = run("lexgrog", [&page]);
+        let name = page.file_stem().unwrap().to_str().unwrap();
+        let found = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(found.contains(&format!("\"{name} - ")), "{found}");
+    }
+}
+
+#[test]
+fn the_shells_take_their_completions() {
+    let generated = Generated::new();
+    for (shell, name) in [
+        ("bash", "sessionfs.bash"),
+        ("zsh", "_sessionfs"),
+        ("fish", "sessionfs.fish"),
+    ] {
+        let file = generated.completion(name);
+        assert_eq!(said(shell, &["-n"], &file), "", "{shell}");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains("lock-wait"), "{shell}");
+        assert!(!text.contains("background"), "{shell}: what is hidden");
+        assert!(!text.contains("generate"), "{shell}: what is hidden");
+    }
+}
+
+/// What a shell offers for a line that ends there, by its own machinery.
+fn offered(shell: &str, generated: &Generated, line: &str) -> Vec<String> {
+    let completions = generated.directory.path().join("completions");
+    let (arguments, script): (&[&str], &str) = match shell {
+        "bash" => (&["--norc", "-c"], IN_BASH),
+        "zsh" => (&["-f", "-c"], IN_ZSH),
+        _ => (&["--no-config", "-c"], IN_FISH),
+    };
+    // A shell reads the configuration of its user otherwise.
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new("timeout")
+        .args(["60", shell])
+        .args(arguments)
+        .arg(script)
+        .env("HOME", home.path())
+        .env("XDG_CONFIG_HOME", home.path())
+        .env("XDG_DATA_HOME", home.path())
+        .env("TERM", "dumb")
+        .env("COMPLETIONS", &completions)
+        .env("LINE", line)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{shell}: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    text.lines().filter_map(first).collect()
+}
+
+/// As readline calls a function of completion.
+const IN_BASH: &str = r#"
+. "$COMPLETIONS/sessionfs.bash"
+read -ra COMP_WORDS <<< "$LINE"
+[[ $LINE != *" " ]] || COMP_WORDS+=("")
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_LINE=$LINE COMP_POINT=${#LINE}
+complete -p sessionfs | grep -q -- '-F _sessionfs ' || exit
+_sessionfs sessionfs "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+printf '%s\n' "${COMPREPLY[@]}"
+"#;
+
+const IN_FISH: &str = r#"
+source $COMPLETIONS/sessionfs.fish
+complete --do-complete $LINE
+"#;
+
+/// An interactive shell on a terminal of its own; what its Tab finds goes through
+/// `compadd`.
+const IN_ZSH: &str = r#"
+zmodload zsh/zpty || exit
+zpty shell zsh -f -i || exit
+until_line() {
+    local line
+    while zpty -r shell line; do
+        line=${line//$'\r'/}
+        print -r -- ${line%$'\n'}
+        [[ $line != *$1* ]] || return 0
+    done
+    return 1
+}
+zpty -w shell 'PS1= RPS1=; unsetopt prompt_sp zle_bracketed_paste; fpath=($COMPLETIONS $fpath)
+autoload -Uz compinit && compinit -u -D
+compadd() {
+    local -a found
+    builtin compadd -O found "$@"
+    offers+=($found)
+    builtin compadd "$@"
+}
+end_of_it() { print -l "" BEGIN-OFFERS ${(u)offers} END-OFFERS; exit }
+comppostfuncs=(end_of_it)
+bindkey "^I" complete-word
+print READY-''NOW'
+until_line READY-NOW > /dev/null || exit
+zpty -w -n shell "$LINE"$'\t'
+until_line END-OFFERS | sed '1,/BEGIN-OFFERS/d; /END-OFFERS/d'
+"#;
+
+#[test]
+fn the_shells_complete_commands_and_options() {
+    let generated = Generated::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let offered = |line| offered(shell, &generated, line);
+        assert_eq!(offered("sessionfs um"), ["umount"], "{shell}");
+        assert_eq!(
+            offered("sessionfs mount --lock"),
+            ["--lock-wait"],
+            "{shell}"
+        );
+        assert_eq!(offered("sessionfs doctor --f"), ["--fix"], "{shell}");
+        let all = offered("sessionfs ");
+        for command in ["mount", "status", "break-lock", "doctor"] {
+            assert!(
+                all.iter().any(|o| o == command),
+                "{shell}: {command}: {all:?}"
+            );
+        }
+        assert!(!all.iter().any(|o| o == "generate"), "{shell}: {all:?}");
+    }
+}
+
+#[test]
+fn two_builds_on_the_same_date_are_the_same() {
+    let of = |epoch: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let status = Command::new(SESSIONFS)
+            .env("SOURCE_DATE_EPOCH", epoch)
+            .arg("generate")
+            .arg(directory.path())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        fs::read_to_string(directory.path().join("man/sessionfs.1")).unwrap()
+    };
+    let page = of("1769817600");
+    assert!(page.replace('\\', "").contains("2026-01-31"), "{page}");
+    assert_eq!(page, of("1769817600"));
+}
+
+/// All of the program's source, its strings in one line.
+fn source(directory: &Path) -> String {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let text = paths.map(|path| match path.is_dir() {
+        true => source(&path),
+        false => fs::read_to_string(path).unwrap(),
+    });
+    let text: String = text.collect();
+    let lines: Vec<&str> = text.split("\\\n").collect();
+    let (first, rest) = lines.split_first().unwrap();
+    let rest = rest.iter().map(|line| line.trim_start());
+    std::iter::once(*first).chain(rest).collect()
+}
+
+#[test]
+fn the_messages_that_the_readme_explains_are_those_of_the_program() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = source(&root.join("src"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let (_, section) = readme.split_once("What sessionfs says").unwrap();
+    let (section, _) = section.split_once("What programs say").unwrap();
+    let cells = section.lines().filter_map(|line| line.split(" | ").next());
+    let messages: Vec<&str> = cells
+        .filter(|cell| cell.starts_with("| `"))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|message| !message.starts_with("fusermount3: "))
+        .collect();
+    assert!(messages.len() > 20, "{messages:?}");
+    for part in messages.iter().flat_map(|message| message.split('…')) {
+        assert!(source.contains(part.trim()), "no message has {part:?}");
+    }
+}
+
+/// One meaning of each exit status, in whatever is read.
+#[test]
+fn the_exit_statuses_of_the_readme_are_those_of_the_manual() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let (_, table) = readme
+        .split_once("| status | meaning |\n|---|---|\n")
+        .unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let generated = Generated::new();
+    let page = generated.directory.path().join("man/sessionfs.1");
+    let page = fs::read_to_string(page).unwrap().replace('\\', "");
+    let (_, section) = page.split_once("SH \"EXIT STATUS\"\n").unwrap();
+    let (section, _) = section.split_once("\n.SH").unwrap();
+    let section = section.replace(['\n', '.', '`'], " ").to_lowercase();
+    let words = |text: &str| {
+        let text = text.replace(['.', '`'], " ").to_lowercase();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let section = words(&section);
+    for (status, row) in table.lines().enumerate() {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells[0], status.to_string());
+        let meaning = words(cells[1]);
+        assert!(section.contains(&meaning), "{meaning}: {section}");
+    }
+    assert_eq!(table.lines().count(), section.matches("tp fb").count());
+}

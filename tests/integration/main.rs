@@ -1,0 +1,65 @@
+//! The tests of the built program, each module with one subject, in one binary:
+//! one is built in a fraction of the time of fifty.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first surprise"
+)]
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod allow_other;
+mod attributes;
+mod background;
+mod backing_fails;
+mod bad_input;
+mod big_directories;
+mod close_rule;
+mod commands;
+mod copies;
+mod daemon;
+mod direct_saves;
+mod doctor;
+mod documentation;
+mod exec;
+mod exit_statuses;
+mod failing_disk;
+mod file_types;
+mod full_disk;
+mod hostile;
+mod killed_daemon;
+mod killed_writers;
+mod limits;
+mod listing;
+mod little_memory;
+mod missing_calls;
+mod model;
+mod mount_options;
+mod mounting;
+mod moved_sessions;
+mod names;
+mod other_entries;
+mod other_homes;
+mod other_tools;
+mod out_of_memory;
+mod overlay;
+mod passthrough;
+mod permissions;
+mod progress;
+mod races;
+mod ranges;
+mod replacing;
+mod semantics;
+mod sharing;
+mod status;
+mod stopping;
+mod storm;
+mod untidy;
+mod users;
+mod watching;
+mod ways_of_saving;
+mod writers;
