@@ -14,6 +14,7 @@ mod entries;
 pub mod fault;
 pub mod memory;
 mod open;
+pub mod process;
 mod ranges;
 pub mod record;
 

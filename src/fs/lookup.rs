@@ -12,7 +12,6 @@ use super::attr::attr_of;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::{Identity, ROOT, Role, empty_id};
-use super::process::thread_group;
 use super::report::REPORT_NAME;
 use super::writer::{Writer, empty_attr};
 use super::{Caller, DIRECTORY_TTL, Dir, Entry, Fs};
@@ -286,7 +285,7 @@ impl Fs {
         };
         let (session, _) = self.nodes.place(id)?;
         let published = self.slots.find(session)?.last_published()?;
-        let is_his = published.checkpoint == id && published.tgid == thread_group(caller.tid);
+        let is_his = published.checkpoint == id && published.process.has_thread(caller.tid);
         is_his.then_some(published.shown)
     }
 

@@ -13,6 +13,7 @@ mod errno;
 mod handle;
 mod hold;
 pub mod holders;
+mod identity;
 mod listing;
 mod lookup;
 pub mod mountinfo;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::identity::Process;
 use super::mountinfo;
 use crate::repo::CHECKPOINT;
 use crate::sys;
@@ -36,6 +37,7 @@ const LOOKS: u32 = 3;
 /// The process that opened a writer, and what was true at that moment.
 #[derive(Debug, Clone)]
 pub(super) struct Opener {
+    pub(super) process: Process,
     /// Its thread group; 0 if it is outside of our pid namespace.
     pub(super) tgid: u32,
     /// The youngest process id then: whoever inherited the file is younger.
@@ -46,8 +48,10 @@ pub(super) struct Opener {
 impl Opener {
     /// Of the thread `tid`, now.
     pub(super) fn new(tid: u32) -> Self {
+        let process = Process::of(tid);
         Self {
-            tgid: thread_group(tid),
+            process,
+            tgid: process.pid,
             youngest: youngest(),
             when: Instant::now(),
         }

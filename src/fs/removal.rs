@@ -14,9 +14,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::process::thread_group;
+use super::identity::Process;
 use crate::repo::{self, Checkpoint, Kind, Session};
 
 /// How long a process may take to make a new checkpoint.
@@ -53,13 +52,13 @@ pub(super) struct Removal {
     /// A foreign lock was in the way at the last attempt.
     is_blocked: AtomicBool,
     since: Instant,
-    askers: Mutex<Vec<Process>>,
+    askers: Mutex<Vec<Asker>>,
 }
 
-/// A process, told from any other that has its number later.
+/// A process whose end is seen.
 #[derive(Debug)]
-struct Process {
-    tgid: u32,
+struct Asker {
+    process: Process,
     pidfd: Arc<OwnedFd>,
 }
 
@@ -89,7 +88,7 @@ impl Removals {
         tid: u32,
     ) -> Asked {
         let ino = checkpoint.stat().stx_ino;
-        let asker = Process::of(tid);
+        let asker = Asker::of(tid);
         let is_watched = asker.is_some();
         let mut removals = self.lock();
         if let Some(known) = removals.get(&node).filter(|known| known.is_of(ino)) {
@@ -122,7 +121,7 @@ impl Removals {
     pub(super) fn note_absence(&self, node: u64, session: Session, tid: u32) {
         let mut removals = self.lock();
         if let Some(known) = removals.get(&node) {
-            known.add_asker(Process::of(tid));
+            known.add_asker(Asker::of(tid));
         } else if make_room(&mut removals) {
             let removal = Removal {
                 session,
@@ -131,7 +130,7 @@ impl Removals {
                 is_done: AtomicBool::new(true),
                 is_blocked: AtomicBool::new(false),
                 since: Instant::now(),
-                askers: Mutex::new(Process::of(tid).into_iter().collect()),
+                askers: Mutex::new(Asker::of(tid).into_iter().collect()),
             };
             removals.insert(node, Arc::new(removal));
         }
@@ -213,18 +212,18 @@ fn make_room(removals: &mut HashMap<u64, Arc<Removal>>) -> bool {
 }
 
 impl Removal {
-    fn askers(&self) -> MutexGuard<'_, Vec<Process>> {
+    fn askers(&self) -> MutexGuard<'_, Vec<Asker>> {
         self.askers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One process more; those that have ended are forgotten, as each keeps a
     /// descriptor.
-    fn add_asker(&self, asker: Option<Process>) {
+    fn add_asker(&self, asker: Option<Asker>) {
         let Some(asker) = asker else {
             return;
         };
         let mut askers = self.askers();
-        askers.retain(|known| known.tgid != asker.tgid && !known.has_ended());
+        askers.retain(|known| known.process != asker.process && !known.has_ended());
         askers.push(asker);
     }
 
@@ -233,14 +232,14 @@ impl Removal {
     }
 
     fn is_asked_by(&self, tid: u32) -> bool {
-        let tgid = thread_group(tid);
+        let process = Process::of(tid);
         let askers = self.askers();
-        let mut known = askers.iter().filter(|asker| asker.tgid == tgid);
+        let mut known = askers.iter().filter(|asker| asker.process == process);
         known.any(|asker| !asker.has_ended())
     }
 
     fn is_asker_alive(&self) -> bool {
-        !self.askers().iter().all(Process::has_ended)
+        !self.askers().iter().all(Asker::has_ended)
     }
 
     /// Whether it waits for somebody to break a lock: who only looks need not
@@ -312,14 +311,12 @@ impl Removal {
     }
 }
 
-impl Process {
+impl Asker {
     /// That of a thread; `None` if it is outside of our pid namespace.
     fn of(tid: u32) -> Option<Self> {
-        let tgid = thread_group(tid);
-        let pid = Pid::from_raw(i32::try_from(tgid).ok()?)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let (process, pidfd) = Process::with_pidfd(tid)?;
         Some(Self {
-            tgid,
+            process,
             pidfd: Arc::new(pidfd),
         })
     }

@@ -9,6 +9,7 @@ use log::Level;
 
 use super::entries::must_wait;
 use super::errno::{Fail, Patience, Result};
+use super::identity::Process;
 use super::lookup::is_file;
 use super::node::ROOT;
 use super::removal::{Asked, Removal, Removals};
@@ -366,7 +367,7 @@ impl Fs {
         // No writer has the number of a node that is no writer's.
         let owner = Owner {
             writer: ROOT,
-            process: 0,
+            process: Process::UNKNOWN,
         };
         if slot.take(owner, None) {
             Ok(KeptOut(slot))

@@ -102,7 +102,7 @@ impl Fs {
         owners
             .filter_map(|(session, owner)| {
                 let (_, name) = self.nodes.place(session)?;
-                let pid = (owner.process != 0).then_some(owner.process);
+                let pid = (owner.process.pid != 0).then_some(owner.process.pid);
                 Some(json!({ "session": id(&name), "pid": pid }))
             })
             .collect()

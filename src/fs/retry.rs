@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::errno::{Fail, Result};
-use super::process::is_thread;
+use super::identity::Process;
 use super::writer::Writer;
 
 /// How many threads may be between the two walks at a time. A thread beyond
@@ -41,6 +41,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Intent {
+    thread: Process,
     /// The node of the session's directory.
     parent: u64,
     writer: Arc<Writer>,
@@ -58,6 +59,7 @@ impl Retries {
     pub(super) fn remember(&self, tid: u32, parent: u64, checkpoint: u64, writer: Arc<Writer>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let intent = Intent {
+            thread: Process::thread(tid),
             parent,
             writer,
             checkpoint,
@@ -80,7 +82,9 @@ impl Retries {
     pub(super) fn lookup(&self, tid: u32, parent: u64) -> Option<Arc<Writer>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let intent = inner.by_thread.get_mut(&tid)?;
-        let expected = intent.parent == parent && intent.lookups < LOOKUPS;
+        let expected = intent.parent == parent
+            && intent.lookups < LOOKUPS
+            && intent.thread == Process::thread(tid);
         if expected && intent.since.elapsed() < WALK_TIME {
             intent.lookups += 1;
             return Some(intent.writer.clone());
@@ -129,10 +133,10 @@ impl Retries {
     pub(super) fn age(&self) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let comes_back =
-            |tid: u32, intent: &Intent| intent.since.elapsed() < WALK_TIME && is_thread(tid);
+            |intent: &Intent| intent.since.elapsed() < WALK_TIME && intent.thread.exists();
         let threads = inner.by_thread.iter();
         let late: Vec<u32> = threads
-            .filter(|(tid, intent)| !comes_back(**tid, intent))
+            .filter(|(_, intent)| !comes_back(intent))
             .map(|(tid, _)| *tid)
             .collect();
         let ended: Vec<_> = late.iter().filter_map(|tid| inner.forget(*tid)).collect();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use super::holders;
+use super::identity::Process;
 use crate::repo::SessionName;
 
 /// The slots of all sessions that have writers, by the inode number of the
@@ -31,8 +32,8 @@ pub(super) struct Slot {
 pub(super) struct Owner {
     /// The node id of the writer.
     pub(super) writer: u64,
-    /// The process that opened it; 0 if that is not known.
-    pub(super) process: u32,
+    /// The process that opened it.
+    pub(super) process: Process,
 }
 
 /// A save point of a writer that is still open.
@@ -45,7 +46,7 @@ pub(super) struct Published {
     /// The number that its opener sees it under.
     pub(super) shown: u64,
     /// The opener's process.
-    pub(super) tgid: u32,
+    pub(super) process: Process,
 }
 
 impl Slots {
@@ -146,7 +147,7 @@ impl Slot {
         if self.told.swap(owner.writer, Ordering::Relaxed) == owner.writer {
             return;
         }
-        match owner.process {
+        match owner.process.pid {
             0 => log::info!("{session}: EBUSY: another process is writing it"),
             pid => log::info!(
                 "{session}: EBUSY: process {pid} ({}) is writing it",
@@ -174,7 +175,8 @@ mod tests {
     fn a_slot_has_one_owner_and_is_passed_on() {
         let slots = Slots::default();
         let slot = &*slots.of(7);
-        let owner = |writer| Owner { writer, process: 7 };
+        let process = Process::of(std::process::id());
+        let owner = |writer| Owner { writer, process };
         assert!(slot.take(owner(1), None));
         assert!(slot.take(owner(1), None), "it has it already");
         assert!(!slots.of(7).take(owner(2), None));

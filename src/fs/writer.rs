@@ -351,7 +351,7 @@ impl Writer {
             checkpoint: checkpoint.stat().stx_ino,
             writer: self.ino,
             shown: self.shown(),
-            tgid: self.opener.tgid,
+            process: self.opener.process,
         });
         let old = state.base.take();
         if old
@@ -452,7 +452,7 @@ impl Writer {
             .then(|| Instant::now() + self.lock_wait);
         let owner = Owner {
             writer: self.ino,
-            process: self.opener.tgid,
+            process: self.opener.process,
         };
         // A look now and then whether the mount is at its end.
         while !self

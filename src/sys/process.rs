@@ -1,0 +1,124 @@
+//! What the kernel says of a process by way of a pidfd: nothing of it is read
+//! in `/proc`, and nothing of it waits.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::fs::{fstat, fstatfs};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Errno, Result, errno_of};
+
+/// `PIDFD_THREAD` (Linux 6.9): of any thread, and not only the first one.
+const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+
+/// The type of pidfs, the filesystem of pidfds since Linux 6.9 (linux/magic.h).
+const PIDFS: rustix::fs::FsWord = 0x5049_4446;
+
+/// A pidfd of the process whose first thread is `pid`.
+///
+/// # Errors
+/// Those of pidfd_open(2): `ESRCH` if there is no such process, and `EINVAL`, or
+/// `ENOENT` since Linux 6.14, of any other thread of one.
+pub fn pidfd(pid: u32) -> Result<OwnedFd> {
+    pidfd_open(number(pid)?, PidfdFlags::empty())
+}
+
+/// A pidfd of a thread (Linux 6.9).
+///
+/// # Errors
+/// Those of pidfd_open(2); `EINVAL` before Linux 6.9.
+pub fn pidfd_of_thread(tid: u32) -> Result<OwnedFd> {
+    pidfd_open(number(tid)?, THREAD)
+}
+
+fn number(pid: u32) -> Result<Pid> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.ok_or(Errno::SRCH)
+}
+
+/// A number that no other process or thread has until the machine is started
+/// anew: the inode number of its pidfd (pidfs, Linux 6.9). Before that all
+/// pidfds have one inode, and this is 0.
+///
+/// # Errors
+/// Those of fstat(2).
+pub fn pidfd_identity(pidfd: impl AsFd) -> Result<u64> {
+    static HAS_PIDFS: OnceLock<bool> = OnceLock::new();
+    let pidfd = pidfd.as_fd();
+    let has_pidfs = || fstatfs(pidfd).is_ok_and(|filesystem| filesystem.f_type == PIDFS);
+    if !*HAS_PIDFS.get_or_init(has_pidfs) {
+        return Ok(0);
+    }
+    Ok(fstat(pidfd)?.st_ino)
+}
+
+/// `struct pidfd_info` as it was first (linux/pidfd.h, Linux 6.13).
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    credentials: [u32; 8],
+    exit_code: i32,
+}
+
+/// The process that the thread of a pidfd belongs to (Linux 6.13).
+///
+/// # Errors
+/// Those of ioctl(2): `ESRCH` if it has ended, `ENOTTY` before Linux 6.13.
+#[allow(unsafe_code)]
+pub fn pidfd_thread_group(pidfd: impl AsFd) -> Result<u32> {
+    /// `PIDFD_GET_INFO`: `_IOWR(0xff, 11, struct pidfd_info)`.
+    const GET_INFO: u32 = 3 << 30 | (size_of::<Info>() as u32) << 16 | 0xff << 8 | 11;
+    /// `PIDFD_INFO_PID`.
+    const PID: u64 = 1;
+    let mut info = Info {
+        mask: PID,
+        ..Info::default()
+    };
+    // SAFETY: the size in the number of the call is that of `info`, which
+    // lives until the call is over; the kernel writes no more than that.
+    let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), GET_INFO.into(), &raw mut info) };
+    if result != 0 {
+        return Err(errno_of(&std::io::Error::last_os_error()));
+    }
+    if info.mask & PID == 0 || info.tgid == 0 {
+        return Err(Errno::SRCH);
+    }
+    Ok(info.tgid)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_thread_is_told_from_its_process_and_leads_to_it() {
+        let (told, tid) = mpsc::channel();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let tid = rustix::thread::gettid().as_raw_nonzero().get();
+            told.send(tid.unsigned_abs()).unwrap();
+            let _ = wait.recv();
+        });
+        let tid = tid.recv().unwrap();
+        let me = std::process::id();
+        assert!(pidfd(tid).is_err());
+        let (of_thread, of_process) = (pidfd_of_thread(tid).unwrap(), pidfd(me).unwrap());
+        assert_eq!(pidfd_thread_group(&of_thread), Ok(me));
+        assert_eq!(pidfd_thread_group(&of_process), Ok(me));
+        let identity = pidfd_identity(&of_process).unwrap();
+        assert_eq!(pidfd_identity(pidfd(me).unwrap()), Ok(identity));
+        assert_ne!(pidfd_identity(&of_thread), Ok(identity));
+        drop(go_on);
+        thread.join().unwrap();
+        assert_eq!(pidfd(0).unwrap_err(), Errno::SRCH);
+        assert_eq!(pidfd(u32::MAX).unwrap_err(), Errno::SRCH);
+    }
+}
