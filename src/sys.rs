@@ -245,13 +245,13 @@ pub fn handle_digest(fd: impl AsFd) -> Result<u64> {
     Ok(std::hash::Hasher::finish(&digest))
 }
 
-/// The FUSE node id of the file behind a link in `/proc/PID/fd`, which is
-/// followed; nobody is asked for it (fuse_encode_fh, fs/fuse/inode.c, Linux
+/// The FUSE node id of the file behind the link `name` in an open `/proc/PID/fd`,
+/// which is followed; nobody is asked for it (fuse_encode_fh, fs/fuse/inode.c, Linux
 /// 6.18). `None` of a file that cannot be FUSE's.
-pub fn fuse_node(link: &CStr) -> Result<Option<u64>> {
+pub fn fuse_node_at(links: impl AsFd, name: &CStr) -> Result<Option<u64>> {
     /// FILEID_INO64_GEN (include/linux/exportfs.h); xfs has it as well.
     const TYPE: libc::c_int = 0x81;
-    let handle = handle(CWD, link, libc::AT_SYMLINK_FOLLOW)?;
+    let handle = handle(links.as_fd(), name, libc::AT_SYMLINK_FOLLOW)?;
     let words = handle.used().as_chunks().0;
     Ok(match words {
         [high, low, _generation] if handle.head.handle_type == TYPE => {

@@ -14,6 +14,7 @@ mod handle;
 mod hold;
 pub mod holders;
 mod identity;
+mod kin;
 mod listing;
 mod lookup;
 pub mod mountinfo;

@@ -13,7 +13,7 @@ use super::handle::Handle;
 use super::lookup::other_role;
 use super::node::{Role, empty_id};
 use super::passthrough::OpenBacking;
-use super::writer::{Origin, Verdict, Writer};
+use super::writer::{Origin, Writer};
 use super::{Caller, Entry, Fs};
 use crate::repo::{Checkpoint, Session, own_lock};
 use crate::sys::{self, Errno, Mode, OFlags};
@@ -90,7 +90,7 @@ impl Fs {
                 if !writes && !writer.is_open() {
                     return Err(Errno::STALE.into());
                 }
-                writer.open(flags & libc::O_TRUNC != 0, patience)?;
+                writer.open(flags & libc::O_TRUNC != 0, caller.tid, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::empty()))
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
@@ -101,7 +101,7 @@ impl Fs {
                     flags & libc::O_TRUNC != 0,
                     caller,
                     || self.open_other(id, flags, caller, open_backing, patience),
-                    |writer| self.open_shared(id, writer, flags, patience),
+                    |writer| self.open_shared(id, writer, (flags, caller.tid), patience),
                 )
             }
             Role::Checkpoint => self.open_checkpoint(id, open_backing),
@@ -111,7 +111,7 @@ impl Fs {
                 let writer = self.writer(self.origin(session, parent, None, caller)?);
                 // It never writes: others may be shown so as well.
                 writer.show_as(id);
-                writer.open(false, patience)?;
+                writer.open(false, caller.tid, patience)?;
                 Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
             }
             Role::Other => self.open_other(id, flags, caller, open_backing, patience),
@@ -158,7 +158,7 @@ impl Fs {
         &self,
         id: u64,
         writer: Arc<Writer>,
-        flags: i32,
+        (flags, tid): (i32, u32),
         patience: Patience,
     ) -> Result<Opened> {
         // In this order: a reader that finds no passthrough asks for the other
@@ -179,7 +179,7 @@ impl Fs {
             // The kernel would answer EIO: one inode is open in one way only.
             return Err(Errno::BUSY.into());
         }
-        writer.open(flags & libc::O_TRUNC != 0, patience)?;
+        writer.open(flags & libc::O_TRUNC != 0, tid, patience)?;
         Ok(self.opened_writer(writer, FopenFlags::FOPEN_DIRECT_IO))
     }
 
@@ -318,7 +318,7 @@ impl Fs {
         // An empty file is a file: it is saved even if nothing is written. With
         // the writer the removal is part of a save, and one that is refused
         // leaves the old checkpoint.
-        let opened = writer.open(true, patience);
+        let opened = writer.open(true, caller.tid, patience);
         if opened != Err(Fail::WouldBlock) {
             self.removals.forget(parent);
         }
@@ -385,11 +385,7 @@ impl Fs {
     /// The reason why the save was not made.
     pub fn flush(&self, handle: u64, caller: Caller, patience: Patience) -> Result<()> {
         match &*self.handles.get(handle)? {
-            Handle::Writer(writer) => match writer.judge_close(caller.tid, patience)? {
-                Verdict::Nothing => Ok(()),
-                _ if patience == Patience::None => Err(Fail::WouldBlock),
-                verdict => writer.settle(verdict, caller.tid),
-            },
+            Handle::Writer(writer) => writer.flush(caller.tid, patience),
             // Some filesystems tell of a failed write at close(2) only. The
             // descriptor is closed by way of a duplicate.
             Handle::File { file, .. } => {

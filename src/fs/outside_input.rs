@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use super::{absence, credentials, holders, mountinfo, process};
+use super::{absence, credentials, holders, kin, mountinfo, process};
 
 /// `/proc/PID/mountinfo`: any text, and a mount of any name.
 pub fn mountinfo(input: &[u8]) {
@@ -118,7 +118,7 @@ SigPnd:\t0000000000000100\nCapEff:\t000001ffffffffff\n";
 const STAT: &[u8] = b") S 1 7 7 0 -1 4194560 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 \
 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52\n";
 
-/// `status`, `stat` and `syscall` of `/proc/PID`, and `/proc/loadavg`: any text,
+/// `status`, `stat`, `statm`, `children` and `syscall` of `/proc/PID`: any text,
 /// and a process of any name.
 pub fn process(input: &[u8]) {
     for name in FIELDS {
@@ -148,14 +148,12 @@ pub fn process(input: &[u8]) {
         let again = absence::parse(&format!("{number}{rendered} 0x7ff 0x7fe\n"));
         assert_eq!(again, Some((number, arguments)));
     }
-    let last = input.rsplit(|&byte| byte == b' ').next().unwrap_or(input);
-    let last = str::from_utf8(last).ok();
-    let last = last.and_then(|last| last.trim().parse().ok());
-    assert_eq!(process::parse_loadavg(input), last);
-    assert_eq!(
-        process::parse_loadavg(&[b"0.1 0.2 0.3 1/2 ", &b"77\n"[..]].concat()),
-        Some(77)
-    );
+    let words = text.split(' ').filter_map(|word| word.parse::<u32>().ok());
+    assert!(kin::parse_children(input).eq(words), "{text:?}");
+    if let Some((size, code)) = process::parse_statm(input) {
+        let line = format!("{size} 1 1 {code} 0 1 0\n");
+        assert_eq!(process::parse_statm(line.as_bytes()), Some((size, code)));
+    }
 
     // TASK_COMM_LEN
     let name = cut(input).0;

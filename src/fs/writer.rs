@@ -8,9 +8,9 @@
 //! a save of which a piece was lost is never published.
 
 mod attributes;
+mod authors;
 mod close;
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,10 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 pub(super) use self::attributes::empty_attr;
-pub(super) use self::close::Verdict;
+use self::authors::Authors;
 use super::activity::Activity;
 use super::errno::{Fail, Patience, Result};
-use super::process::{self, Opener, Sought};
+use super::identity::Process;
+use super::kin::Kin;
+use super::process::{self, Sought};
 use super::replaced::Replacements;
 use super::slot::{Owner, Published, Slot};
 use super::statistics::Statistics;
@@ -61,7 +63,9 @@ pub(super) struct Writer {
     lock_wait: Duration,
     /// Opened with `O_TRUNC`: it replaces whatever is there (DESIGN 2.9).
     replaces: bool,
-    opener: Opener,
+    opener: Process,
+    /// The FLUSHes that have come so far.
+    flushes: AtomicU64,
     first_mode: u32,
     first_owner: (u32, u32),
     state: Mutex<State>,
@@ -108,14 +112,19 @@ struct State {
     staged: Option<Staged>,
     /// Set through it, and to go with the next save.
     attributes: Attributes,
-    /// The processes that have written, and those of their threads that did.
-    wrote: BTreeSet<u32>,
-    /// Whether anything has been written, not only cut off.
-    has_data: bool,
+    /// The processes that have written.
+    authors: Authors,
+    /// The processes that may hold the file besides its opener.
+    kin: Kin,
+    /// Whether the opener has written anything itself, not only cut it off.
+    has_own_data: bool,
     /// One of them was killed: this save is not to be.
     doomed: bool,
     /// The first error of this save.
     failed: Option<i32>,
+    /// The last save was not made: what a descriptor that is left would write is
+    /// no continuation of anything, until it truncates (DESIGN 5).
+    is_void: bool,
     /// A save point has been made.
     published: bool,
     /// Why the last save was not made, if only another process than the
@@ -145,7 +154,8 @@ impl Writer {
             statistics: origin.statistics,
             lock_wait: origin.lock_wait,
             replaces: origin.replaces,
-            opener: Opener::new(origin.tid),
+            opener: Process::of(origin.tid),
+            flushes: AtomicU64::new(0),
             first_mode,
             first_owner: origin.first_owner,
             state: Mutex::new(State {
@@ -184,13 +194,16 @@ impl Writer {
         }
     }
 
-    /// Another handle on it. With `O_TRUNC` the checkpoint is as good as
-    /// replaced: the slot is taken and `EBUSY` told now.
-    pub(super) fn open(&self, truncate: bool, patience: Patience) -> Result<()> {
+    /// Another handle on it, for the thread `tid`. With `O_TRUNC` the checkpoint is
+    /// as good as replaced: the slot is taken and `EBUSY` told now.
+    pub(super) fn open(&self, truncate: bool, tid: u32, patience: Patience) -> Result<()> {
         let mut state = self.lock(patience)?;
+        if state.handles > 0 {
+            state.kin.add(Process::of(tid));
+        }
         if truncate {
             self.truncate(&mut state, 0, patience)?;
-            state.note_writer(self.opener.tgid);
+            state.authors.note(tid);
             self.drop_privileges(&mut state)?;
         }
         state.handles += 1;
@@ -221,8 +234,7 @@ impl Writer {
         let written = self
             .change(&mut state, true, patience)
             .and_then(|()| self.log_if_failed(staged(&state)?.write_at(bytes, at)));
-        state.has_data = true;
-        state.note_writer(tid);
+        self.note_data(&mut state, tid);
         self.keep_failure(&mut state, written)
     }
 
@@ -249,8 +261,7 @@ impl Writer {
         {
             self.unstage(&mut state);
         } else {
-            state.has_data = true;
-            state.note_writer(tid);
+            self.note_data(&mut state, tid);
         }
         self.keep_failure(&mut state, changed)?
     }
@@ -288,7 +299,7 @@ impl Writer {
         if let Some(errno) = state.failed.or(state.untold.take()) {
             return Err(Fail::Errno(errno));
         }
-        if state.doomed {
+        if state.doomed || state.is_void {
             return Err(Fail::Errno(libc::ECANCELED));
         }
         match &state.base {
@@ -351,7 +362,7 @@ impl Writer {
             checkpoint: checkpoint.stat().stx_ino,
             writer: self.ino,
             shown: self.shown(),
-            process: self.opener.process,
+            process: self.opener,
         });
         let old = state.base.take();
         if old
@@ -378,9 +389,17 @@ impl Writer {
         if size == 0 {
             // A fresh start: nothing of what was lost is in it.
             state.failed = None;
+            state.is_void = false;
         }
         self.change(state, size > 0, patience)?;
         self.log_if_failed(staged(state)?.set_len(size))
+    }
+
+    /// A thread has written. What is written back from the page cache (a shared
+    /// mapping) comes from nobody in particular, and counts as the opener's.
+    fn note_data(&self, state: &mut State, tid: u32) {
+        let author = state.authors.note(tid);
+        state.has_own_data |= !author.is_known() || author == self.opener;
     }
 
     /// Makes sure that there is a staged file, with the content of the base
@@ -388,6 +407,9 @@ impl Writer {
     fn change(&self, state: &mut State, keep_content: bool, patience: Patience) -> Result<()> {
         if let Some(errno) = state.failed {
             return Err(Fail::Errno(errno));
+        }
+        if state.is_void {
+            return Err(Fail::Errno(libc::ECANCELED));
         }
         if state.staged.is_some() {
             return Ok(());
@@ -452,7 +474,7 @@ impl Writer {
             .then(|| Instant::now() + self.lock_wait);
         let owner = Owner {
             writer: self.ino,
-            process: self.opener.process,
+            process: self.opener,
         };
         // A look now and then whether the mount is at its end.
         while !self
@@ -500,16 +522,6 @@ impl State {
     /// Nothing has been changed, and nothing has gone wrong.
     fn is_untouched(&self) -> bool {
         self.staged.is_none() && self.failed.is_none() && !self.doomed && !self.published
-    }
-
-    fn note_writer(&mut self, tid: u32) {
-        // Pid 0: written back from the page cache (a shared mapping), or by a
-        // process that we cannot see.
-        if tid == 0 || !self.wrote.insert(tid) {
-            return;
-        }
-        let tgid = process::thread_group(tid);
-        self.wrote.insert(tgid);
     }
 
     /// The base, open for reading; `None` if there is none.

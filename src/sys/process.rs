@@ -70,26 +70,46 @@ struct Info {
 ///
 /// # Errors
 /// Those of ioctl(2): `ESRCH` if it has ended, `ENOTTY` before Linux 6.13.
-#[allow(unsafe_code)]
 pub fn pidfd_thread_group(pidfd: impl AsFd) -> Result<u32> {
-    /// `PIDFD_GET_INFO`: `_IOWR(0xff, 11, struct pidfd_info)`.
-    const GET_INFO: u32 = 3 << 30 | (size_of::<Info>() as u32) << 16 | 0xff << 8 | 11;
     /// `PIDFD_INFO_PID`.
     const PID: u64 = 1;
+    let info = info(pidfd, PID)?;
+    if info.mask & PID == 0 || info.tgid == 0 {
+        return Err(Errno::SRCH);
+    }
+    Ok(info.tgid)
+}
+
+/// How the process of a pidfd has ended, in the form of wait(2); `None` if its
+/// parent has not heard of it yet (Linux 6.15).
+///
+/// # Errors
+/// Those of ioctl(2): `ENOTTY` before Linux 6.13.
+pub fn exit_status(pidfd: impl AsFd) -> Result<Option<i32>> {
+    /// `PIDFD_INFO_EXIT`.
+    const EXIT: u64 = 1 << 3;
+    match info(pidfd, EXIT) {
+        Ok(info) => Ok((info.mask & EXIT != 0).then_some(info.exit_code)),
+        Err(Errno::SRCH) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[allow(unsafe_code)]
+fn info(pidfd: impl AsFd, mask: u64) -> Result<Info> {
+    /// `PIDFD_GET_INFO`: `_IOWR(0xff, 11, struct pidfd_info)`.
+    const GET_INFO: u32 = 3 << 30 | (size_of::<Info>() as u32) << 16 | 0xff << 8 | 11;
     let mut info = Info {
-        mask: PID,
+        mask,
         ..Info::default()
     };
     // SAFETY: the size in the number of the call is that of `info`, which
     // lives until the call is over; the kernel writes no more than that.
     let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), GET_INFO.into(), &raw mut info) };
-    if result != 0 {
-        return Err(errno_of(&std::io::Error::last_os_error()));
+    match result {
+        0 => Ok(info),
+        _ => Err(errno_of(&std::io::Error::last_os_error())),
     }
-    if info.mask & PID == 0 || info.tgid == 0 {
-        return Err(Errno::SRCH);
-    }
-    Ok(info.tgid)
 }
 
 #[cfg(test)]

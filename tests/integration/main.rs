@@ -33,6 +33,7 @@ mod full_disk;
 mod hostile;
 mod killed_daemon;
 mod killed_writers;
+mod kin;
 mod limits;
 mod listing;
 mod little_memory;

@@ -28,7 +28,7 @@ impl Writer {
         }
         let mut done = Ok(());
         if let Some(size) = set.size {
-            state.note_writer(tid);
+            state.authors.note(tid);
             done = self.truncate(&mut state, size, patience);
             done = self.keep_failure(&mut state, done);
         }
@@ -143,7 +143,7 @@ impl Writer {
     /// sends the mode.
     pub(super) fn drop_privileges(&self, state: &mut State) -> Result<()> {
         if let Some(mode) = without_privileges(self.attr_of(state)?.perm.into())
-            && !process::keeps_privileges(self.opener.tgid)
+            && !process::keeps_privileges(self.opener.pid)
         {
             let attributes = Attributes {
                 mode: Some(mode),

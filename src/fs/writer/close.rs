@@ -1,23 +1,34 @@
 //! The close rule (DESIGN 5): which close of a writer's descriptors is the
 //! last, what becomes of the save then, and who is told.
+//!
+//! A close of a writer that has changed nothing looks at nothing. Any other is
+//! judged on a thread that serves nobody else, from what `/proc` tells of the
+//! process that closes, of the opener, and of their kin.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::authors::{Author, Authors};
 use super::{State, Writer};
 use crate::fs::errno::{Fail, Patience, Result};
-use crate::fs::process::{self, Closer, Held};
+use crate::fs::identity::Process;
+use crate::fs::kin::{self, Held, Kin};
+use crate::fs::process::{self, Closer};
 use crate::repo::Attributes;
 
-/// How long a program may take to close what it was not meant to inherit, and
-/// how often it is looked at meanwhile.
+/// How long a program that is being started may take to close what it was not
+/// meant to inherit, and how often it is looked at meanwhile.
 const EXEC_TIME: Duration = Duration::from_millis(100);
 const EXEC_POLL: Duration = Duration::from_millis(1);
 
-/// What a close means, as far as `/proc` tells.
+/// How often processes are looked at of which others close the file meanwhile.
+const LOOKS: u32 = 3;
+
+/// What a close means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fs) enum Verdict {
-    /// Nothing: others hold the file, or nothing has changed.
+enum Verdict {
+    /// Nothing: others hold the file.
     Nothing,
     /// Others hold it, but a process that wrote has been killed.
     Doom,
@@ -26,128 +37,150 @@ pub(in crate::fs) enum Verdict {
         /// By a signal.
         killed: bool,
     },
-    /// The opener comes after a close that failed, and has not heard of it.
-    Tell,
 }
 
 impl Writer {
-    /// What the close by thread `tid` means, as `/proc` tells it.
-    pub(in crate::fs) fn judge_close(&self, tid: u32, patience: Patience) -> Result<Verdict> {
+    /// A descriptor has been closed by the thread `tid`: the last one commits, or
+    /// abandons.
+    ///
+    /// # Errors
+    /// The reason why the save was not made.
+    pub(in crate::fs) fn flush(&self, tid: u32, patience: Patience) -> Result<()> {
         #[cfg(feature = "test-switches")]
         if crate::sys::defect::has(crate::sys::defect::Defect::SavedAtRelease) {
-            return Ok(Verdict::Nothing);
+            return Ok(());
         }
-        let (untouched, untold) = match self.lock(Patience::None) {
-            Ok(state) => (state.is_untouched(), state.untold.is_some()),
-            Err(_) => (false, false),
-        };
-        if untouched && !untold {
-            return Ok(Verdict::Nothing);
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        match self.lock(Patience::None) {
+            Ok(mut state) if state.is_untouched() => {
+                if state.untold.is_some() && Process::of(tid) == self.opener {
+                    return state.untold.take().map_or(Ok(()), |e| Err(Fail::Errno(e)));
+                }
+                return Ok(());
+            }
+            _ if patience == Patience::None => return Err(Fail::WouldBlock),
+            _ => {}
         }
-        let tgid = process::thread_group(tid);
-        if untouched {
-            let by_opener = tgid == self.opener.tgid;
-            return Ok(if by_opener {
-                Verdict::Tell
-            } else {
-                Verdict::Nothing
-            });
-        }
-        let closer = process::closer(tid, self.sought());
-        match closer {
-            Closer::Holds => return Ok(Verdict::Nothing),
+        let closer = Process::of(tid);
+        let how = process::closer(tid, self.sought());
+        let verdict = self.judge(closer, how);
+        self.settle(verdict, closer, how)
+    }
+
+    /// What the close by a process means, of which `/proc` says `how` it closes.
+    fn judge(&self, closer: Process, how: Closer) -> Verdict {
+        let by_opener = closer == self.opener;
+        match how {
+            Closer::Holds => return Verdict::Nothing,
             // A guess, where an early close of a duplicate comes before the
             // first write; without data it is left to RELEASE.
-            Closer::Unknown if tgid == self.opener.tgid && self.has_data(patience)? => {
-                return Ok(Verdict::Last { killed: false });
+            Closer::Unknown if by_opener && self.has_to_tell() => {
+                return Verdict::Last { killed: false };
             }
-            Closer::Unknown => return Ok(Verdict::Nothing),
-            Closer::Closed if tgid == self.opener.tgid => {
-                return self.judge_close_by_opener(tgid, patience);
+            Closer::Unknown => return Verdict::Nothing,
+            // It has opened the file, wrote to it, closes it and goes on, and wants
+            // to know how it ended (DESIGN 2.3): copies that children got by the
+            // way do not matter.
+            Closer::Closed if by_opener && self.has_to_tell() => {
+                let killed = self.others_are_killed(closer);
+                return Verdict::Last { killed };
             }
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
         }
-        let killed = closer == Closer::Killed && self.vouched_for(tgid, patience)?;
-        let held = process::held_by_others(&self.opener, tgid, self.sought()) != Held::No;
-        Ok(match (held, killed) {
-            (false, _) => Verdict::Last {
-                killed: killed || self.others_are_being_killed(tgid, patience)?,
+        // Before anything is known of the others: those who inherited the file
+        // from this one are found by it, and later perhaps not any more.
+        let mut descendants = Kin::default();
+        descendants.add_descendants(closer.pid);
+        let killed = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.kin.add_all(descendants);
+            let wrote = by_opener || state.authors.contains(closer);
+            how == Closer::Killed && wrote
+        };
+        // An opener that has written nothing may have opened it for a program that
+        // it is starting, or others of its threads start programs meanwhile.
+        let patience = if how == Closer::Closed && by_opener {
+            EXEC_TIME
+        } else {
+            Duration::ZERO
+        };
+        match (self.is_held(closer, patience), killed) {
+            (false, killed) => Verdict::Last {
+                killed: killed || self.others_are_killed(closer),
             },
             (true, true) => Verdict::Doom,
             (true, false) => Verdict::Nothing,
-        })
+        }
     }
 
-    /// Who opened it, wrote and closes it, and goes on, wants to know how it
-    /// ended: copies that children got by the way do not matter then (DESIGN
-    /// 2.3). Before any data, those meant for a child do: it was opened for
-    /// the child's sake.
-    ///
-    /// While a program is being started, the kernel takes the close-on-exec
-    /// marks off before it closes what they were on (do_close_on_exec,
-    /// fs/file.c, Linux 6.18), and the copies of a process that is about to
-    /// start one are gone in a moment: what stays for longer is looked at.
-    fn judge_close_by_opener(&self, tgid: u32, patience: Patience) -> Result<Verdict> {
-        let deadline = Instant::now() + EXEC_TIME;
+    /// Whether any process but this one holds the file, as far as is known. One that
+    /// may be about to let go of it has so much time.
+    fn is_held(&self, closer: Process, exec_time: Duration) -> bool {
+        let deadline = Instant::now() + exec_time;
+        let mut looks = 0;
         loop {
-            let held = if self.has_data(patience)? {
-                Held::No
-            } else {
-                process::held_by_others(&self.opener, tgid, self.sought())
-            };
-            let is_late = Instant::now() > deadline;
+            let flushes = self.flushes.load(Ordering::SeqCst);
+            let held = self.held_by_others(closer);
             match held {
-                Held::No => {}
-                _ if patience == Patience::None => return Err(Fail::WouldBlock),
-                _ if !is_late => {
-                    std::thread::sleep(EXEC_POLL);
-                    continue;
+                Held::Yes => return true,
+                Held::UntilExec if Instant::now() >= deadline => return true,
+                Held::UntilExec => std::thread::sleep(EXEC_POLL),
+                // What is looked at may hand it on and close it before its turn.
+                Held::No => {
+                    looks += 1;
+                    if looks == LOOKS || flushes == self.flushes.load(Ordering::SeqCst) {
+                        return false;
+                    }
                 }
-                Held::Meant => return Ok(Verdict::Nothing),
-                Held::ByTheWay => {}
             }
-            let killed = self.others_are_being_killed(tgid, patience)?;
-            return Ok(Verdict::Last { killed });
         }
     }
 
-    /// Whether there is something to tell of: data, or the loss of it.
-    fn has_data(&self, patience: Patience) -> Result<bool> {
-        let state = self.lock(patience)?;
-        Ok(state.has_data || state.failed.is_some())
-    }
-
-    /// Whether the content depends on this process: it wrote, or it opened
-    /// the file and may have meant to write more.
-    fn vouched_for(&self, tgid: u32, patience: Patience) -> Result<bool> {
-        let state = self.lock(patience)?;
-        Ok(tgid == self.opener.tgid || state.wrote.contains(&tgid))
-    }
-
-    /// Whether a process that wrote, and not the one that closes now, is
-    /// about to die by a signal: it may be in the middle of a write still,
-    /// and its own close is yet to come.
-    ///
-    /// Who looks at a process in `/proc` may be the last to let go of its
-    /// memory, which writes back what is mapped there (seen on Linux 6.18:
-    /// proc_pid_status, __mmput, fuse_vma_close): that needs the writer's lock,
-    /// and a thread that takes requests.
-    fn others_are_being_killed(&self, closer: u32, patience: Patience) -> Result<bool> {
-        let wrote = self.lock(patience)?.wrote.clone();
-        let mut others = wrote.into_iter().filter(|pid| *pid != closer).peekable();
-        if others.peek().is_some() && patience == Patience::None {
-            return Err(Fail::WouldBlock);
+    fn held_by_others(&self, closer: Process) -> Held {
+        let mut kin = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kin = state.kin.clone();
+            for author in state.authors.holding() {
+                kin.add(author.process);
+            }
+            kin
+        };
+        if self.opener != closer && self.opener.exists() {
+            let held = kin::holds(self.opener.pid, self.sought());
+            if held != Held::No {
+                return held;
+            }
         }
-        Ok(others.any(process::is_being_killed))
+        kin.add(closer);
+        kin.held(closer, self.sought())
     }
 
-    /// Does what a verdict on the close by thread `tid` asks for. Waits for
-    /// the disk.
-    pub(in crate::fs) fn settle(&self, verdict: Verdict, tid: u32) -> Result<()> {
-        let by_opener = process::thread_group(tid) == self.opener.tgid;
+    /// Whether the opener wants to know how its save ends: of its own data, or of
+    /// the loss of any.
+    fn has_to_tell(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.has_own_data || state.failed.is_some()
+    }
+
+    /// Whether a process that wrote, and not the one that closes now, has been
+    /// killed before it closed the file.
+    fn others_are_killed(&self, closer: Process) -> bool {
+        let authors: Vec<Author> = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.authors.holding().cloned().collect()
+        };
+        let mut others = authors.iter().filter(|author| author.process != closer);
+        others.any(Author::is_killed)
+    }
+
+    /// Does what a verdict on a close asks for. Waits for the disk.
+    fn settle(&self, verdict: Verdict, closer: Process, how: Closer) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(how, Closer::Holds | Closer::Unknown) {
+            state.authors.has_closed(closer);
+        }
         let settled = match verdict {
-            Verdict::Nothing | Verdict::Tell => Ok(()),
+            Verdict::Nothing => Ok(()),
             Verdict::Doom => {
                 state.doomed = true;
                 Ok(())
@@ -157,7 +190,7 @@ impl Writer {
                 self.finish(&mut state)
             }
         };
-        if by_opener {
+        if closer == self.opener {
             let untold = state.untold.take().map(Fail::Errno);
             return settled.and(untold.map_or(Ok(()), Err));
         }
@@ -171,11 +204,14 @@ impl Writer {
     /// nobody hears of an error any more, so it goes to the log.
     /// Answers whether it was the last handle.
     pub(in crate::fs) fn release(&self) -> bool {
+        // Looked at without the lock, and not where a release does not wait.
+        let killed = self.release_waits() && self.others_are_killed(Process::UNKNOWN);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.handles = state.handles.saturating_sub(1);
         if state.handles > 0 {
             return false;
         }
+        state.doomed |= killed && state.staged.is_some();
         if !state.is_untouched()
             && let Err(fail) = self.finish(&mut state)
         {
@@ -217,9 +253,10 @@ impl Writer {
             None => Ok(()),
         };
         let mut abandoned = state.staged.take();
+        state.is_void |= result.is_err();
         state.attributes = Attributes::default();
-        state.wrote.clear();
-        state.has_data = false;
+        state.authors = Authors::default();
+        state.has_own_data = false;
         state.published = false;
         state.doomed = false;
         state.failed = None;
