@@ -209,7 +209,7 @@ impl Filesystem for Adapter {
         let target = target.as_os_str().to_owned();
         self.serve(
             reply,
-            move |fs, patience, _| fs.symlink(parent.0, &name, &target, caller, patience),
+            move |fs, _, _| fs.symlink(parent.0, &name, &target, caller),
             reply::entry,
         );
     }

@@ -14,8 +14,8 @@ impl Fs {
     /// Makes a directory: a session in the root, of exactly this name.
     ///
     /// # Errors
-    /// `EINVAL` for a name in the root that is no session name, and those of
-    /// mkdir(2).
+    /// `EINVAL` for a name in the root that is no session name, `EPERM` for that
+    /// of a checkpoint, and those of mkdir(2).
     pub fn mkdir(
         &self,
         parent: u64,
@@ -34,7 +34,7 @@ impl Fs {
             })?;
             return self.lookup(ROOT, name.as_os_str(), caller, patience);
         }
-        self.make_way(parent, name, caller, patience)?;
+        self.must_be_a_file(parent, name)?;
         let dir = self.dir(parent)?;
         caller.act(|| sys::mkdir(&*dir.fd, name, Mode::from_raw_mode(mode)))?;
         self.other_entry(parent, &dir, name, caller)
@@ -43,19 +43,19 @@ impl Fs {
     /// Makes a symlink.
     ///
     /// # Errors
-    /// `EPERM` in the root, and those of symlink(2).
+    /// `EPERM` in the root and for the name of a checkpoint, and those of
+    /// symlink(2).
     pub fn symlink(
         &self,
         parent: u64,
         name: &OsStr,
         target: &OsStr,
         caller: Caller,
-        patience: Patience,
     ) -> Result<Entry> {
         if parent == ROOT {
             return Err(Errno::PERM.into());
         }
-        self.make_way(parent, name, caller, patience)?;
+        self.must_be_a_file(parent, name)?;
         let dir = self.dir(parent)?;
         caller.act(|| sys::symlink(target, &*dir.fd, name))?;
         self.other_entry(parent, &dir, name, caller)
@@ -65,7 +65,8 @@ impl Fs {
     /// a checkpoint is a save.
     ///
     /// # Errors
-    /// `EPERM` in the root, `EBUSY`, and those of mknod(2).
+    /// `EPERM` in the root and for the name of a checkpoint, unless it is a regular
+    /// file; `EBUSY`, and those of mknod(2).
     pub fn mknod(
         &self,
         parent: u64,
@@ -89,7 +90,7 @@ impl Fs {
             saved.and(released)?;
             return self.lookup(parent, name, caller, patience);
         }
-        self.make_way(parent, name, caller, patience)?;
+        self.must_be_a_file(parent, name)?;
         let dir = self.dir(parent)?;
         caller.act(|| sys::mknod(&*dir.fd, name, mode, rdev))?;
         self.other_entry(parent, &dir, name, caller)
@@ -107,6 +108,16 @@ impl Fs {
         }
         let dir = self.dir(parent)?;
         Ok(sys::read_link(&*dir.fd, &name)?)
+    }
+
+    /// Refuses to give the name of a checkpoint to what is no regular file: nothing
+    /// could be read or saved there any more. In the errno of symlink(2), mknod(2)
+    /// and mkdir(2) for a kind of file that a filesystem does not have.
+    pub(super) fn must_be_a_file(&self, parent: u64, name: &OsStr) -> Result<()> {
+        match self.is_checkpoint(parent, name)? {
+            true => Err(Errno::PERM.into()),
+            false => Ok(()),
+        }
     }
 
     fn is_special(&self, parent: u64, name: &OsStr) -> Result<bool> {

@@ -15,7 +15,7 @@ use super::node::ROOT;
 use super::removal::{Asked, Removal, Removals};
 use super::slot::{Owner, Slot};
 use super::{Caller, Entry, Fs};
-use crate::repo::{CHECKPOINT, Checkpoint, Kind, LOCK, Linked, Session, SessionName};
+use crate::repo::{Checkpoint, Kind, LOCK, Linked, Session, SessionName};
 use crate::sys::{self, Errno, RenameFlags, Statx};
 
 /// A name in a directory.
@@ -26,8 +26,9 @@ impl Fs {
     /// is durable when this answers, and refused while another writer saves.
     ///
     /// # Errors
-    /// `EPERM` between the root and a session, `EINVAL` for a name in the
-    /// root that is no session name, `EBUSY`, and those of rename(2).
+    /// `EPERM` between the root and a session, and if what is no regular file
+    /// would get the name of a checkpoint; `EINVAL` for a name in the root that is
+    /// no session name, `EBUSY`, and those of rename(2).
     pub fn rename(
         &self,
         from: Place<'_>,
@@ -53,8 +54,14 @@ impl Fs {
         } else {
             None
         };
+        if !is_file(&stat) {
+            self.must_be_a_file(to.0, to.1)?;
+        }
+        if other.is_some_and(|other| !is_file(&other)) {
+            self.must_be_a_file(from.0, from.1)?;
+        }
         if self.is_checkpoint(to.0, to.1)? {
-            if !is_file(&stat) || flags.contains(RenameFlags::NOREPLACE) {
+            if flags.contains(RenameFlags::NOREPLACE) {
                 self.make_way(to.0, to.1, caller, patience)?;
             }
             self.rename_to_checkpoint(from, to.0, &stat, flags, patience)?;
@@ -69,7 +76,7 @@ impl Fs {
             })?;
         }
         self.nodes.renamed(stat.stx_ino, to.0, to.1);
-        if self.is_checkpoint(to.0, to.1)? && is_file(&stat) {
+        if self.is_checkpoint(to.0, to.1)? {
             self.nodes.became_checkpoint(stat.stx_ino, to.0);
         }
         if let Some(other) = other {
@@ -123,11 +130,6 @@ impl Fs {
         patience: Patience,
     ) -> Result<()> {
         let source = self.dir(from.0)?;
-        if !is_file(stat) {
-            let target = self.dir(to)?;
-            let name = OsStr::new(CHECKPOINT);
-            return Ok(sys::rename(&*source.fd, from.1, &*target.fd, name, flags)?);
-        }
         must_wait(patience)?;
         let session = self.session(to)?;
         let _writers = self.keep_writers_out(to)?;
@@ -207,7 +209,8 @@ impl Fs {
     /// checkpoint where there is none is a save.
     ///
     /// # Errors
-    /// `EPERM` in the root, `EBUSY`, and those of link(2).
+    /// `EPERM` in the root, and if what is no regular file would get the name of a
+    /// checkpoint; `EBUSY`, and those of link(2).
     pub fn link(
         &self,
         id: u64,
@@ -220,9 +223,12 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         let file = self.linked_file(id)?;
+        if !is_file(&sys::fstat(&*file)?) {
+            self.must_be_a_file(parent, name)?;
+        }
         self.make_way(parent, name, caller, patience)?;
         let dir = self.dir(parent)?;
-        if self.is_checkpoint(parent, name)? && is_file(&sys::fstat(&*file)?) {
+        if self.is_checkpoint(parent, name)? {
             must_wait(patience)?;
             let _writers = self.keep_writers_out(parent)?;
             let session = self.session(parent)?;

@@ -24,6 +24,7 @@ use fuser::{
 };
 
 use super::image::{self, FOR_EVER, IMAGE};
+use super::mkfs::mkfs;
 use super::{Disk, run, wait_until};
 
 /// What stands in a block that has a fault: all others work.
@@ -180,6 +181,7 @@ pub struct FailingDevice {
 impl FailingDevice {
     /// One with this filesystem, `ext4`, `xfs` or `btrfs`.
     pub fn with(filesystem: &str) -> Self {
+        super::require_fuse();
         let directory = tempfile::Builder::new()
             .prefix("sessionfs-device-")
             .tempdir()
@@ -187,7 +189,6 @@ impl FailingDevice {
         let path = directory.path().join("image");
         // The least that xfs takes.
         let size = 300 << 20;
-        fs::File::create(&path).unwrap().set_len(size).unwrap();
         let format: &[&str] = match filesystem {
             "ext4" => &[
                 "-q",
@@ -198,9 +199,7 @@ impl FailingDevice {
             "xfs" | "btrfs" => &["-q", "-K"],
             other => panic!("{other}"),
         };
-        let image_argument = [path.as_os_str()];
-        let arguments = format.iter().map(OsStr::new).chain(image_argument);
-        run(&format!("mkfs.{filesystem}"), arguments);
+        mkfs(&format!("mkfs.{filesystem}"), format, &path, size);
         let served = directory.path().join("served");
         fs::create_dir(&served).unwrap();
         let faults = Arc::new(Faults::default());

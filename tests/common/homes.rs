@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::mkfs::mkfs;
 use super::tools::Helper;
 use super::{Backing, Disk, Mount, is_mounted, run, wait_until};
 
@@ -93,11 +94,7 @@ impl Place {
 
     fn btrfs(&mut self) {
         let image = self.disk.path().join("image");
-        fs::File::create(&image)
-            .unwrap()
-            .set_len(256 << 20)
-            .unwrap();
-        run("mkfs.btrfs", ["-q", image.to_str().unwrap()]);
+        mkfs("mkfs.btrfs", &["-q"], &image, 256 << 20);
         self.mount(&["-o", "loop", image.to_str().unwrap()]);
         let subvolume = self.path.join("subvolume");
         let create = ["subvolume", "create", subvolume.to_str().unwrap()];

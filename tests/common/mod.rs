@@ -5,6 +5,7 @@
 pub mod failing;
 pub mod homes;
 pub mod image;
+pub mod mkfs;
 pub mod observe;
 pub mod random;
 pub mod saves;
@@ -34,6 +35,8 @@ pub enum Backing {
     Ext4,
     /// xfs on a loop device.
     Xfs,
+    /// btrfs on a loop device.
+    Btrfs,
     /// tmpfs.
     Tmpfs,
     /// Wherever temporary files are: for what does not depend on it.
@@ -42,23 +45,41 @@ pub enum Backing {
     Small(u32),
 }
 
-/// Defines a test for each of the filesystems that a rule has to hold on.
+/// Defines a test for each of the filesystems that a rule has to hold on: an
+/// ordinary run tries it on ext4 and lists the others as left out, a full one
+/// (`SESSIONFS_TESTS=full scripts/test`) on all.
 #[macro_export]
 macro_rules! on_each_filesystem {
-    ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
-        mod ext4 { $($(#[$attribute])* #[test] fn $test() { super::$test($crate::common::Backing::Ext4); })* }
-        mod xfs { $($(#[$attribute])* #[test] fn $test() { super::$test($crate::common::Backing::Xfs); })* }
-        mod tmpfs { $($(#[$attribute])* #[test] fn $test() { super::$test($crate::common::Backing::Tmpfs); })* }
+    ($($test:ident),* $(,)?) => {
+        mod ext4 { $(#[test] fn $test() { super::$test($crate::common::Backing::Ext4); })* }
+        on_each_filesystem!(in_full xfs Xfs $($test)*);
+        on_each_filesystem!(in_full btrfs Btrfs $($test)*);
+        on_each_filesystem!(in_full tmpfs Tmpfs $($test)*);
+    };
+    (in_full $module:ident $backing:ident $($test:ident)*) => {
+        mod $module { $(
+            #[test]
+            #[ignore = "in full: SESSIONFS_TESTS=full scripts/test"]
+            fn $test() { super::$test($crate::common::Backing::$backing); }
+        )* }
     };
 }
 
-/// How often a test repeats itself: in full with `SESSIONFS_TESTS=full`, a
-/// tenth of it otherwise.
+/// Whether this is a run in full, with `SESSIONFS_TESTS=full`.
+pub fn is_full() -> bool {
+    std::env::var_os("SESSIONFS_TESTS").is_some_and(|v| v == "full")
+}
+
+/// How often a test repeats itself: a tenth of it unless it runs in full.
 pub fn times(full: usize) -> usize {
-    if std::env::var_os("SESSIONFS_TESTS").is_some_and(|v| v == "full") {
-        full
-    } else {
-        full.div_ceil(10)
+    if is_full() { full } else { full.div_ceil(10) }
+}
+
+/// Fails with a word on what is missing, where nothing can be mounted.
+#[track_caller]
+pub fn require_fuse() {
+    if let Err(e) = fs::File::options().read(true).write(true).open("/dev/fuse") {
+        panic!("the tests of the mount need /dev/fuse, as root (modprobe fuse): {e}");
     }
 }
 
@@ -126,6 +147,7 @@ impl Disk {
                 &["-q", "-F", "-E", "lazy_itable_init=1,nodiscard"],
             ),
             Backing::Xfs => Self::formatted(2 << 30, "mkfs.xfs", &["-q", "-K"]),
+            Backing::Btrfs => Self::formatted(2 << 30, "mkfs.btrfs", &["-q", "-K"]),
             Backing::Small(kib) => {
                 Self::formatted(u64::from(kib) << 10, "mkfs.ext4", &["-q", "-F", "-m", "0"])
             }
@@ -136,9 +158,7 @@ impl Disk {
     pub fn formatted(bytes: u64, program: &str, options: &[&str]) -> Self {
         let mut disk = Self::unmounted();
         let image = disk.beside("image");
-        fs::File::create(&image).unwrap().set_len(bytes).unwrap();
-        let options = options.iter().map(OsStr::new);
-        run(program, options.chain([image.as_os_str()]));
+        mkfs::mkfs(program, options, &image, bytes);
         disk.mount(&["-o".as_ref(), "loop".as_ref(), image.as_os_str()]);
         disk
     }
@@ -234,6 +254,7 @@ impl Mount {
 
     /// The same with more options of `sessionfs mount`.
     pub fn with(backing: Backing, options: &[&str]) -> Self {
+        require_fuse();
         let disk = Disk::new(backing);
         let repository = disk.path().join("repository");
         fs::create_dir(&repository).unwrap();
@@ -248,9 +269,7 @@ impl Mount {
     /// The same with a program, and its arguments, that starts the daemon.
     /// [`pid`](Self::pid) is that of this program then.
     pub fn started_by(starter: &[&str], disk: Disk, repository: PathBuf, options: &[&str]) -> Self {
-        if let Err(e) = fs::File::options().read(true).write(true).open("/dev/fuse") {
-            panic!("the tests of the mount need /dev/fuse, as root (modprobe fuse): {e}");
-        }
+        require_fuse();
         let mountpoint = disk.beside("mnt");
         let log = disk.beside("log");
         let daemon = start(starter, &repository, &mountpoint, &log, options);

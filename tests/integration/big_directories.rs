@@ -30,7 +30,8 @@ fn rule_2_13_entries_that_stay_are_listed_once(backing: Backing) {
 os.mkdir('d')
 early = os.open('d', os.O_RDONLY)
 for i in range(COUNT): make(f'd/{i}')
-t('open before they came', lambda: len(os.listdir(early)))
+if BTRFS: os.listdir(early)
+else: t('open before they came', lambda: len(os.listdir(early)))
 t('again', lambda: len(os.listdir(early)))
 stream = libc.opendir(b'd')
 places, names = {}, []
@@ -60,9 +61,18 @@ t('gone', lambda: os.path.exists('d'))
     let both = SideBySide::new(backing);
     // Enough for several rounds of getdents(2).
     let count = times(50_000);
-    let said = both.same(&format!("{STREAM}COUNT = {count}\n{program}"));
+    // btrfs lists for a directory that is open what was there when it was opened,
+    // until it is rewound.
+    let is_btrfs = backing == Backing::Btrfs;
+    let variables = format!("COUNT = {count}\nBTRFS = {}\n", i32::from(is_btrfs));
+    let said = both.same(&format!("{STREAM}{variables}{program}"));
+    let early = if is_btrfs {
+        String::new()
+    } else {
+        format!("open before they came {count}\n")
+    };
     let expected = format!(
-        "open before they came {count}\nagain {count}\nonce True True\nall True\nplaces True\n\
+        "{early}again {count}\nonce True True\nall True\nplaces True\n\
          rewound True\nrm 0\ngone False"
     );
     assert_eq!(said, expected);
@@ -87,7 +97,7 @@ def put():
     fd = os.open('file', os.O_CREAT | os.O_RDWR, dir_fd=at)
     return os.write(fd, b'content'), os.pread(fd, 9, 0), os.fsync(fd)
 t('below', put)
-t('list', lambda: os.listdir(at))
+t('list', lambda: os.listdir(os.open('.', os.O_RDONLY, dir_fd=at)))
 t('stat', lambda: os.stat('file', dir_fd=at).st_size)
 t('rename', lambda: os.rename('file', 'deeper', src_dir_fd=at, dst_dir_fd=at))
 t('move', lambda: os.rename('deeper', 'up', src_dir_fd=at, dst_dir_fd=top))

@@ -62,7 +62,10 @@ fn doctor_tells_what_a_filesystem_can_do(backing: Backing) {
     ] {
         assert_eq!(answer(&report, feature), "yes", "{feature}");
     }
-    let reflink = if backing == Backing::Xfs { "yes" } else { "no" };
+    let reflink = match backing {
+        Backing::Xfs | Backing::Btrfs => "yes",
+        _ => "no",
+    };
     assert_eq!(answer(&report, "reflink"), reflink);
     assert_eq!(answer(&report, "passthrough"), "unknown");
     assert_eq!(names(&repository.path), ["a.session"]);

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use crate::common::failing::{FAULTY, FailingDevice};
 use crate::common::observe::descriptors;
 use crate::common::tools::{assert_next_save_works, assert_saved, close, errno, open_rw, save};
-use crate::common::{Disk, Mount, SESSIONFS, Session, run, unmount};
+use crate::common::{Backing, Disk, Mount, SESSIONFS, Session, run, unmount, wait_until};
 
 /// Filesystems that have a device.
 const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
@@ -260,4 +260,28 @@ fn rule_2_3_a_change_of_names_that_is_not_durable_is_no_success() {
             assert_next_save_works(&there);
         }
     }
+}
+
+/// The tests share the table of mounts, in which the repository of one may lie on
+/// a filesystem that does not even tell its attributes: another test makes
+/// filesystems meanwhile (see `common::mkfs`).
+#[test]
+fn filesystems_are_made_while_one_has_shut_down() {
+    let device = FailingDevice::with("xfs");
+    let (mut mount, session) = mounted(&device, &[]);
+    device.faults.all_writes.store(true, Ordering::SeqCst);
+    // It gives up when its log cannot be written.
+    let made = mount.mountpoint.join("b.session");
+    let made = errno(device.faults.prompt(|| fs::create_dir(made)));
+    assert_eq!(made, libc::EIO);
+    wait_until("the filesystem has shut down", || {
+        fs::metadata(&mount.repository).is_err_and(|e| e.raw_os_error() == Some(libc::EIO))
+    });
+    for backing in [Backing::Btrfs, Backing::Xfs, Backing::Ext4] {
+        let disk = Disk::new(backing);
+        fs::write(disk.path().join("file"), "it works").unwrap();
+    }
+    device.faults.all_writes.store(false, Ordering::SeqCst);
+    mount_anew(&device, &mut mount);
+    assert_saved(&session, "old");
 }

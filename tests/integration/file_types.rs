@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::common::tools::{assert_next_save_works, names_in};
-use crate::common::{Backing, Mount, SESSIONFS, Session, times};
+use crate::common::{Backing, Mount, SESSIONFS, Session, is_full};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 
@@ -175,7 +175,7 @@ fn command(mount: &Mount, command: &str, session: &[&str]) -> Output {
 
 /// Whether a command is tried on this pair: on every fourth in an ordinary run.
 fn in_full(case: usize) -> bool {
-    times(10) == 10 || case.is_multiple_of(4)
+    is_full() || case.is_multiple_of(4)
 }
 
 /// A mount with a good session, and a place outside that must not be reached.

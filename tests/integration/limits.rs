@@ -11,7 +11,7 @@ use crate::common::observe::{MOST_MEMORY, descriptors, status};
 use crate::common::tools::{
     assert_next_save_works, assert_saved, close, errno, names_in, output_of, sessionfs,
 };
-use crate::common::{Backing, Disk, Mount, times};
+use crate::common::{Backing, Disk, Mount, is_full};
 use rustix::fs::{XattrFlags, getxattr, listxattr, setxattr};
 
 on_each_filesystem!(
@@ -240,7 +240,7 @@ fn with_sessions(starter: &[&str], count: usize) -> Mount {
 /// one process may not have as many descriptors. All of it is given back.
 #[test]
 fn a_hundred_thousand_open_files_are_held_and_let_go() {
-    let wanted = if times(10) == 10 { 100_000 } else { 5_000 };
+    let wanted = if is_full() { 100_000 } else { 5_000 };
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let each = most.map_or(wanted, |most| {
         usize::try_from(most - 1000).unwrap().min(wanted)

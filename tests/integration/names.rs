@@ -8,8 +8,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::symlink;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::common::tools::{errno, names_in, output_of, sessionfs};
-use crate::common::{Backing, Disk, Mount, times};
+use crate::common::tools::{
+    assert_next_save_works, assert_saved, errno, names_in, output_of, python, save, sessionfs,
+};
+use crate::common::{Backing, Disk, Mount, Session, times};
 
 on_each_filesystem!(
     section_1_names_of_all_kinds_are_sessions,
@@ -20,6 +22,7 @@ on_each_filesystem!(
     section_1_ten_thousand_sessions_list_in_order,
     section_1_a_missing_repository_is_empty_until_the_first_mkdir,
     section_1_a_missing_repository_is_empty_until_the_first_create,
+    invariant_1_nothing_but_a_regular_file_becomes_a_checkpoint,
 );
 
 /// Ids of sessions that a careless program would stumble over.
@@ -367,4 +370,82 @@ fn section_1_a_missing_repository_is_empty_until_the_first_create(backing: Backi
     assert!(names_in(&mount.mountpoint).is_empty());
     mount.session("again");
     assert_eq!(names_in(&mount.repository), ["again.session"]);
+}
+
+/// Tries to make everything but a file of the name `session`.
+const OTHER_KINDS: &str = "
+import ctypes, errno, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def t(name, f):
+    try: print(name, f())
+    except OSError as e: print(name, errno.errorcode[e.errno])
+def bind(name): socket.socket(socket.AF_UNIX).bind(name)
+def exchange(a, b):
+    if libc.renameat2(-100, a.encode(), -100, b.encode(), 2) < 0: raise OSError(ctypes.get_errno(), a)
+os.mkdir('dir'); os.mkfifo('fifo'); os.symlink('nowhere', 'link'); bind('socket')
+t('ln -s', lambda: os.symlink('nowhere', 'session'))
+t('mkdir', lambda: os.mkdir('session'))
+t('mkfifo', lambda: os.mkfifo('session'))
+t('bind', lambda: bind('session'))
+for kind in 'fifo', 'link', 'socket':
+    t('link ' + kind, lambda: os.link(kind, 'session', follow_symlinks=False))
+print('and')
+t('rename dir', lambda: os.rename('dir', 'session'))
+for kind in 'fifo', 'link', 'socket':
+    t('rename ' + kind, lambda: os.rename(kind, 'session'))
+if os.stat('session').st_size:
+    for kind in 'dir', 'fifo', 'link', 'socket':
+        t('exchange', lambda: exchange('session', kind))
+        t('exchange', lambda: exchange(kind, 'session'))
+for name in sorted(os.listdir()): print(name, oct(os.lstat(name).st_mode >> 12))
+";
+
+/// Nothing could be read or saved there any more.
+fn invariant_1_nothing_but_a_regular_file_becomes_a_checkpoint(backing: Backing) {
+    let mount = Mount::new(backing);
+    let (absent, session) = (mount.session("absent"), mount.session("a"));
+    save(session.file(), "old").unwrap();
+    let said = python(&absent.on_mount, OTHER_KINDS);
+    let made = "ln -s EPERM mkdir EPERM mkfifo EPERM bind EADDRINUSE \
+                link fifo EPERM link link EPERM link socket EPERM";
+    let renamed = "rename dir ENOTDIR rename fifo EPERM rename link EPERM rename socket EPERM";
+    let kinds = "dir 0o4 fifo 0o1 link 0o12 session 0o10 socket 0o14";
+    let expected = format!("{made} and {renamed} {kinds}");
+    assert_eq!(said.replace('\n', " "), expected);
+    assert_eq!(absent.names(), ["dir", "fifo", "link", "socket"]);
+
+    let said = python(&session.on_mount, OTHER_KINDS);
+    let exchanged = "exchange EPERM ".repeat(8);
+    let expected = format!(
+        "{} and {renamed} {exchanged}{kinds}",
+        made.replace("EPERM", "EEXIST")
+    );
+    assert_eq!(said.replace('\n', " "), expected);
+    // Between sessions, with what was put there in the repository.
+    fs::rename(
+        absent.in_repository.join("fifo"),
+        absent.in_repository.join("session"),
+    )
+    .unwrap();
+    let exchange = |from: &Session, to: &Session| {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        let cwd = rustix::fs::CWD;
+        rustix::fs::renameat_with(cwd, from.file(), cwd, to.file(), flags)
+    };
+    for (from, to) in [(&absent, &session), (&session, &absent)] {
+        assert_eq!(exchange(from, to), Err(rustix::io::Errno::PERM));
+    }
+    let linked = output_of(
+        &session.on_mount,
+        "sh",
+        &["-c", "ln -sf /etc/passwd session 2>&1 || ls"],
+    );
+    assert!(linked.contains("Operation not permitted"), "{linked}");
+    output_of(
+        &session.on_mount,
+        "rm",
+        &["-r", "dir", "fifo", "link", "socket"],
+    );
+    assert_saved(&session, "old");
+    assert_next_save_works(&session);
 }

@@ -15,7 +15,7 @@ use std::fs::{self, File};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::common::{Backing, Mount, times};
+use crate::common::{Backing, Mount, is_full};
 use chance::{Random, SEED};
 use compare::Looks;
 use reference::{Rules, Wrong};
@@ -28,8 +28,7 @@ const SEQUENCE: usize = 100;
 
 /// Sequences of each of the four tests by chance: 100,000 steps in full.
 fn sequences() -> u64 {
-    let is_in_full = times(10) == 10;
-    if is_in_full { 250 } else { 8 }
+    if is_full() { 250 } else { 8 }
 }
 
 fn section_2_a_mount_does_what_the_model_does(backing: Backing) {
