@@ -54,16 +54,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let names = entries.into_iter().map(|entry| entry.name);
     let text = if arguments.json {
         let sessions: Vec<_> = looks(&repository, names).iter().map(object).collect();
-        format!("{:#}\n", Value::from(sessions)).into_bytes()
+        output::json(&Value::from(sessions)).into_bytes()
     } else if arguments.long {
         table(&looks(&repository, names)).into_bytes()
     } else {
-        let end: &[u8] = if arguments.null { b"\0" } else { b"\n" };
-        names.fold(Vec::new(), |mut text, name| {
-            text.extend_from_slice(name.id().as_bytes());
-            text.extend_from_slice(end);
-            text
-        })
+        let line = |name: SessionName| match arguments.null {
+            true => [name.id().as_bytes(), b"\0"].concat(),
+            false => [&output::name(name.id())[..], b"\n"].concat(),
+        };
+        names.flat_map(line).collect()
     };
     output::write(|out| out.write_all(&text))
 }

@@ -38,7 +38,7 @@ use failure::Result;
 const AFTER_HELP: &str = "\
 Examples:
   sessionfs mount ~/sessions
-  make-checkpoint | sessionfs save $(sessionfs create nightly-)
+  sessionfs save $(sessionfs create nightly-) -- make-checkpoint
 
 SESSION is an id, a name (ID.session) or a path. The default repository is
 $PLAINBOX_SESSION_REPOSITORY, or plainbox/sessions in $XDG_CACHE_HOME, ~/.cache.";
@@ -50,7 +50,7 @@ fn help() -> String {
         "{{about-with-newline}}
 {{usage-heading}} {{usage}}
 
-Commands (each has --help):
+Commands (each has --help; -V, --version prints the version):
 {{subcommands}}{{after-help}}
 {statuses}"
     )

@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     };
     let text = if arguments.json {
         let mounts: Vec<Value> = mounts.iter().map(object).collect();
-        format!("{:#}\n", Value::from(mounts))
+        output::json(&Value::from(mounts))
     } else {
         mounts.iter().map(lines).collect()
     };

@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let text = if arguments.json {
         let is_healthy = lacks + left == 0 && unknown.is_none();
         let object = object(&repository, &rows, &findings, is_healthy);
-        format!("{object:#}\n")
+        output::json(&object)
     } else {
         lines(&repository, &rows, &findings)
     };

@@ -66,6 +66,11 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
         ],
         "load" => &["It reads one whole checkpoint, whatever is saved meanwhile."],
         "save" => &[
+            "A command is run with the standard input and error of sessionfs, and its standard \
+             output is read until it and all that it has started have closed it. If it cannot be \
+             found the exit status is 127, if it cannot be run 126. A command that succeeds and \
+             says nothing, or an empty input, does not replace a checkpoint that is not empty, but \
+             with --allow-empty (exit status 5).",
             "The save is made as on a mount: beside the checkpoint at first, synced to the disk, \
              and renamed over it at the end. A session.next that another program left stands in \
              the way (exit status 4) until it is removed by sessionfs-break-lock(1); one that \
