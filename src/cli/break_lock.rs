@@ -5,9 +5,9 @@ use std::io::Write;
 
 use super::failure::{Failure, Result, Status, one_line};
 use super::output;
-use super::state::{age, living_owner, modified};
+use super::state::{DIRECTORY, age, is_directory, living_owner, modified};
 use super::storage::Storage;
-use crate::repo::{Lock, LockOwner, SessionName};
+use crate::repo::{LOCK, Lock, LockOwner, SessionName};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -40,6 +40,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         return say(name, "there was no lock");
     };
     let living = living_owner(&lock);
+    if is_directory(&lock) {
+        let path = repository.path().join(name.as_os_str()).join(LOCK);
+        return Err(Failure::new(
+            Status::Refused,
+            format!("{}: {DIRECTORY}", path.display()),
+        ));
+    }
     if let (Some(owner), false) = (&living, arguments.force) {
         return Err(Failure::new(
             Status::Busy,

@@ -54,8 +54,8 @@ pub(super) const MEANINGS: [(u8, &str, &str); 7] = [
     (
         Status::Refused as u8,
         "refused",
-        "Refused: a mount that would do harm, a name that is none or is taken, an empty \
-         checkpoint over one that is not.",
+        "Refused: a mount that would do harm, a name that is none or is taken, a repository \
+         that is none, an empty checkpoint over one that is not.",
     ),
     (
         Status::Busy as u8,
@@ -145,8 +145,9 @@ impl Failure {
         }
     }
 
-    /// What clap has to say, in one line.
-    pub(super) fn usage(error: &clap::Error) -> Self {
+    /// What clap has to say of the arguments of a command, or of all commands, in
+    /// one line.
+    pub(super) fn usage(error: &clap::Error, command: Option<&str>) -> Self {
         let text = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             "no command is given".to_owned()
         } else {
@@ -157,8 +158,12 @@ impl Failure {
         let paragraphs: Vec<String> = text[..end.unwrap_or(text.len())]
             .split("\n\n")
             .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
+            // Who tries an option that there is not means no session or file
+            // of that name.
+            .filter(|paragraph| !paragraph.starts_with("tip: to pass '"))
             .collect();
-        let message = format!("{} (see sessionfs --help)", paragraphs.join("; "));
+        let command = command.map_or_else(String::new, |command| format!("{command} "));
+        let message = format!("{} (see sessionfs {command}--help)", paragraphs.join("; "));
         Self::new(Status::Usage, message)
     }
 

@@ -1,6 +1,6 @@
 //! `sessionfs save`
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -28,9 +28,12 @@ old one is untouched.";
 /// Save the output of a command as the new checkpoint of a session
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
+#[command(override_usage = "sessionfs save [OPTIONS] <SESSION> [-- <COMMAND>...]")]
 pub(super) struct Arguments {
+    // Or it follows a "--", as that of every command may.
     /// An id, a name or a path
-    session: OsString,
+    #[arg(required_unless_present = "command")]
+    session: Option<OsString>,
 
     /// What to run [default: read standard input]
     #[arg(last = true, conflicts_with = "input")]
@@ -48,14 +51,33 @@ pub(super) struct Arguments {
     allow_empty: bool,
 }
 
+impl Arguments {
+    /// The session, and the command if there is one: behind `--`, or behind a
+    /// second one in `-- SESSION -- COMMAND`.
+    fn session_and_command(&self) -> Result<(&OsStr, &[OsString])> {
+        match (&self.session, &self.command[..]) {
+            (Some(session), command) => Ok((session, command)),
+            (None, [session]) => Ok((session, &[])),
+            (None, [session, dashes, command @ ..]) if dashes == "--" && !command.is_empty() => {
+                Ok((session, command))
+            }
+            _ => Err(Failure::new(
+                Status::Usage,
+                "the session is missing before \"--\" (see sessionfs save --help)",
+            )),
+        }
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (repository, session) = arguments.storage.open(&arguments.session)?;
+    let (session, command) = arguments.session_and_command()?;
+    let (repository, session) = arguments.storage.open(session)?;
     let failed = |e| Failure::storage(&e, repository.path());
     let mut staged = session.stage().map_err(failed)?;
     // It goes when the checkpoint is in place.
     let mut progress;
     let unwritten = |e| unwritten(&e, &repository, &session);
-    match (&arguments.command[..], &arguments.input) {
+    match (command, &arguments.input) {
         ([program, rest @ ..], _) => {
             let mut command = Command::new(program);
             let command = Running::start(command.args(rest))?;

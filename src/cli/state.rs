@@ -10,6 +10,7 @@ use crate::fs::holders::{flock_owner, openers};
 use crate::mount::status::{self, Report};
 use crate::repo::{Checkpoint, Kind, LOCK, Lock, LockOwner, Result, Session, SessionName};
 use crate::sys::Statx;
+use rustix::fs::FileType;
 
 /// The state of a session, in the order in which they matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +122,16 @@ pub(super) fn look(session: &Session, saving: &Saving) -> Result<Look> {
         checkpoint: checkpoint.map(brief),
         state,
     })
+}
+
+/// What is told of a lock that is a directory: what may be in it is not ours to
+/// remove.
+pub(super) const DIRECTORY: &str = "a directory, which is no lock, but refuses saves as one does; \
+    look into it and move it away";
+
+/// Whether it is one.
+pub(super) fn is_directory(lock: &Lock) -> bool {
+    FileType::from_raw_mode(lock.stat().stx_mode.into()).is_dir()
 }
 
 /// Who is known to live and to have this lock, in words.

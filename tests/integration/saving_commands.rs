@@ -176,11 +176,24 @@ fn rule_2_6_a_save_that_is_killed_while_its_command_runs_saves_nothing() {
 }
 
 #[test]
+fn a_command_follows_a_session_that_may_look_like_an_option() {
+    let repository = place(Backing::Here);
+    let session = repository.session("-x", "old");
+    let saved = repository.sessionfs(&["save", "--", "-x", "--", "echo", "-n", "new"]);
+    assert!(saved.status.success(), "{saved:?}");
+    assert_eq!(fs::read(session.join("session")).unwrap(), b"new");
+    // Standard input, which is empty.
+    let refused = repository.sessionfs(&["save", "--", "-x"]);
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+}
+
+#[test]
 fn a_command_and_a_file_or_no_command_at_all_make_no_sense() {
     let repository = place(Backing::Here);
     for arguments in [
         &["save", "a", "-i", "file", "--", "true"][..],
-        &["save", "--", "true"],
+        &["save", "--", "a", "true"],
+        &["save", "--", "a", "--"],
         &["save", "a", "true"],
     ] {
         let output = repository.sessionfs(arguments);
