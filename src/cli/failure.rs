@@ -29,11 +29,15 @@ pub enum Status {
     Refused = 5,
     /// The mount is in use, or the owner of a lock lives.
     Busy = 6,
+    /// A mount is dead or hangs.
+    Down = 7,
+    /// The last save of a session was not made.
+    NotSaved = 8,
 }
 
-/// What the exit statuses mean: in a word or two for the help, and in full for
-/// the manual pages.
-pub(super) const MEANINGS: [(u8, &str, &str); 7] = [
+/// What the exit statuses mean: in a word or two for the help, unless that is the
+/// business of one command, and in full for the manual pages.
+pub(super) const MEANINGS: [(u8, &str, &str); 9] = [
     (0, "done", "Done."),
     (
         Status::Other as u8,
@@ -63,11 +67,25 @@ pub(super) const MEANINGS: [(u8, &str, &str); 7] = [
         "Busy: the mount is in use, files were open for writing at its end, or the lock to be \
          broken is that of a live program.",
     ),
+    (
+        Status::Down as u8,
+        "",
+        "Status: a mount is dead, or does not answer.",
+    ),
+    (
+        Status::NotSaved as u8,
+        "",
+        "Status: the last save of a session was not made.",
+    ),
 ];
 
 /// The exit statuses in one line.
 pub(super) fn in_brief() -> String {
-    let each = MEANINGS.map(|(status, brief, _)| format!("{status} {brief}"));
+    let each = MEANINGS
+        .iter()
+        .filter(|(_, brief, _)| !brief.is_empty())
+        .map(|(status, brief, _)| format!("{status} {brief}"))
+        .collect::<Vec<_>>();
     format!("Exit status: {}", each.join(", "))
 }
 

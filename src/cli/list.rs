@@ -12,6 +12,7 @@ use super::failure::{self, Failure, Result, one_line};
 use super::output;
 use super::state::{Look, Saving, State, age, look};
 use super::storage::Storage;
+use crate::fs::SCHEMA;
 use crate::repo::{Kind, Repository, SessionName};
 
 const AFTER_HELP: &str = "\
@@ -22,9 +23,9 @@ Examples:
   sessionfs list -r /srv/sessions -0 | xargs -0 -n 1 sessionfs load
 
 States: clean, empty (no checkpoint yet), being saved, locked (another program's
-session.next), dead lock (of a save that died; the next one removes it).
---json gives id, size, saved (seconds since 1970), state, pid and since; an id
-that is not UTF-8 is near in \"id\" and exact in \"id_bytes\".";
+session.next), dead lock (of a save that died; the next one removes it), no
+regular file. --json and -0 give ids exactly; control characters in them are
+escaped otherwise.";
 
 /// List the ids of all sessions, youngest first
 #[derive(Debug, clap::Args)]
@@ -94,6 +95,7 @@ fn object((name, look): &(SessionName, Look)) -> Value {
         since.map_or(0, |duration| duration.as_secs())
     };
     let mut object = Value::from(output::object_of(name));
+    object["schema"] = json!(SCHEMA);
     object["size"] = json!(look.checkpoint.map(|(size, _)| size));
     object["saved"] = json!(look.checkpoint.as_ref().map(|(_, time)| seconds(time)));
     object["state"] = json!(look.state.name());

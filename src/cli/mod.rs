@@ -18,6 +18,7 @@ mod output;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod outside_input;
 mod progress;
+mod read_report;
 mod remove;
 mod save;
 mod state;
@@ -80,6 +81,9 @@ enum Command {
     // For scripts/install.
     #[command(hide = true)]
     Generate(generate::Arguments),
+    // For status.
+    #[command(hide = true)]
+    ReadReport(read_report::Arguments),
 }
 
 /// Does what the arguments, the program's name first, ask for.
@@ -130,6 +134,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         Command::BreakLock(arguments) => break_lock::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::ReadReport(arguments) => read_report::run(&arguments),
     }
 }
 

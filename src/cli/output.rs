@@ -12,12 +12,20 @@ use crate::repo::SessionName;
 /// Lets `f` write. A reader that has closed its end of the pipe has seen
 /// enough: that is no failure.
 pub(super) fn write(f: impl FnOnce(&mut StdoutLock<'static>) -> io::Result<()>) -> Result<()> {
+    write_to_reader(f).map(drop)
+}
+
+/// The same; answers whether anybody reads it.
+pub(super) fn write_to_reader(
+    f: impl FnOnce(&mut StdoutLock<'static>) -> io::Result<()>,
+) -> Result<bool> {
     let mut out = io::stdout().lock();
     match f(&mut out).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::other(format!(
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure::other(format!(
             "cannot write to standard output: {e}"
         ))),
-        _ => Ok(()),
     }
 }
 

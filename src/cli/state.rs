@@ -6,8 +6,9 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::read_report;
 use crate::fs::holders::{flock_owner, openers};
-use crate::mount::status::{self, Report};
+use crate::mount::status::{Asker, Report};
 use crate::repo::{Checkpoint, Kind, LOCK, Lock, LockOwner, Result, Session, SessionName};
 use crate::sys::Statx;
 use rustix::fs::FileType;
@@ -30,11 +31,11 @@ pub(super) enum State {
 }
 
 impl State {
-    /// The name of the state, for programs.
+    /// The name of the state, for programs and people.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Odd => "odd",
-            Self::Saving(_) => "saving",
+            Self::Odd => "no regular file",
+            Self::Saving(_) => "being saved",
             Self::Locked(_) => "locked",
             Self::DeadLock(_) => "dead lock",
             Self::Empty => "empty",
@@ -45,13 +46,11 @@ impl State {
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
         match self {
-            Self::Odd => f.write_str("session is no regular file"),
-            Self::Saving(Some(pid)) => write!(f, "being saved by {pid}"),
-            Self::Saving(None) => f.write_str("being saved"),
-            Self::Locked(since) => write!(f, "locked for {}", age(*since)),
-            Self::DeadLock(since) => write!(f, "dead lock for {}", age(*since)),
-            Self::Empty | Self::Clean => f.write_str(self.name()),
+            Self::Saving(Some(pid)) => write!(f, " by {pid}"),
+            Self::Locked(since) | Self::DeadLock(since) => write!(f, " for {}", age(*since)),
+            Self::Odd | Self::Saving(None) | Self::Empty | Self::Clean => Ok(()),
         }
     }
 }
@@ -77,7 +76,7 @@ impl Saving {
             return Self::default();
         };
         let mut saving = BTreeMap::new();
-        for mount in status::all().unwrap_or_default() {
+        for mount in Asker::new(read_report::command).all().unwrap_or_default() {
             let Report::Told(report) = mount.report else {
                 continue;
             };

@@ -39,6 +39,7 @@ mod listing;
 mod little_memory;
 mod missing_calls;
 mod model;
+mod monitoring;
 mod mount_options;
 mod mounting;
 mod moved_sessions;

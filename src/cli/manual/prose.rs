@@ -53,6 +53,10 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
              processes have what open. A session whose last save was not made is named with the \
              reason until its next good save, also when the error came too late for the program \
              to hear of it.",
+            "Root is told of the mounts of everybody, others of their own and of those that let \
+             them in; of the rest it is said that they cannot be asked. A daemon that does not \
+             answer within five seconds hangs. With --watch it is shown again and again, until a \
+             signal, or until nobody reads it any more.",
         ],
         "list" => &[
             "A session is a directory of the repository whose name ends in \".session\" and does \
