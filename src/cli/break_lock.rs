@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::io::Write;
 
-use super::failure::{Failure, Result, Status};
+use super::failure::{Failure, Result, Status, one_line};
 use super::output;
-use super::state::{age, living_owner, modified};
+use super::state::{DIRECTORY, age, is_directory, living_owner, modified};
 use super::storage::Storage;
-use crate::repo::{Lock, LockOwner};
+use crate::repo::{LOCK, Lock, LockOwner, SessionName};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -37,9 +37,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let failed = |e| Failure::storage(&e, repository.path());
     let name = session.name();
     let Some(lock) = session.lock().map_err(failed)? else {
-        return output::write(|out| writeln!(out, "{name}: there was no lock"));
+        return say(name, "there was no lock");
     };
     let living = living_owner(&lock);
+    if is_directory(&lock) {
+        let path = repository.path().join(name.as_os_str()).join(LOCK);
+        return Err(Failure::new(
+            Status::Refused,
+            format!("{}: {DIRECTORY}", path.display()),
+        ));
+    }
     if let (Some(owner), false) = (&living, arguments.force) {
         return Err(Failure::new(
             Status::Busy,
@@ -55,11 +62,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         _ => session.break_lock(),
     };
     let broken = broken.map_err(failed)?;
-    output::write(|out| match (broken, living) {
-        (false, _) => writeln!(out, "{name}: there was no lock"),
-        (true, Some(owner)) => writeln!(out, "{name}: the lock of {owner} is broken"),
-        (true, None) => writeln!(out, "{name}: the lock is broken; it was {}", whose(&lock)),
-    })
+    let said = match (broken, living) {
+        (false, _) => "there was no lock".to_owned(),
+        (true, Some(owner)) => format!("the lock of {owner} is broken"),
+        (true, None) => format!("the lock is broken; it was {}", whose(&lock)),
+    };
+    say(name, &said)
+}
+
+/// A session and a process may have any name.
+fn say(name: &SessionName, said: &str) -> Result<()> {
+    let line = one_line(&format!("{name}: {said}"));
+    output::write(|out| writeln!(out, "{line}"))
 }
 
 /// Whose a lock was that nobody is known to use.

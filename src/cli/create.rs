@@ -1,7 +1,7 @@
 //! `sessionfs create`
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use super::failure::{Failure, Result};
@@ -47,7 +47,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     };
     let session = created.map_err(|e| Failure::storage(&e, repository.path()))?;
     output::write(|out| {
-        out.write_all(session.name().id().as_bytes())?;
-        out.write_all(b"\n")
+        let id = session.name().id();
+        // Whoever keeps it in a variable is going to give it to the other commands.
+        let shown = match out.is_terminal() {
+            true => output::name(id),
+            false => id.as_bytes().to_vec(),
+        };
+        out.write_all(&[&shown[..], b"\n"].concat())
     })
 }

@@ -24,15 +24,20 @@ pub enum Status {
     NotFound = 3,
     /// A `session.next` stands in the way.
     Locked = 4,
-    /// A mount that would do harm, an invalid name, a name that is taken.
+    /// A mount that would do harm, an invalid name, a name that is taken, an
+    /// empty checkpoint over one that is not.
     Refused = 5,
     /// The mount is in use, or the owner of a lock lives.
     Busy = 6,
+    /// A mount is dead or hangs.
+    Down = 7,
+    /// The last save of a session was not made.
+    NotSaved = 8,
 }
 
-/// What the exit statuses mean: in a word or two for the help, and in full for
-/// the manual pages.
-pub(super) const MEANINGS: [(u8, &str, &str); 7] = [
+/// What the exit statuses mean: in a word or two for the help, unless that is the
+/// business of one command, and in full for the manual pages.
+pub(super) const MEANINGS: [(u8, &str, &str); 9] = [
     (0, "done", "Done."),
     (
         Status::Other as u8,
@@ -53,7 +58,8 @@ pub(super) const MEANINGS: [(u8, &str, &str); 7] = [
     (
         Status::Refused as u8,
         "refused",
-        "Refused: a mount that would do harm, a name that is none or is taken.",
+        "Refused: a mount that would do harm, a name that is none or is taken, a repository \
+         that is none, an empty checkpoint over one that is not.",
     ),
     (
         Status::Busy as u8,
@@ -61,11 +67,25 @@ pub(super) const MEANINGS: [(u8, &str, &str); 7] = [
         "Busy: the mount is in use, files were open for writing at its end, or the lock to be \
          broken is that of a live program.",
     ),
+    (
+        Status::Down as u8,
+        "",
+        "Status: a mount is dead, or does not answer.",
+    ),
+    (
+        Status::NotSaved as u8,
+        "",
+        "Status: the last save of a session was not made.",
+    ),
 ];
 
 /// The exit statuses in one line.
 pub(super) fn in_brief() -> String {
-    let each = MEANINGS.map(|(status, brief, _)| format!("{status} {brief}"));
+    let each = MEANINGS
+        .iter()
+        .filter(|(_, brief, _)| !brief.is_empty())
+        .map(|(status, brief, _)| format!("{status} {brief}"))
+        .collect::<Vec<_>>();
     format!("Exit status: {}", each.join(", "))
 }
 
@@ -95,6 +115,14 @@ impl Failure {
         Self {
             status,
             message: None,
+        }
+    }
+
+    /// The failure of a command that was run, whose exit status is passed on.
+    pub(super) fn of_command(status: u8, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: Some(message.into()),
         }
     }
 
@@ -135,8 +163,9 @@ impl Failure {
         }
     }
 
-    /// What clap has to say, in one line.
-    pub(super) fn usage(error: &clap::Error) -> Self {
+    /// What clap has to say of the arguments of a command, or of all commands, in
+    /// one line.
+    pub(super) fn usage(error: &clap::Error, command: Option<&str>) -> Self {
         let text = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             "no command is given".to_owned()
         } else {
@@ -147,8 +176,12 @@ impl Failure {
         let paragraphs: Vec<String> = text[..end.unwrap_or(text.len())]
             .split("\n\n")
             .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
+            // Who tries an option that there is not means no session or file
+            // of that name.
+            .filter(|paragraph| !paragraph.starts_with("tip: to pass '"))
             .collect();
-        let message = format!("{} (see sessionfs --help)", paragraphs.join("; "));
+        let command = command.map_or_else(String::new, |command| format!("{command} "));
+        let message = format!("{} (see sessionfs {command}--help)", paragraphs.join("; "));
         Self::new(Status::Usage, message)
     }
 
@@ -196,14 +229,67 @@ fn print(message: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// The text with its control characters escaped.
+/// The text with its control characters escaped, and the words of errors
+/// without their numbers.
 pub(super) fn one_line(text: &str) -> String {
-    text.chars().fold(String::new(), |mut line, c| {
-        if c.is_control() {
+    let mut line = String::new();
+    for c in without_numbers(text).chars() {
+        if is_odd(c) {
             line.extend(c.escape_default());
         } else {
             line.push(c);
         }
-        line
-    })
+    }
+    line
+}
+
+/// Whether a terminal does something else with a character than show it where
+/// it stands: control characters, ends of lines, and changes of the direction
+/// of writing.
+pub(super) fn is_odd(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// `Not a directory (os error 20)` is how the standard library shows an errno.
+pub(super) fn without_numbers(text: &str) -> String {
+    const BEGIN: &str = " (os error ";
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(BEGIN) {
+        kept.push_str(before);
+        let number = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        match number.strip_prefix(')') {
+            Some(behind) => rest = behind,
+            None => {
+                kept.push_str(BEGIN);
+                rest = after;
+            }
+        }
+    }
+    kept.push_str(rest);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_line_moves_the_cursor_or_turns_the_writing() {
+        let odd = "a\u{1b}[31m\n\u{9b}\u{202e}\u{2028}é";
+        let line = one_line(odd);
+        assert_eq!(line, "a\\u{1b}[31m\\n\\u{9b}\\u{202e}\\u{2028}é");
+        assert!(!line.contains(is_odd));
+    }
+
+    #[test]
+    fn errors_are_told_in_words() {
+        let error = std::io::Error::from_raw_os_error(libc::ENOTDIR);
+        let told = one_line(&format!("x: {error}; y: {error}"));
+        assert_eq!(told, "x: Not a directory; y: Not a directory");
+        for other in ["(os error 20)", "a (os error x)", "a (os error ", ""] {
+            assert_eq!(without_numbers(other), other);
+        }
+    }
 }

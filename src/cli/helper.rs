@@ -35,6 +35,13 @@ pub(super) fn understand(
     if called_as.as_bytes().starts_with(b"mount.") {
         return as_helper(rest, cli);
     }
+    if let Some((first, about)) = rest.split_first()
+        && first == "help"
+    {
+        let about = about.iter().take(1).cloned();
+        let arguments = [NAME.into()].into_iter().chain(about);
+        return Ok(Asked::Do(arguments.chain(["--help".into()]).collect()));
+    }
     let is_mount = rest.first().is_some_and(|first| first == "mount");
     let options = match (is_mount, names_no_command(&rest, cli)) {
         (true, _) => rest.get(1..).unwrap_or_default(),
@@ -167,6 +174,23 @@ mod tests {
         }
         let fake = &["mount.sessionfs", "/r", "/m", "-f", "-o", "rw"];
         assert_eq!(understood(fake).unwrap(), Asked::Nothing);
+    }
+
+    #[test]
+    fn help_is_asked_for_as_of_other_programs() {
+        for (arguments, expected) in [
+            (&["sessionfs", "help"][..], &["sessionfs", "--help"][..]),
+            (
+                &["sessionfs", "help", "mount"],
+                &["sessionfs", "mount", "--help"],
+            ),
+            (
+                &["sessionfs", "mount", "--help"],
+                &["sessionfs", "mount", "--help"],
+            ),
+        ] {
+            assert_eq!(understood(arguments).unwrap(), done(expected));
+        }
     }
 
     #[test]

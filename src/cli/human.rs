@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::failure::without_numbers;
 use crate::sys;
 
 /// A number of bytes with a unit, in three digits or so: `1.5 MiB`.
@@ -45,9 +46,7 @@ pub(super) fn time(time: SystemTime) -> String {
 
 /// An errno in words, without its number.
 pub(super) fn reason(errno: i32) -> String {
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_owned()
+    without_numbers(&std::io::Error::from_raw_os_error(errno).to_string())
 }
 
 #[cfg(test)]

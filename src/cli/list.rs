@@ -12,6 +12,7 @@ use super::failure::{self, Failure, Result, one_line};
 use super::output;
 use super::state::{Look, Saving, State, age, look};
 use super::storage::Storage;
+use crate::fs::SCHEMA;
 use crate::repo::{Kind, Repository, SessionName};
 
 const AFTER_HELP: &str = "\
@@ -22,9 +23,9 @@ Examples:
   sessionfs list -r /srv/sessions -0 | xargs -0 -n 1 sessionfs load
 
 States: clean, empty (no checkpoint yet), being saved, locked (another program's
-session.next), dead lock (of a save that died; the next one removes it).
---json gives id, size, saved (seconds since 1970), state, pid and since; an id
-that is not UTF-8 is near in \"id\" and exact in \"id_bytes\".";
+session.next), dead lock (of a save that died; the next one removes it), no
+regular file. --json and -0 give ids exactly; control characters in them are
+escaped otherwise.";
 
 /// List the ids of all sessions, youngest first
 #[derive(Debug, clap::Args)]
@@ -54,16 +55,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let names = entries.into_iter().map(|entry| entry.name);
     let text = if arguments.json {
         let sessions: Vec<_> = looks(&repository, names).iter().map(object).collect();
-        format!("{:#}\n", Value::from(sessions)).into_bytes()
+        output::json(&Value::from(sessions)).into_bytes()
     } else if arguments.long {
         table(&looks(&repository, names)).into_bytes()
     } else {
-        let end: &[u8] = if arguments.null { b"\0" } else { b"\n" };
-        names.fold(Vec::new(), |mut text, name| {
-            text.extend_from_slice(name.id().as_bytes());
-            text.extend_from_slice(end);
-            text
-        })
+        let line = |name: SessionName| match arguments.null {
+            true => [name.id().as_bytes(), b"\0"].concat(),
+            false => [&output::name(name.id())[..], b"\n"].concat(),
+        };
+        names.flat_map(line).collect()
     };
     output::write(|out| out.write_all(&text))
 }
@@ -95,6 +95,7 @@ fn object((name, look): &(SessionName, Look)) -> Value {
         since.map_or(0, |duration| duration.as_secs())
     };
     let mut object = Value::from(output::object_of(name));
+    object["schema"] = json!(SCHEMA);
     object["size"] = json!(look.checkpoint.map(|(size, _)| size));
     object["saved"] = json!(look.checkpoint.as_ref().map(|(_, time)| seconds(time)));
     object["state"] = json!(look.state.name());

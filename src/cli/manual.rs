@@ -1,6 +1,7 @@
 //! The manual pages: what the arguments say of themselves, with what `--help`
 //! has no room for.
 
+mod fields;
 mod prose;
 
 use std::io;
@@ -62,6 +63,7 @@ fn page(command: &Command, date: &str) -> io::Result<(String, Vec<u8>)> {
         page.render_subcommands_section(&mut text)?;
     }
     let mut roff = Roff::new();
+    tagged(&mut roff, "JSON", &fields::fields(about));
     tagged(&mut roff, "ENVIRONMENT", &prose::environment(about));
     tagged(&mut roff, "FILES", prose::files(about));
     exit_status(&mut roff);

@@ -18,6 +18,7 @@ mod output;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod outside_input;
 mod progress;
+mod read_report;
 mod remove;
 mod save;
 mod state;
@@ -38,7 +39,7 @@ use failure::Result;
 const AFTER_HELP: &str = "\
 Examples:
   sessionfs mount ~/sessions
-  make-checkpoint | sessionfs save $(sessionfs create nightly-)
+  sessionfs save $(sessionfs create nightly-) -- make-checkpoint
 
 SESSION is an id, a name (ID.session) or a path. The default repository is
 $PLAINBOX_SESSION_REPOSITORY, or plainbox/sessions in $XDG_CACHE_HOME, ~/.cache.";
@@ -50,7 +51,7 @@ fn help() -> String {
         "{{about-with-newline}}
 {{usage-heading}} {{usage}}
 
-Commands (each has --help):
+Commands (each has --help; -V, --version prints the version):
 {{subcommands}}{{after-help}}
 {statuses}"
     )
@@ -80,6 +81,9 @@ enum Command {
     // For scripts/install.
     #[command(hide = true)]
     Generate(generate::Arguments),
+    // For status.
+    #[command(hide = true)]
+    ReadReport(read_report::Arguments),
 }
 
 /// Does what the arguments, the program's name first, ask for.
@@ -91,15 +95,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         helper::Asked::Do(arguments) => arguments,
         helper::Asked::Nothing => return Ok(()),
     };
-    let parsed = Cli::command()
-        .try_get_matches_from(arguments)
+    let commands = Cli::command();
+    let named = arguments.get(1).and_then(|name| name.to_str());
+    let named = named.filter(|name| commands.find_subcommand(name).is_some());
+    let parsed = commands
+        .clone()
+        .try_get_matches_from(&arguments)
         .and_then(|given| Ok((Cli::from_arg_matches(&given)?, given)));
     let (cli, mut given) = match parsed {
         Ok(parsed) => parsed,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return output::write(|out| std::io::Write::write_all(out, e.to_string().as_bytes()));
         }
-        Err(e) => return Err(Failure::usage(&e)),
+        Err(e) => return Err(Failure::usage(&e, named)),
     };
     sys::block_file_size_signal()
         .map_err(|e| Failure::other(format!("cannot block SIGXFSZ: {e}")))?;
@@ -126,6 +134,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         Command::BreakLock(arguments) => break_lock::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::ReadReport(arguments) => read_report::run(&arguments),
     }
 }
 
@@ -171,17 +180,30 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_names_the_help() {
-        for arguments in [
-            &["sessionfs"][..],
-            &["sessionfs", "nonsense"],
-            &["sessionfs", "mount"],
-            &["sessionfs", "mount", "--thread", "1", "x"],
-            &["sessionfs", "mount", "--threads", "0", "x"],
-            &["sessionfs", "mount", "a", "b", "c"],
+        for (arguments, help) in [
+            (&["sessionfs"][..], "sessionfs"),
+            (&["sessionfs", "nonsense"], "sessionfs"),
+            (&["sessionfs", "help", "nonsense"], "sessionfs"),
+            (&["sessionfs", "mount"], "sessionfs mount"),
+            (
+                &["sessionfs", "mount", "--thread", "1", "x"],
+                "sessionfs mount",
+            ),
+            (
+                &["sessionfs", "mount", "--threads", "0", "x"],
+                "sessionfs mount",
+            ),
+            (&["sessionfs", "mount", "a", "b", "c"], "sessionfs mount"),
+            (&["sessionfs", "list", "--lon"], "sessionfs list"),
+            (
+                &["sessionfs", "remove", "a", "--dry-run"],
+                "sessionfs remove",
+            ),
         ] {
             let failure = run(arguments.iter().map(OsString::from)).unwrap_err();
             let line = failure.to_string();
-            assert!(line.ends_with("--help)"), "{line}");
+            assert!(line.ends_with(&format!("(see {help} --help)")), "{line}");
+            assert!(!line.contains("-- --"), "{line}");
             assert!(!line.contains('\n') && !line.contains("error:"), "{line}");
         }
     }

@@ -1,16 +1,17 @@
 //! `sessionfs mount`
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
 use log::LevelFilter;
 
-use super::failure::{self, Failure, Result};
-use super::{logging, storage};
+use super::failure::{self, Failure, Result, one_line};
+use super::{logging, output, storage};
 use crate::mount::{self, Access, MountOptions, Request, daemon};
 
 const AFTER_HELP: &str = "\
@@ -141,7 +142,13 @@ pub(super) struct Arguments {
     log_file: Option<PathBuf>,
 
     /// off, error, warn, info … [default: $RUST_LOG]
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        ignore_case = true,
+        hide_possible_values = true
+    )]
+    #[arg(value_parser = levels())]
     log_level: Option<LevelFilter>,
 
     // Of two kinds of help, this one is for both.
@@ -152,6 +159,12 @@ pub(super) struct Arguments {
     /// This is the background process of a mount
     #[arg(long, hide = true, conflicts_with = "foreground")]
     background_process: bool,
+}
+
+/// Named in messages and offered by the shells.
+fn levels() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .try_map(|level| level.parse::<LevelFilter>())
 }
 
 pub(super) fn seconds(text: &str) -> std::result::Result<Duration, String> {
@@ -241,6 +254,12 @@ pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
         });
     }
     match daemon::start(background_arguments(given, &request, &log))? {
+        // Whoever gave one path may have meant it as the repository.
+        daemon::Started::Ready if arguments.repository().is_none() => {
+            let (from, to) = (request.repository.display(), request.mountpoint.display());
+            let line = one_line(&format!("{from} is mounted on {to}"));
+            output::write(|out| writeln!(out, "{line}"))
+        }
         daemon::Started::Ready => Ok(()),
         daemon::Started::Ended(status) => Err(Failure::of_process(status)),
     }

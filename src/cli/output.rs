@@ -1,22 +1,31 @@
 //! Writing to standard output.
 
+use std::ffi::OsStr;
 use std::io::{self, StdoutLock, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use serde_json::{Map, Value};
 
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Result, is_odd};
 use crate::repo::SessionName;
 
 /// Lets `f` write. A reader that has closed its end of the pipe has seen
 /// enough: that is no failure.
 pub(super) fn write(f: impl FnOnce(&mut StdoutLock<'static>) -> io::Result<()>) -> Result<()> {
+    write_to_reader(f).map(drop)
+}
+
+/// The same; answers whether anybody reads it.
+pub(super) fn write_to_reader(
+    f: impl FnOnce(&mut StdoutLock<'static>) -> io::Result<()>,
+) -> Result<bool> {
     let mut out = io::stdout().lock();
     match f(&mut out).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::other(format!(
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure::other(format!(
             "cannot write to standard output: {e}"
         ))),
-        _ => Ok(()),
     }
 }
 
@@ -36,6 +45,45 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
+/// A name for a terminal and for programs that read lines: what would do
+/// something to a terminal is escaped, all else is as it is, also what is no
+/// UTF-8.
+pub(super) fn name(name: &OsStr) -> Vec<u8> {
+    let mut shown = Vec::new();
+    for chunk in name.as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if is_odd(c) {
+                shown.extend(c.escape_default().to_string().into_bytes());
+            } else {
+                shown.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+        }
+        for &byte in chunk.invalid() {
+            match byte {
+                // Control characters of terminals that take one byte for each.
+                0x80..=0x9f => shown.extend(format!("\\x{byte:02x}").into_bytes()),
+                _ => shown.push(byte),
+            }
+        }
+    }
+    shown
+}
+
+/// JSON for people and programs: what would do something to a terminal is
+/// escaped there as well.
+pub(super) fn json(value: &Value) -> String {
+    let mut text = String::new();
+    for c in format!("{value:#}\n").chars() {
+        // Of the characters in strings; none of them needs a second unit.
+        match c {
+            '\n' => text.push(c),
+            c if is_odd(c) => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
 /// An object that says which session it is about: `id`, and its bytes as
 /// `id_bytes` if JSON has no other way to say it.
 pub(super) fn object_of(name: &SessionName) -> Map<String, Value> {
@@ -51,13 +99,33 @@ pub(super) fn object_of(name: &SessionName) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsStr;
+
+    #[test]
+    fn a_name_does_nothing_to_a_terminal() {
+        for (given, shown) in [
+            (&b"nightly \xc3\xa9\\n"[..], &b"nightly \xc3\xa9\\n"[..]),
+            (b"\x1b[2J\n\x7f", b"\\u{1b}[2J\\n\\u{7f}"),
+            (b"\xc2\x9b", b"\\u{9b}"),
+            (b"\x9b31m\xe9\xff", b"\\x9b31m\xe9\xff"),
+            ("\u{202e}".as_bytes(), b"\\u{202e}"),
+        ] {
+            assert_eq!(name(OsStr::from_bytes(given)), shown, "{given:?}");
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [["a", "é", "x"], ["bcd", "ef", ""]].map(|row| row.map(str::to_owned));
         assert_eq!(columns(&rows), "a    é   x\nbcd  ef\n");
         assert_eq!(columns::<2>(&[]), "");
+    }
+
+    #[test]
+    fn json_says_the_same_without_odd_characters() {
+        let value = Value::from(vec!["a\u{1b}\n\u{9b}\u{202e}é", ""]);
+        let text = json(&value);
+        assert!(!text.replace('\n', "").contains(is_odd), "{text:?}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn understood(arguments: &[OsString], cli: &clap::Command) {
         }
         Ok(_) => {}
         Err(error) if !error.use_stderr() => {}
-        Err(error) => told_in_a_line(&Failure::usage(&error)),
+        Err(error) => told_in_a_line(&Failure::usage(&error, None)),
     }
 }
 

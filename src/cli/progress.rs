@@ -45,6 +45,14 @@ impl Progress {
         }
     }
 
+    /// Of work of which nobody is to see how far it is.
+    pub(super) fn hidden(doing: &'static str, unit: Unit) -> Self {
+        Self {
+            next: None,
+            ..Self::new(doing, unit, None)
+        }
+    }
+
     /// Of work whose result, or input, is on this terminal: shows nothing if
     /// `other` is one.
     pub(super) fn unless_on(self, other: &impl IsTerminal) -> Self {

@@ -1,31 +1,43 @@
 //! `sessionfs save`
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Result, Status};
 use super::progress::{Progress, Unit};
 use super::storage::Storage;
-use crate::repo::{Commit, Staged};
+use crate::repo::{Base, Commit, Kind, Repository, Session, Staged};
 use crate::sys;
 
 const AFTER_HELP: &str = "\
 Examples:
-  make-checkpoint | sessionfs save pbox-2024-05-01T10.00.00
+  sessionfs save pbox-2024-05-01T10.00.00 -- make-checkpoint --all
   sessionfs save -i backup /srv/sessions/nightly.session
 
+If COMMAND ends with 0, its output is saved. Otherwise nothing is, and its exit
+status is passed on (128 + N if signal N has killed it). Behind a pipe, what a
+program wrote is saved also if it failed in the middle.
 When it succeeds, the new checkpoint survives a power cut; when it fails, the
 old one is untouched.";
 
-/// Save standard input as the new checkpoint of a session
+/// Save the output of a command as the new checkpoint of a session
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
+#[command(override_usage = "sessionfs save [OPTIONS] <SESSION> [-- <COMMAND>...]")]
 pub(super) struct Arguments {
+    // Or it follows a "--", as that of every command may.
     /// An id, a name or a path
-    session: OsString,
+    #[arg(required_unless_present = "command")]
+    session: Option<OsString>,
+
+    /// What to run [default: read standard input]
+    #[arg(last = true, conflicts_with = "input")]
+    command: Vec<OsString>,
 
     #[command(flatten)]
     storage: Storage,
@@ -33,40 +45,164 @@ pub(super) struct Arguments {
     /// Read from a file instead
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
+
+    /// Also if that replaces a checkpoint by an empty one
+    #[arg(long)]
+    allow_empty: bool,
+}
+
+impl Arguments {
+    /// The session, and the command if there is one: behind `--`, or behind a
+    /// second one in `-- SESSION -- COMMAND`.
+    fn session_and_command(&self) -> Result<(&OsStr, &[OsString])> {
+        match (&self.session, &self.command[..]) {
+            (Some(session), command) => Ok((session, command)),
+            (None, [session]) => Ok((session, &[])),
+            (None, [session, dashes, command @ ..]) if dashes == "--" && !command.is_empty() => {
+                Ok((session, command))
+            }
+            _ => Err(Failure::new(
+                Status::Usage,
+                "the session is missing before \"--\" (see sessionfs save --help)",
+            )),
+        }
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (repository, session) = arguments.storage.open(&arguments.session)?;
+    let (session, command) = arguments.session_and_command()?;
+    let (repository, session) = arguments.storage.open(session)?;
     let failed = |e| Failure::storage(&e, repository.path());
-    let unwritten = |e: io::Error| {
-        let path = repository.path().join(session.name().as_os_str());
-        Failure::other(format!("{}: write: {e}", path.display()))
-    };
     let mut staged = session.stage().map_err(failed)?;
     // It goes when the checkpoint is in place.
     let mut progress;
-    match &arguments.input {
-        Some(path) => {
+    let unwritten = |e| unwritten(&e, &repository, &session);
+    match (command, &arguments.input) {
+        ([program, rest @ ..], _) => {
+            let mut command = Command::new(program);
+            let command = Running::start(command.args(rest))?;
+            // The terminal is the command's.
+            progress = Progress::hidden("saving", Unit::Bytes);
+            command.save_output(&mut staged, &mut progress, unwritten)?;
+        }
+        ([], Some(path)) => {
             let name = path.display().to_string();
             let file =
                 File::open(path).map_err(|e| Failure::other(format!("cannot read {name}: {e}")))?;
             progress = Progress::new("saving", Unit::Bytes, length(&file));
             fill(&mut staged, file, &name, &mut progress, unwritten)?;
         }
-        None => {
+        ([], None) => {
             let from = io::stdin().lock();
             progress = Progress::new("saving", Unit::Bytes, length(&from)).unless_on(&from);
-            fill(
-                &mut staged,
-                from,
-                "standard input",
-                &mut progress,
-                unwritten,
-            )?;
+            let name = "standard input";
+            fill(&mut staged, from, name, &mut progress, unwritten)?;
         }
     }
-    staged.commit(&Commit::default()).map_err(failed)?;
-    Ok(())
+    commit(staged, &session, arguments.allow_empty, &repository)
+}
+
+/// Publishes what is staged; what is empty only where nothing is lost by it, or
+/// if that is allowed.
+fn commit(
+    staged: Staged,
+    session: &Session,
+    allow_empty: bool,
+    repository: &Repository,
+) -> Result<()> {
+    let failed = |e| Failure::storage(&e, repository.path());
+    if allow_empty || !staged.is_empty().map_err(failed)? {
+        return staged.commit(&Commit::default()).map(drop).map_err(failed);
+    }
+    let current = session.checkpoint().map_err(failed)?;
+    let empty = current.as_ref().filter(|checkpoint| checkpoint.is_empty());
+    // Another one, also of this very moment, is not replaced.
+    let how = Commit {
+        base: Base::Only(empty),
+        ..Commit::default()
+    };
+    match staged.commit(&how) {
+        Err(e) if e.kind() == Kind::Superseded => {}
+        other => return other.map(drop).map_err(failed),
+    }
+    // What refuses every save is told first.
+    let (status, reason) = match session.is_locked().map_err(failed)? {
+        true => (Status::Locked, "locked (sessionfs break-lock ends that)"),
+        false => (Status::Refused, "--allow-empty saves it"),
+    };
+    let path = repository.path().join(session.name().as_os_str());
+    Err(Failure::new(
+        status,
+        format!(
+            "{}: the new checkpoint would be empty, and the old one is not; nothing was saved: \
+             {reason}",
+            path.display()
+        ),
+    ))
+}
+
+fn unwritten(error: &io::Error, repository: &Repository, session: &Session) -> Failure {
+    let path = repository.path().join(session.name().as_os_str());
+    Failure::other(format!("{}: write: {error}", path.display()))
+}
+
+/// A command whose output is to be saved.
+struct Running {
+    child: Child,
+    /// What it is called in messages.
+    name: String,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Result<Self> {
+        let name = command.get_program().display().to_string();
+        let child = command.stdout(Stdio::piped()).spawn().map_err(|e| {
+            // As the shells, env(1) and timeout(1) say it.
+            let status = match e.kind() {
+                io::ErrorKind::NotFound => 127,
+                _ => 126,
+            };
+            Failure::of_command(status, format!("cannot run {name}: {e}"))
+        })?;
+        Ok(Self { child, name })
+    }
+
+    /// Stages all that it says, if it ends well.
+    fn save_output(
+        mut self,
+        staged: &mut Staged,
+        progress: &mut Progress,
+        unwritten: impl FnOnce(io::Error) -> Failure,
+    ) -> Result<()> {
+        let filled = match self.child.stdout.take() {
+            Some(output) => fill(staged, output, &self.name, progress, unwritten),
+            None => Ok(()),
+        };
+        // Nobody reads its output any more if that has failed: told before it is
+        // waited for.
+        let filled = filled.map_err(Failure::told);
+        let ended = self
+            .child
+            .wait()
+            .map_err(|e| Failure::other(format!("cannot wait for {}: {e}", self.name)));
+        filled?;
+        match ended? {
+            status if status.success() => Ok(()),
+            status => Err(self.failed(status)),
+        }
+    }
+
+    fn failed(&self, status: ExitStatus) -> Failure {
+        let (code, how) = match (status.code(), status.signal()) {
+            (Some(code), _) => (code, format!("ended with exit status {code}")),
+            (None, signal) => {
+                let signal = signal.unwrap_or_default();
+                (128 + signal, format!("was killed by signal {signal}"))
+            }
+        };
+        let message = format!("{} {how}; nothing was saved", self.name);
+        Failure::of_command(u8::try_from(code).unwrap_or(u8::MAX), message)
+    }
 }
 
 /// The size of a regular file, in bytes.

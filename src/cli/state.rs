@@ -6,10 +6,12 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::read_report;
 use crate::fs::holders::{flock_owner, openers};
-use crate::mount::status::{self, Report};
+use crate::mount::status::{Asker, Report};
 use crate::repo::{Checkpoint, Kind, LOCK, Lock, LockOwner, Result, Session, SessionName};
 use crate::sys::Statx;
+use rustix::fs::FileType;
 
 /// The state of a session, in the order in which they matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,11 +31,11 @@ pub(super) enum State {
 }
 
 impl State {
-    /// The name of the state, for programs.
+    /// The name of the state, for programs and people.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Odd => "odd",
-            Self::Saving(_) => "saving",
+            Self::Odd => "no regular file",
+            Self::Saving(_) => "being saved",
             Self::Locked(_) => "locked",
             Self::DeadLock(_) => "dead lock",
             Self::Empty => "empty",
@@ -44,13 +46,11 @@ impl State {
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
         match self {
-            Self::Odd => f.write_str("session is no regular file"),
-            Self::Saving(Some(pid)) => write!(f, "being saved by {pid}"),
-            Self::Saving(None) => f.write_str("being saved"),
-            Self::Locked(since) => write!(f, "locked for {}", age(*since)),
-            Self::DeadLock(since) => write!(f, "dead lock for {}", age(*since)),
-            Self::Empty | Self::Clean => f.write_str(self.name()),
+            Self::Saving(Some(pid)) => write!(f, " by {pid}"),
+            Self::Locked(since) | Self::DeadLock(since) => write!(f, " for {}", age(*since)),
+            Self::Odd | Self::Saving(None) | Self::Empty | Self::Clean => Ok(()),
         }
     }
 }
@@ -76,7 +76,7 @@ impl Saving {
             return Self::default();
         };
         let mut saving = BTreeMap::new();
-        for mount in status::all().unwrap_or_default() {
+        for mount in Asker::new(read_report::command).all().unwrap_or_default() {
             let Report::Told(report) = mount.report else {
                 continue;
             };
@@ -121,6 +121,16 @@ pub(super) fn look(session: &Session, saving: &Saving) -> Result<Look> {
         checkpoint: checkpoint.map(brief),
         state,
     })
+}
+
+/// What is told of a lock that is a directory: what may be in it is not ours to
+/// remove.
+pub(super) const DIRECTORY: &str = "a directory, which is no lock, but refuses saves as one does; \
+    look into it and move it away";
+
+/// Whether it is one.
+pub(super) fn is_directory(lock: &Lock) -> bool {
+    FileType::from_raw_mode(lock.stat().stx_mode.into()).is_dir()
 }
 
 /// Who is known to live and to have this lock, in words.

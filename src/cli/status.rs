@@ -1,20 +1,25 @@
 //! `sessionfs status`
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::failure::{Result, one_line};
-use super::{human, output};
-use crate::mount::status::{self, Report, Status};
+use super::failure::{self, Failure, Result, one_line, without_numbers};
+use super::{human, output, read_report};
+use crate::fs::SCHEMA;
+use crate::mount::status::{Asker, Report, Status};
 
 const AFTER_HELP: &str = "\
 Examples:
   sessionfs status
+  sessionfs status --watch
   sessionfs status /mnt/sessions --json
 
+Exit status: 0 all is well; 7 a mount is dead or does not answer; 8 the last save
+of a session was not made; 1 the mount that is asked for does not tell.
 Programs that only read files find the same in MOUNTPOINT/.sessionfs-status,
 which no listing shows.";
 
@@ -28,20 +33,78 @@ pub(super) struct Arguments {
     /// As an array of objects
     #[arg(long)]
     json: bool,
+
+    /// Show it again and again [default: each 2 seconds]
+    #[arg(short, long, value_name = "SEC", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "2", value_parser = pause)]
+    watch: Option<Duration>,
+}
+
+/// The time between two looks.
+fn pause(text: &str) -> std::result::Result<Duration, String> {
+    const LEAST: Duration = Duration::from_millis(100);
+    match super::mount::seconds(text)? {
+        pause if pause < LEAST => Err("less than 0.1".to_owned()),
+        pause => Ok(pause),
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let mounts = match &arguments.mountpoint {
-        Some(mountpoint) => vec![status::of(mountpoint)?],
-        None => status::all()?,
+    let mut asker = Asker::new(read_report::command);
+    let mut look = || match &arguments.mountpoint {
+        Some(mountpoint) => asker.of(mountpoint),
+        None => asker.all(),
     };
-    let text = if arguments.json {
+    let Some(pause) = arguments.watch else {
+        let mounts = look()?;
+        let text = shown(&mounts, arguments.json);
+        output::write(|out| out.write_all(text.as_bytes()))?;
+        return verdict(&mounts, arguments.mountpoint.is_some());
+    };
+    // Until somebody ends it, or the mount, or nobody reads it any more.
+    loop {
+        let text = shown(&look()?, arguments.json);
+        let is_read = output::write_to_reader(|out| {
+            if out.is_terminal() {
+                // From the upper left corner, and nothing below it.
+                out.write_all(b"\x1b[H\x1b[J")?;
+            }
+            out.write_all(text.as_bytes())
+        })?;
+        if !is_read {
+            return Ok(());
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+fn shown(mounts: &[Status], as_json: bool) -> String {
+    if as_json {
         let mounts: Vec<Value> = mounts.iter().map(object).collect();
-        format!("{:#}\n", Value::from(mounts))
-    } else {
-        mounts.iter().map(lines).collect()
+        return output::json(&Value::from(mounts));
+    }
+    mounts.iter().map(lines).collect()
+}
+
+/// What a monitor wants to know; the lines have told it already.
+fn verdict(mounts: &[Status], is_asked_for: bool) -> Result<()> {
+    let is_down = |mount: &Status| matches!(mount.report, Report::Hangs | Report::Dead);
+    let has_lost = |mount: &Status| match &mount.report {
+        Report::Told(report) => items(&report["errors"]).next().is_some(),
+        _ => false,
     };
-    output::write(|out| out.write_all(text.as_bytes()))
+    // Of all mounts, those of others are nobody's business.
+    let is_silent = |mount: &Status| is_asked_for && matches!(mount.report, Report::Unknown(_));
+    let status = if mounts.iter().any(is_down) {
+        failure::Status::Down
+    } else if mounts.iter().any(has_lost) {
+        failure::Status::NotSaved
+    } else if mounts.iter().any(is_silent) {
+        failure::Status::Other
+    } else {
+        return Ok(());
+    };
+    Err(Failure::of_process(status as u8))
 }
 
 pub(super) fn object(mount: &Status) -> Value {
@@ -49,7 +112,7 @@ pub(super) fn object(mount: &Status) -> Value {
         Report::Told(report) => ("serving", report.clone()),
         Report::Hangs => ("hanging", json!({})),
         Report::Dead => ("dead", json!({})),
-        Report::Unknown(reason) => ("unknown", json!({ "reason": reason })),
+        Report::Unknown(reason) => ("unknown", json!({ "reason": without_numbers(reason) })),
     };
     let mut object = match report {
         Value::Object(report) => report,
@@ -61,6 +124,7 @@ pub(super) fn object(mount: &Status) -> Value {
         mount.mountpoint.to_string_lossy().into(),
     );
     object.insert("source".into(), mount.source.clone().into());
+    object.entry("schema").or_insert(SCHEMA.into());
     object.insert("state".into(), state.into());
     object.into()
 }
@@ -90,8 +154,9 @@ fn write_lines(text: &mut String, report: &Value) -> std::fmt::Result {
     let saves = &report["saves"];
     writeln!(
         text,
-        "  daemon {} since {}; {} saved, {} abandoned, {} failed",
+        "  daemon {}, version {}, since {}; {} saved, {} abandoned, {} failed",
         number(&report["pid"]),
+        report["version"].as_str().map_or("?".to_owned(), one_line),
         time(&report["since"]),
         number(&saves["done"]),
         number(&saves["abandoned"]),
@@ -176,7 +241,7 @@ mod tests {
         };
         assert_eq!(
             lines(&mount),
-            "\\u{1b}[31m on /m\\n/n on /o\n  daemon ? since ; ? saved, ? abandoned, 2 failed\n  \
+            "\\u{1b}[31m on /m\\n/n on /o\n  daemon ?, version ?, since ; ? saved, ? abandoned, 2 failed\n  \
              ? (a\\nb)  \n"
         );
         let object = object(&mount);

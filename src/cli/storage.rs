@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::failure::{self, Failure, Result};
+use super::failure::{self, Failure, Result, Status};
+use crate::mount;
 use crate::repo::{self, Kind, Repository, Session, SessionName};
 
 /// The option that all commands on the storage have.
@@ -19,8 +21,8 @@ impl Storage {
     /// The repository that is given, else the default one.
     pub(super) fn repository(&self) -> Result<Repository> {
         match &self.repository {
-            Some(path) => Ok(Repository::new(path)),
-            None => default_repository().map(Repository::new),
+            Some(path) => used(path),
+            None => used(&default_repository()?),
         }
     }
 
@@ -28,19 +30,19 @@ impl Storage {
     /// which may be given in the place of the option, else the default one.
     pub(super) fn repository_for_reading(&self, argument: Option<&Path>) -> Result<Repository> {
         match argument.or(self.repository.as_deref()) {
-            Some(path) => Ok(Repository::new(path)),
-            None => default_repository_for_reading().map(Repository::new),
+            Some(path) => used(path),
+            None => used(&default_repository_for_reading()?),
         }
     }
 
     /// The repository and the name that an argument means.
     pub(super) fn find(&self, argument: &OsStr) -> Result<(Repository, SessionName)> {
         let parsed = repo::parse_argument(argument);
-        let (parent, name) = parsed.map_err(|e| Failure::storage(&e, Path::new("")))?;
+        let (parent, name) = parsed.map_err(|_| no_name(argument))?;
         let repository = match parent {
             // NAME.session/ is in the current directory.
-            Some(parent) if parent.as_os_str().is_empty() => Repository::new("."),
-            Some(parent) => Repository::new(parent),
+            Some(parent) if parent.as_os_str().is_empty() => used(Path::new("."))?,
+            Some(parent) => used(&parent)?,
             None => self.repository()?,
         };
         Ok((repository, name))
@@ -54,6 +56,29 @@ impl Storage {
             .map_err(|e| explain(&e, &repository))?;
         Ok((repository, session))
     }
+}
+
+/// A repository, unless the path is that of another thing.
+fn used(path: &Path) -> Result<Repository> {
+    mount::check_repository(path)?;
+    Ok(Repository::new(path))
+}
+
+/// What is wrong with an argument that names no session.
+fn no_name(argument: &OsStr) -> Failure {
+    let bytes = argument.as_bytes();
+    let last = Path::new(argument).file_name().unwrap_or_default();
+    let reason = if bytes.is_empty() {
+        "it is empty"
+    } else if last.as_bytes().starts_with(b".") || last.is_empty() {
+        "it must not start with a dot"
+    } else if bytes.contains(&b'/') && !last.as_bytes().ends_with(b".session") {
+        "an id has no \"/\" in it, and a path ends in .session"
+    } else {
+        "with .session at its end it must have at most 255 bytes"
+    };
+    let message = format!("\"{}\": not a session name: {reason}", argument.display());
+    Failure::new(Status::Refused, message)
 }
 
 /// The failure, with the session that was probably meant if there is none of
@@ -104,6 +129,28 @@ fn not_found(error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_name_is_named() {
+        for (argument, reason) in [
+            ("", "it is empty"),
+            (".", "a dot"),
+            ("..", "a dot"),
+            (".hidden", "a dot"),
+            ("x/.session", "a dot"),
+            ("a/b", "\"/\""),
+            ("nightly.session/session", "\"/\""),
+            (&"x".repeat(248), "255 bytes"),
+            (&format!("a/{}.session", "x".repeat(248)), "255 bytes"),
+        ] {
+            assert!(
+                repo::parse_argument(OsStr::new(argument)).is_err(),
+                "{argument}"
+            );
+            let said = no_name(OsStr::new(argument)).to_string();
+            assert!(said.contains(reason), "{said}");
+        }
+    }
 
     #[test]
     fn the_nearest_id_is_offered_if_it_is_near() {

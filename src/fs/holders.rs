@@ -2,7 +2,9 @@
 //! may see it.
 //!
 //! Nothing here asks the filesystem itself: links in `/proc` are read and not
-//! followed, so a mount whose daemon is dead or hangs can be asked about.
+//! followed, so a mount whose daemon is dead or hangs can be asked about. What is
+//! mapped is not asked for: `/proc/PID/maps` waits for a process that is stuck in
+//! another filesystem, as long as that lasts (Linux 6.18).
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -21,7 +23,7 @@ pub enum Use {
     Reads,
     /// Open for writing.
     Writes,
-    /// It is its working directory, its root or its program, or mapped.
+    /// It is its working directory, its root or its program.
     Other,
 }
 
@@ -62,7 +64,7 @@ pub fn holders(device: (u32, u32)) -> Vec<Holder> {
                 let places = namespaces
                     .entry(namespace.into_os_string())
                     .or_insert_with(|| places(pid, device));
-                used(pid, device, places)
+                used(pid, places)
             };
             (!files.is_empty()).then(|| Holder {
                 pid,
@@ -82,7 +84,7 @@ fn places(pid: u32, device: (u32, u32)) -> Places {
     ours.map(|entry| (entry.id, entry.mountpoint)).collect()
 }
 
-fn used(pid: u32, device: (u32, u32), places: &Places) -> Vec<Used> {
+fn used(pid: u32, places: &Places) -> Vec<Used> {
     let mut files = Vec::new();
     let mut add = |how, path: PathBuf| {
         let file = Used { how, path };
@@ -114,10 +116,6 @@ fn used(pid: u32, device: (u32, u32), places: &Places) -> Vec<Used> {
             let how = if writes { Use::Writes } else { Use::Reads };
             add(how, without_mark(fs::read_link(link).unwrap_or_default()));
         }
-    }
-    let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
-    for path in mapped(&maps, device) {
-        add(Use::Other, path);
     }
     files
 }
@@ -159,22 +157,6 @@ pub(super) fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
     let is_path = flags & i64::from(libc::O_PATH) != 0;
     let writes = !is_path && flags & i64::from(libc::O_ACCMODE) != 0;
     Some((mount, writes))
-}
-
-/// The files of a device among the lines of `/proc/PID/maps`
-/// (proc_pid_maps(5): address, permissions, offset, device in hexadecimal,
-/// inode, path).
-pub(super) fn mapped(maps: &[u8], (major, minor): (u32, u32)) -> Vec<PathBuf> {
-    let wanted = format!("{major:02x}:{minor:02x}");
-    let lines = maps.split(|&byte| byte == b'\n');
-    lines
-        .filter_map(|line| {
-            let mut fields = line.splitn(6, |&byte| byte == b' ');
-            let is_it = fields.nth(3)? == wanted.as_bytes();
-            let path = fields.nth(1)?.trim_ascii_start();
-            is_it.then(|| OsString::from_vec(path.to_vec()).into())
-        })
-        .collect()
 }
 
 /// The process that has flock'ed a file for itself, as far as `/proc/locks`
@@ -321,11 +303,6 @@ mod tests {
         ] {
             assert_eq!(parse_fdinfo(odd), None);
         }
-        let maps = b"55d0-55d1 r--p 00000000 00:2f 123                /mnt/a b\n\
-            55d1-55d2 r--p 00000000 08:01 123                /bin/x\n\
-            7ffd-7ffe rw-p 00000000 00:00 0                  [stack]\nodd\n";
-        assert_eq!(mapped(maps, (0, 0x2f)), [Path::new("/mnt/a b")]);
-        assert_eq!(mapped(maps, (8, 1)), [Path::new("/bin/x")]);
     }
 
     #[test]

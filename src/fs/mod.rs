@@ -57,7 +57,7 @@ use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::{Created, Opened};
 use self::removal::Removals;
 use self::replaced::Replacements;
-pub use self::report::REPORT_NAME;
+pub use self::report::{REPORT_NAME, SCHEMA};
 use self::retry::Retries;
 use self::slot::Slots;
 pub use self::statistics::Saves;

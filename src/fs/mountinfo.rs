@@ -27,6 +27,8 @@ pub struct Entry {
     pub kind: OsString,
     /// What is mounted: for ours, the repository.
     pub source: OsString,
+    /// User and group of the process that made a FUSE mount.
+    pub owner: Option<(u32, u32)>,
 }
 
 impl Entry {
@@ -71,6 +73,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     fields.find(|field| *field == b"-")?;
     let kind = unescape(fields.next()?);
     let source = unescape(fields.next()?);
+    let owner = fields.next().and_then(owner);
     Some(Entry {
         id,
         parent,
@@ -78,7 +81,17 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
         mountpoint: mountpoint.into(),
         kind,
         source,
+        owner,
     })
+}
+
+/// `user_id=` and `group_id=` among the options of a filesystem.
+pub(super) fn owner(options: &[u8]) -> Option<(u32, u32)> {
+    let value = |name: &[u8]| {
+        let mut options = options.split(|&byte| byte == b',');
+        number(options.find_map(|option| option.strip_prefix(name))?)
+    };
+    Some((value(b"user_id=")?, value(b"group_id=")?))
 }
 
 fn number<T: FromStr>(field: &[u8]) -> Option<T> {
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn a_line_is_taken_apart() {
         let text = b"36 35 98:0 /mnt1 /mnt/a\\040b\\134c\\012d rw,noatime master:1 shared:2 - \
-            fuse.sessionfs /re\\040po rw,user_id=0\n\
+            fuse.sessionfs /re\\040po rw,user_id=7,group_id=8\n\
             37 35 0:5 / /dev rw - devtmpfs dev rw\n";
         let entries = parse(text);
         assert_eq!(
@@ -122,10 +135,12 @@ mod tests {
                 mountpoint: PathBuf::from("/mnt/a b\\c\nd"),
                 kind: TYPE.into(),
                 source: "/re po".into(),
+                owner: Some((7, 8)),
             }
         );
         assert!(entries[0].is_ours());
         assert_eq!(entries[1].mountpoint, Path::new("/dev"));
+        assert_eq!(entries[1].owner, None);
         assert!(!entries[1].is_ours());
         assert_eq!(entries.len(), 2);
     }

@@ -4,7 +4,6 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 
 use super::{absence, credentials, holders, kin, mountinfo, process};
 
@@ -62,6 +61,9 @@ fn plain_mount(line: &[u8]) -> Option<mountinfo::Entry> {
         mountpoint: name(4)?.into(),
         kind: name(end + 1)?,
         source: name(end + 2)?,
+        owner: fields
+            .get(end + 3)
+            .and_then(|options| mountinfo::owner(options)),
     })
 }
 
@@ -220,7 +222,6 @@ pub fn files(input: &[u8]) {
     };
     fdinfo(input, number(0), number(8));
     locks(input, number(0), number(8));
-    maps(input);
     acl(input);
 }
 
@@ -256,35 +257,6 @@ fn locks(input: &[u8], ino: u64, pid: u64) {
     assert_eq!(holders::parse_locks(&line, (major, minor), !ino), None);
 }
 
-fn maps(input: &[u8]) {
-    let plain: Vec<PathBuf> = input
-        .split(|&byte| byte == b'\n')
-        .filter_map(|line| {
-            let mut fields = line.split(|&byte| byte == b' ');
-            let device = fields.by_ref().nth(3)?;
-            fields.next()?;
-            // There is a sixth field, and it has the rest.
-            let path = fields.collect::<Vec<_>>();
-            let path = (!path.is_empty()).then(|| path.join(&b' '))?;
-            let path = path.trim_ascii_start().to_vec();
-            (device == b"08:01").then(|| OsString::from_vec(path).into())
-        })
-        .collect();
-    assert_eq!(holders::mapped(input, (8, 1)), plain);
-    // The kernel writes an escape for a newline, and for nothing else.
-    let path = cut(input)
-        .0
-        .split(|&byte| byte == b'\n')
-        .next()
-        .unwrap_or_default();
-    let path = [b"/", path].concat();
-    let line = [b"7f00-7f01 r--p 00000000 08:01 2345    ", &path[..], b"\n"].concat();
-    assert_eq!(
-        holders::mapped(&line, (8, 1)),
-        [PathBuf::from(OsString::from_vec(path))]
-    );
-}
-
 /// An ACL of a disk, which anybody may have written.
 fn acl(input: &[u8]) {
     let found = credentials::acl_of_absent(input.to_vec());
@@ -317,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn open_mapped_and_locked_files_are_read_as_they_were_written() {
+    fn open_and_locked_files_are_read_as_they_were_written() {
         try_changed("files", TRIES, files);
     }
 }

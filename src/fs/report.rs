@@ -20,6 +20,9 @@ use crate::sys::Errno;
 /// The name of the file.
 pub const REPORT_NAME: &str = ".sessionfs-status";
 
+/// Counted up when what is there means something else, or is gone.
+pub const SCHEMA: u32 = 1;
+
 impl Fs {
     /// The report's entry. Who may read it may see who uses the mount.
     pub(super) fn report_entry(&self) -> Result<Entry> {
@@ -75,6 +78,8 @@ impl Fs {
         };
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         json!({
+            "schema": SCHEMA,
+            "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "repository": self.repository.path().to_string_lossy(),
             "since": seconds(self.since),

@@ -24,6 +24,8 @@ impl Fs {
                 Ok(acl_of_absent(sys::get_xattr(&self.dir(parent)?.fd, ACL)?))
             }
             Role::Empty | Role::Report => Err(Errno::NODATA.into()),
+            // An empty directory is shown while there is no repository.
+            Role::Root if self.repository.root()?.is_none() => Err(Errno::NODATA.into()),
             Role::Checkpoint if is_mark(&name) => Err(Errno::NODATA.into()),
             _ => Ok(sys::get_xattr(&*self.path_fd(id)?, &name)?),
         }
@@ -53,6 +55,7 @@ impl Fs {
                 None => Ok(Vec::new()),
             }),
             Role::Empty | Role::Report => Ok(Vec::new()),
+            Role::Root if self.repository.root()?.is_none() => Ok(Vec::new()),
             _ => Ok(sys::list_xattrs(&*self.path_fd(id)?)?),
         }
     }

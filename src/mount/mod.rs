@@ -27,6 +27,7 @@ use std::time::Duration;
 
 pub use error::{Error, Kind, Result};
 pub use options::{Access, MountOptions};
+pub use preflight::check_repository;
 pub use serve::serve;
 
 use crate::fs::holders::{holders, in_words};

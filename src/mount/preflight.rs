@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::attach::{self, Unmount};
 use super::error::{Error, Kind, Result};
 use super::table::Location;
+use crate::repo::SessionName;
 
 /// How long another one may take to mount, and how often that is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,6 +83,32 @@ pub(super) fn prepare(
     Ok(place)
 }
 
+/// Refuses as a repository what is another thing: a file, or a session.
+pub fn check_repository(path: &Path) -> Result<()> {
+    let refused = |reason: &str| {
+        Err(Error::refused(format!(
+            "cannot use the repository {}: {reason}",
+            path.display()
+        )))
+    };
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => return refused("it is not a directory"),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            return refused("a part of its path is not a directory");
+        }
+        // What cannot be looked at is told by whoever uses it.
+        _ => {}
+    }
+    let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let is_session = resolved
+        .file_name()
+        .is_some_and(|name| SessionName::new(name).is_ok());
+    if is_session {
+        return refused("it is a session by its name; its repository is the directory above it");
+    }
+    Ok(())
+}
+
 /// The repository without symlinks. It may be missing.
 fn find_repository(path: &Path) -> Result<PathBuf> {
     let cannot =
@@ -92,15 +119,12 @@ fn find_repository(path: &Path) -> Result<PathBuf> {
             path.display()
         ))
     };
+    check_repository(path)?;
     match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => Err(refused("it is not a directory")),
         // Read as well: better told now than by every access to the mount.
         Ok(_) => fs::read_dir(path)
             .and_then(|_| fs::canonicalize(path))
             .map_err(cannot),
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            Err(refused("a part of its path is not a directory"))
-        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if fs::symlink_metadata(path).is_ok() {
                 return Err(refused("it is a symlink to nowhere"));

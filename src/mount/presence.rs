@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 /// How long to wait at the most. The mount may live on in another mount
 /// namespace.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -99,8 +102,7 @@ impl Watch {
     /// The process that serves a mount, if it can be found. To be called
     /// before the unmount.
     pub(super) fn of(device: Device) -> Option<Self> {
-        let stream = address(device).and_then(|address| UnixStream::connect_addr(&address));
-        stream.ok().map(Self)
+        connect(device).ok().map(Self)
     }
 
     /// Waits for its end, for a bounded time; answers whether it has ended.
@@ -113,6 +115,23 @@ impl Watch {
             Err(e) => e.kind() == io::ErrorKind::ConnectionReset,
         }
     }
+}
+
+/// Without waiting: a process that has been stopped takes nobody from its queue,
+/// and when that is full, connect(2) would wait for it.
+fn connect((major, minor): Device) -> io::Result<UnixStream> {
+    let name = format!("sessionfs/{major}:{minor}");
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        // Somebody has the name, and that is what was asked.
+        Ok(()) | Err(Errno::AGAIN) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 #[cfg(test)]

@@ -119,6 +119,12 @@ pub fn serve(
             place.mountpoint.display()
         );
         place.keep();
+        if !place.repository.exists() {
+            warn(&format!(
+                "the repository {} does not exist yet; the first session that is made makes it",
+                place.repository.display()
+            ));
+        }
         ready()?;
         service::ready(&format!("Serving {}", place.repository.display()));
         service::watch(&place.mountpoint)

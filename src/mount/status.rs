@@ -1,10 +1,14 @@
 //! The mounts of this program that can be seen, and what their daemons report.
+//!
+//! Who reads the report of a daemon that hangs may wait for ever, and cannot be
+//! killed: so another process reads it, which is left behind then.
 
-use std::fs;
-use std::io;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -15,6 +19,9 @@ use crate::fs::REPORT_NAME;
 
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest report: it may be anybody's who may mount.
+const MOST: u64 = 64 << 20;
 
 /// A mount.
 #[derive(Debug)]
@@ -40,65 +47,146 @@ pub enum Report {
     Unknown(String),
 }
 
-/// All mounts of this program, in the order in which they were made.
-///
-/// # Errors
-/// If the table of mounts cannot be read.
-pub fn all() -> Result<Vec<Status>> {
-    let entries = table::read()
-        .map_err(|e| Error::failed(format!("cannot read the table of mounts: {e}")))?;
-    Ok(entries
-        .iter()
-        .filter(|e| is_served_by_us(e))
-        .map(of_entry)
-        .collect())
+/// Asks daemons by processes of their own.
+#[derive(Debug)]
+pub struct Asker {
+    /// A program that writes a file to its standard output, or ends with the errno
+    /// as its exit status.
+    reader: fn(&Path) -> Command,
+    /// Those that wait for a daemon still.
+    stuck: Vec<(PathBuf, Child)>,
 }
 
-/// The mount at a mountpoint.
-///
-/// # Errors
-/// [`Kind::NotFound`] if there is none of this program.
-pub fn of(mountpoint: &Path) -> Result<Status> {
-    let location = Location::of(mountpoint);
-    let entry = match &location {
-        Ok(location) => location
-            .mounted_here()
-            .filter(|entry| is_served_by_us(entry)),
-        Err(_) => None,
-    };
-    let reason = || format!("{}: it is not a mount of sessionfs", mountpoint.display());
-    let entry = entry.ok_or_else(|| Error::new(Kind::NotFound, reason()))?;
-    Ok(of_entry(entry))
-}
-
-fn of_entry(entry: &Entry) -> Status {
-    Status {
-        mountpoint: entry.mountpoint.clone(),
-        source: entry.source.to_string_lossy().into_owned(),
-        report: read(entry.mountpoint.join(REPORT_NAME)),
-    }
-}
-
-/// On a thread that may wait for ever.
-fn read(path: PathBuf) -> Report {
-    let (sender, told) = mpsc::channel();
-    let reader = move || drop(sender.send(fs::read(path)));
-    if let Err(e) = std::thread::Builder::new().spawn(reader) {
-        return Report::Unknown(e.to_string());
-    }
-    let text = match told.recv_timeout(PATIENCE) {
-        Err(_) => return Report::Hangs,
-        Ok(Err(e)) => {
-            let is_dead = e.kind() == io::ErrorKind::NotConnected;
-            let aborted = e.raw_os_error() == Some(libc::ECONNABORTED);
-            return match is_dead || aborted {
-                true => Report::Dead,
-                false => Report::Unknown(e.to_string()),
-            };
+impl Asker {
+    /// With a program that writes a file to its standard output, or ends with the
+    /// errno as its exit status.
+    pub fn new(reader: fn(&Path) -> Command) -> Self {
+        Self {
+            reader,
+            stuck: Vec::new(),
         }
-        Ok(Ok(text)) => text,
+    }
+
+    /// All mounts of this program, in the order in which they were made.
+    ///
+    /// # Errors
+    /// If the table of mounts cannot be read.
+    pub fn all(&mut self) -> Result<Vec<Status>> {
+        let entries = table::read()
+            .map_err(|e| Error::failed(format!("cannot read the table of mounts: {e}")))?;
+        let ours = entries.into_iter().filter(is_served_by_us).collect();
+        Ok(self.ask(ours))
+    }
+
+    /// The mount at a mountpoint.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none of this program.
+    pub fn of(&mut self, mountpoint: &Path) -> Result<Vec<Status>> {
+        let entry = match &Location::of(mountpoint) {
+            Ok(location) => location.mounted_here().cloned(),
+            Err(_) => None,
+        };
+        let reason = || format!("{}: it is not a mount of sessionfs", mountpoint.display());
+        let entry = entry.filter(is_served_by_us);
+        let entry = entry.ok_or_else(|| Error::new(Kind::NotFound, reason()))?;
+        Ok(self.ask(vec![entry]))
+    }
+
+    /// All at once: that one hangs costs no more than that several do.
+    fn ask(&mut self, entries: Vec<Entry>) -> Vec<Status> {
+        self.stuck
+            .retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
+        let asked: Vec<_> = entries
+            .into_iter()
+            .map(|entry| {
+                let path = entry.mountpoint.join(REPORT_NAME);
+                let asked = if self.stuck.iter().any(|(stuck, _)| *stuck == path) {
+                    Err(Report::Hangs)
+                } else {
+                    let owner = entry.owner.filter(|_| rustix::process::geteuid().is_root());
+                    start((self.reader)(&path), owner)
+                };
+                (entry, path, asked)
+            })
+            .collect();
+        let deadline = Instant::now() + PATIENCE;
+        asked
+            .into_iter()
+            .map(|(entry, path, asked)| Status {
+                report: match asked {
+                    Ok(asked) => self.answer(asked, path, deadline),
+                    Err(report) => report,
+                },
+                mountpoint: entry.mountpoint,
+                source: entry.source.to_string_lossy().into_owned(),
+            })
+            .collect()
+    }
+
+    fn answer(&mut self, asked: Asked, path: PathBuf, deadline: Instant) -> Report {
+        let Asked { mut child, said } = asked;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match said.recv_timeout(left) {
+            Ok(text) => match child.wait().map(|status| status.code()) {
+                Ok(Some(0)) => understood(&text),
+                Ok(Some(libc::ENOTCONN | libc::ECONNABORTED)) => Report::Dead,
+                Ok(Some(errno)) => {
+                    Report::Unknown(std::io::Error::from_raw_os_error(errno).to_string())
+                }
+                Ok(None) => Report::Unknown("who asks it was killed".to_owned()),
+                Err(e) => Report::Unknown(e.to_string()),
+            },
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                // It ends when the daemon answers, if not now.
+                if let Err(e) = child.kill() {
+                    log::debug!("{}: who asks cannot be ended: {e}", path.display());
+                }
+                self.stuck.push((path, child));
+                Report::Hangs
+            }
+        }
+    }
+}
+
+/// A daemon that has been asked.
+#[derive(Debug)]
+struct Asked {
+    child: Child,
+    said: Receiver<Vec<u8>>,
+}
+
+/// Asks as the user who mounted: nobody else gets into a mount of his own, not
+/// even root (fuse_permissible_uidgid, fs/fuse/dir.c).
+fn start(mut command: Command, owner: Option<(u32, u32)>) -> std::result::Result<Asked, Report> {
+    let unknown = |e: std::io::Error| Report::Unknown(e.to_string());
+    if let Some((uid, gid)) = owner.filter(|(uid, _)| *uid != 0) {
+        command.uid(uid).gid(gid);
+    }
+    // None of what it may keep for long is anybody's but this one pipe.
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .spawn();
+    let mut child = child.map_err(unknown)?;
+    let (sender, said) = mpsc::channel();
+    let output = child.stdout.take();
+    let reader = move || {
+        let mut text = Vec::new();
+        let read = output.map(|output| output.take(MOST).read_to_end(&mut text));
+        if let Some(Err(e)) = read {
+            log::debug!("cannot read what a daemon reports: {e}");
+        }
+        drop(sender.send(text));
     };
-    match serde_json::from_slice(&text) {
+    std::thread::Builder::new().spawn(reader).map_err(unknown)?;
+    Ok(Asked { child, said })
+}
+
+fn understood(text: &[u8]) -> Report {
+    match serde_json::from_slice(text) {
         Ok(report) => Report::Told(report),
         Err(e) => Report::Unknown(format!("its report is not understood: {e}")),
     }

@@ -1,12 +1,17 @@
 //! The manual pages and the completions: what their readers (man, mandoc and
 //! the shells) say to them.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{SESSIONFS, run};
+use serde_json::Value;
+
+use crate::common::{Backing, Mount, SESSIONFS, run, shell};
 
 /// What `sessionfs generate` writes.
 struct Generated {
@@ -233,6 +238,85 @@ fn the_messages_that_the_readme_explains_are_those_of_the_program() {
     assert!(messages.len() > 20, "{messages:?}");
     for part in messages.iter().flat_map(|message| message.split('…')) {
         assert!(source.contains(part.trim()), "no message has {part:?}");
+    }
+}
+
+/// The names of all fields of all objects.
+fn keys(value: &Value) -> BTreeSet<String> {
+    match value {
+        Value::Array(all) => all.iter().flat_map(keys).collect(),
+        Value::Object(fields) => {
+            let inner = fields.values().flat_map(keys);
+            fields.keys().cloned().chain(inner).collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Of sessions and a mount in which there is all that there may be.
+#[test]
+fn every_field_of_json_is_in_the_manual() {
+    let mut mount = Mount::new(Backing::Here);
+    mount.may_complain = true;
+    for (id, left) in [
+        ("a", "session.next"),
+        ("b", "session"),
+        ("c", ".session.1.0"),
+    ] {
+        fs::write(mount.session(id).in_repository.join(left), "left").unwrap();
+    }
+    mount.session(OsStr::from_bytes(b"d\xff"));
+    let session = mount.session("e");
+    let kill = "exec 3> session; echo half >&3; kill -9 $$";
+    shell("bash", &session.on_mount, kill);
+    let mut writer = fs::File::create(session.file()).unwrap();
+    writer.write_all(b"not yet").unwrap();
+    let generated = Generated::new();
+    let (repository, mountpoint) = (mount.repository.to_str(), mount.mountpoint.to_str());
+    for (command, arguments, some) in [
+        (
+            "list",
+            ["-r", repository.unwrap()],
+            ["since", "pid", "id_bytes"],
+        ),
+        (
+            "doctor",
+            ["-r", repository.unwrap()],
+            ["kind", "since", "healthy"],
+        ),
+        (
+            "status",
+            ["--json", mountpoint.unwrap()],
+            ["errno", "how", "p99"],
+        ),
+    ] {
+        let mut program = Command::new(SESSIONFS);
+        let program = program.arg(command).args(arguments);
+        if command != "status" {
+            program.arg("--json");
+        }
+        let output = program.output().unwrap();
+        let told = keys(&serde_json::from_slice(&output.stdout).unwrap());
+        let page = generated.directory.path();
+        let page = page.join(format!("man/sessionfs-{command}.1"));
+        let page = fs::read_to_string(page).unwrap();
+        let page = page
+            .replace("\\fB", "")
+            .replace("\\fR", "")
+            .replace('\\', "");
+        let (_, section) = page.split_once("SH JSON\n").unwrap();
+        let (section, _) = section.split_once("\n.SH").unwrap();
+        let words = section.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let words: BTreeSet<_> = words.map(str::to_owned).collect();
+        for field in some
+            .map(str::to_owned)
+            .iter()
+            .chain(["schema".to_owned()].iter())
+        {
+            assert!(told.contains(field), "{command}: {field}: {told:?}");
+        }
+        let missing: Vec<_> = told.difference(&words).collect();
+        assert!(missing.is_empty(), "{command}: {missing:?}");
     }
 }
 

@@ -58,10 +58,13 @@ fn an_error_of_the_disk_is_1_and_names_what_was_done() {
     fs::write(a.file(), "old").unwrap();
     let place = mount.repository.parent().unwrap();
     for (call, arguments) in [
-        ("fsync", &["save", "-r", "repository", "a"][..]),
+        (
+            "fsync",
+            &["save", "--allow-empty", "-r", "repository", "a"][..],
+        ),
         (
             "renameat,renameat2,rename",
-            &["save", "-r", "repository", "a"],
+            &["save", "--allow-empty", "-r", "repository", "a"],
         ),
         ("getdents64", &["list", "-r", "repository"]),
         ("mkdirat,mkdir", &["create", "-r", "repository"]),

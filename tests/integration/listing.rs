@@ -76,11 +76,11 @@ fn a_long_list_has_size_age_and_state_youngest_first() {
     let output = sessionfs(repository, &["list", "--long"]);
     assert_eq!(
         text(&output.stdout),
-        "9  2 h  clean                       clean\n\
-         -    -  empty                       empty\n\
-         2  2 h  clean                       \u{fffd}\\n\n\
-         -    -  session is no regular file  odd\n\
-         4  2 h  locked for 3 min            locked\n"
+        "9  2 h  clean             clean\n\
+         -    -  empty             empty\n\
+         2  2 h  clean             \u{fffd}\\n\n\
+         -    -  no regular file   odd\n\
+         4  2 h  locked for 3 min  locked\n"
     );
     let list = listed(repository);
     let brief: Vec<_> = list
@@ -91,7 +91,7 @@ fn a_long_list_has_size_age_and_state_youngest_first() {
         (json!("clean"), json!(9), json!("clean")),
         (json!("empty"), json!(null), json!("empty")),
         (json!("\u{fffd}\n"), json!(2), json!("clean")),
-        (json!("odd"), json!(null), json!("odd")),
+        (json!("odd"), json!(null), json!("no regular file")),
         (json!("locked"), json!(4), json!("locked")),
     ];
     let expected: Vec<_> = expected.iter().map(|(a, b, c)| (a, b, c)).collect();
@@ -102,10 +102,11 @@ fn a_long_list_has_size_age_and_state_youngest_first() {
         seconds(&list[4]["since"]),
         seconds(&list[4]["saved"]) + 7100
     );
-    // The plain list is as ever, and nothing has been changed.
+    assert!(list.iter().all(|told| told["schema"] == 1), "{list:?}");
+    // Nothing has been changed.
     assert_eq!(
         sessionfs(repository, &["list"]).stdout,
-        b"clean\nempty\n\xff\n\nodd\nlocked\n"
+        b"clean\nempty\n\xff\\n\nodd\nlocked\n"
     );
     assert!(locked.join("session.next").exists());
 }
@@ -119,7 +120,7 @@ fn a_session_that_is_being_saved_is_told_with_the_process() {
     writer.write_all(b"new").unwrap();
     for repository in [&mount.repository, &mount.mountpoint] {
         let told = about(repository, "a");
-        assert_eq!(told["state"], "saving");
+        assert_eq!(told["state"], "being saved");
         assert_eq!(told["pid"], std::process::id());
         assert_eq!(told["size"], 3);
     }

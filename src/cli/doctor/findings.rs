@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::failure::{one_line, warn};
 use crate::cli::progress::{Progress, Unit};
-use crate::cli::state::modified;
+use crate::cli::state::{DIRECTORY, is_directory, modified};
 use crate::cli::{human, output};
 use crate::fs::holders;
 use crate::repo::{
@@ -24,6 +24,8 @@ enum What {
     UndecidedLock(SystemTime),
     /// That of a foreign program, which nobody is seen to have open.
     ForeignLock(SystemTime),
+    /// A directory in the place of a lock.
+    DirectoryAsLock(SystemTime),
     /// A second name of a checkpoint, of a rename.
     Link,
     /// `session` is no regular file.
@@ -43,6 +45,7 @@ impl What {
             Self::DeadLock(_) => "dead_lock",
             Self::UndecidedLock(_) => "undecided_lock",
             Self::ForeignLock(_) => "foreign_lock",
+            Self::DirectoryAsLock(_) => "directory_as_lock",
             Self::Link => "link",
             Self::NotAFile => "not_a_file",
             Self::DeadProbe => "dead_probe",
@@ -54,9 +57,10 @@ impl What {
     /// The time of a lock.
     fn since(&self) -> Option<SystemTime> {
         match self {
-            Self::DeadLock(since) | Self::UndecidedLock(since) | Self::ForeignLock(since) => {
-                Some(*since)
-            }
+            Self::DeadLock(since)
+            | Self::UndecidedLock(since)
+            | Self::ForeignLock(since)
+            | Self::DirectoryAsLock(since) => Some(*since),
             _ => None,
         }
     }
@@ -121,6 +125,9 @@ impl fmt::Display for Finding {
                     f,
                     "another program's since {since}, and nobody is seen to have it open; {advice}"
                 )?;
+            }
+            What::DirectoryAsLock(since) => {
+                write!(f, "since {}, {DIRECTORY}", human::time(*since))?;
             }
             What::Link => write!(
                 f,
@@ -200,6 +207,9 @@ fn in_session(session: &Session, fix: bool, progress: &mut Progress) -> Result<V
 /// What a lock is, unless somebody is seen to be at work with it.
 fn of_lock(lock: &Lock) -> Option<What> {
     let since = modified(lock.stat());
+    if is_directory(lock) {
+        return Some(What::DirectoryAsLock(since));
+    }
     let what = match lock.owner() {
         LockOwner::Dead => return Some(What::DeadLock(since)),
         // Or it was, where there is no flock(2) to tell.

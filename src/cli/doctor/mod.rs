@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::failure::{Failure, Result, Status};
 use super::output;
 use super::storage::Storage;
+use crate::fs::SCHEMA;
 use crate::mount;
 use crate::repo::Repository;
 use crate::sys;
@@ -75,7 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let text = if arguments.json {
         let is_healthy = lacks + left == 0 && unknown.is_none();
         let object = object(&repository, &rows, &findings, is_healthy);
-        format!("{object:#}\n")
+        output::json(&object)
     } else {
         lines(&repository, &rows, &findings)
     };
@@ -105,6 +106,7 @@ fn lines(repository: &Repository, rows: &[Row], findings: &[Finding]) -> String 
 
 fn object(repository: &Repository, rows: &[Row], findings: &[Finding], healthy: bool) -> Value {
     json!({
+        "schema": SCHEMA,
         "repository": repository.path().to_string_lossy(),
         "healthy": healthy,
         "features": rows.iter().map(Row::object).collect::<Vec<_>>(),

@@ -53,6 +53,10 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
              processes have what open. A session whose last save was not made is named with the \
              reason until its next good save, also when the error came too late for the program \
              to hear of it.",
+            "Root is told of the mounts of everybody, others of their own and of those that let \
+             them in; of the rest it is said that they cannot be asked. A daemon that does not \
+             answer within five seconds hangs. With --watch it is shown again and again, until a \
+             signal, or until nobody reads it any more.",
         ],
         "list" => &[
             "A session is a directory of the repository whose name ends in \".session\" and does \
@@ -66,6 +70,11 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
         ],
         "load" => &["It reads one whole checkpoint, whatever is saved meanwhile."],
         "save" => &[
+            "A command is run with the standard input and error of sessionfs, and its standard \
+             output is read until it and all that it has started have closed it. If it cannot be \
+             found the exit status is 127, if it cannot be run 126. A command that succeeds and \
+             says nothing, or an empty input, does not replace a checkpoint that is not empty, but \
+             with --allow-empty (exit status 5).",
             "The save is made as on a mount: beside the checkpoint at first, synced to the disk, \
              and renamed over it at the end. A session.next that another program left stands in \
              the way (exit status 4) until it is removed by sessionfs-break-lock(1); one that \
