@@ -53,6 +53,7 @@ mod progress;
 mod races;
 mod ranges;
 mod replacing;
+mod rights;
 mod semantics;
 mod sharing;
 mod status;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use super::{State, Writer};
 use crate::fs::errno::{Fail, Patience, Result};
 use crate::fs::process::{self, Closer, Held};
-use crate::repo::Attributes;
 
 /// How long a program may take to close what it was not meant to inherit, and
 /// how often it is looked at meanwhile.
@@ -217,7 +216,6 @@ impl Writer {
             None => Ok(()),
         };
         let mut abandoned = state.staged.take();
-        state.attributes = Attributes::default();
         state.wrote.clear();
         state.has_data = false;
         state.published = false;
