@@ -142,9 +142,12 @@ impl Failure {
             Kind::NotFound => Status::NotFound,
             Kind::Locked => Status::Locked,
             Kind::InvalidName | Kind::Exists => Status::Refused,
-            Kind::Superseded | Kind::LockBroken | Kind::NotAFile | Kind::NotDurable | Kind::Os => {
-                Status::Other
-            }
+            Kind::Superseded
+            | Kind::Forbidden
+            | Kind::LockBroken
+            | Kind::NotAFile
+            | Kind::NotDurable
+            | Kind::Os => Status::Other,
         };
         let message = match (error.kind(), error.session()) {
             (Kind::InvalidName, _) => error.to_string(),

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
-use rustix::fs::{StatxTimestamp, Timespec, UTIME_OMIT};
+use rustix::fs::{StatxTimestamp, Timespec, UTIME_NOW, UTIME_OMIT};
 
 use crate::repo::{Attributes, system_time};
 use crate::sys::{Statx, Timestamps};
@@ -51,17 +51,6 @@ fn shown(time: StatxTimestamp) -> SystemTime {
     system_time(time.tv_sec, time.tv_nsec)
 }
 
-/// The mode that is left when somebody without `CAP_FSETID` changes a file,
-/// if it is another: without setuid, and without setgid where that is not the
-/// sign of mandatory locking (inode(7)).
-pub(super) fn without_privileges(mode: u32) -> Option<u32> {
-    let mut left = mode & !libc::S_ISUID;
-    if mode & libc::S_IXGRP != 0 {
-        left &= !libc::S_ISGID;
-    }
-    (left != mode).then_some(left & 0o7777)
-}
-
 /// What a SETATTR asks for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SetAttr {
@@ -96,22 +85,18 @@ impl SetAttr {
             uid: self.uid,
             gid: self.gid,
             times,
-            xattrs: Vec::new(),
         }
     }
 }
 
-/// "Now" is this moment, not that of a later save.
+/// "Now" stays that: who may write a file, and does not own it, may set its
+/// times to now, and to nothing else (utimensat(2)).
 fn timespec(time: Option<TimeOrNow>) -> Timespec {
+    let special = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
     let time = match time {
-        None => {
-            return Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            };
-        }
+        None => return special(UTIME_OMIT),
+        Some(TimeOrNow::Now) => return special(UTIME_NOW),
         Some(TimeOrNow::SpecificTime(time)) => time,
-        Some(TimeOrNow::Now) => SystemTime::now(),
     };
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => Timespec {
@@ -135,49 +120,9 @@ fn timespec(time: Option<TimeOrNow>) -> Timespec {
     }
 }
 
-/// Adds what is newly set to what has been set before.
-pub(super) fn merge(earlier: &mut Attributes, later: Attributes) {
-    earlier.mode = later.mode.or(earlier.mode);
-    earlier.uid = later.uid.or(earlier.uid);
-    earlier.gid = later.gid.or(earlier.gid);
-    if let Some(later) = later.times {
-        let times = earlier.times.get_or_insert(later.clone());
-        if later.last_access.tv_nsec != UTIME_OMIT {
-            times.last_access = later.last_access;
-        }
-        if later.last_modification.tv_nsec != UTIME_OMIT {
-            times.last_modification = later.last_modification;
-        }
-    }
-    for (name, value) in later.xattrs {
-        earlier.xattrs.retain(|(n, _)| *n != name);
-        earlier.xattrs.push((name, value));
-    }
-}
-
-/// Shows attributes that are set but not saved yet.
-pub(super) fn overlay(attr: &mut FileAttr, set: &Attributes) {
-    if let Some(mode) = set.mode {
-        attr.perm = (mode & 0o7777) as u16;
-    }
-    attr.uid = set.uid.unwrap_or(attr.uid);
-    attr.gid = set.gid.unwrap_or(attr.gid);
-    if let Some(times) = &set.times {
-        let shown =
-            |time: Timespec| system_time(time.tv_sec, u32::try_from(time.tv_nsec).unwrap_or(0));
-        if times.last_access.tv_nsec != UTIME_OMIT {
-            attr.atime = shown(times.last_access);
-        }
-        if times.last_modification.tv_nsec != UTIME_OMIT {
-            attr.mtime = shown(times.last_modification);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn times_before_1970_survive_the_way_there_and_back() {
@@ -186,22 +131,5 @@ mod tests {
             let back = timespec(Some(TimeOrNow::SpecificTime(there)));
             assert_eq!((back.tv_sec, back.tv_nsec), (sec, i64::from(nsec)));
         }
-    }
-
-    #[test]
-    fn later_attributes_win_and_omitted_ones_stay() {
-        let set = |atime, mtime| SetAttr {
-            atime,
-            mtime,
-            ..SetAttr::default()
-        };
-        let at = |s| Some(TimeOrNow::SpecificTime(UNIX_EPOCH + Duration::from_secs(s)));
-        let mut all = set(at(1), at(2)).attributes();
-        merge(&mut all, set(None, at(3)).attributes());
-        let times = all.times.unwrap();
-        assert_eq!(
-            (times.last_access.tv_sec, times.last_modification.tv_sec),
-            (1, 3)
-        );
     }
 }

@@ -15,13 +15,14 @@
 
 use std::ffi::{CStr, OsStr};
 use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::errno::Result;
 use super::process;
 use super::{Caller, Fs};
-use crate::repo::{Checkpoint, Session};
+use crate::repo::{Checkpoint, Permit, Session};
 use crate::sys::{self, Errno};
 
 /// The extended attribute that is the ACL of a file.
@@ -34,8 +35,37 @@ impl Caller {
     /// # Errors
     /// `EPERM` if the daemon is an ordinary user, and the caller another one.
     pub(super) fn act<T>(self, f: impl FnOnce() -> sys::Result<T>) -> sys::Result<T> {
-        let _acting = Acting::begin(self)?;
+        let _acting = self.identity()?.begin()?;
         f()
+    }
+
+    /// Who he is at this moment.
+    ///
+    /// # Errors
+    /// `EPERM` if the daemon is an ordinary user, and the caller another one.
+    pub(super) fn identity(self) -> sys::Result<Identity> {
+        if self.is_daemon() {
+            return Ok(Identity { ids: None });
+        }
+        self.check()?;
+        Ok(Identity {
+            ids: Some(sys::FileIds {
+                uid: self.uid,
+                gid: self.gid,
+                // Of a caller outside of our pid namespace: none.
+                groups: process::groups(self.tid),
+            }),
+        })
+    }
+
+    /// Whether he keeps the setuid and setgid bits of what he changes
+    /// (`CAP_FSETID`, capabilities(7)); not if nobody can tell. The capabilities
+    /// of another user namespace than ours do not count.
+    pub(super) fn keeps_privileges(self) -> bool {
+        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/user")).ok();
+        self.uid == 0
+            && process::keeps_privileges(self.tid)
+            && namespace("self").is_some_and(|ours| namespace(&self.tid.to_string()) == Some(ours))
     }
 
     /// Whether he is somebody whom the daemon can act as.
@@ -54,36 +84,52 @@ impl Caller {
     }
 }
 
+/// The ids and groups that somebody has had at one moment: what he may do then he
+/// may do with what he has opened.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    /// `None`: the daemon's own.
+    ids: Option<sys::FileIds>,
+}
+
+impl Identity {
+    /// Has this thread act as him until the answer is dropped.
+    ///
+    /// # Errors
+    /// `EPERM` if the daemon is an ordinary user.
+    pub(super) fn begin(&self) -> sys::Result<Acting> {
+        let mut acting = Acting {
+            own: None,
+            _not_send: PhantomData,
+        };
+        if let Some(his) = &self.ids {
+            // Before anything is changed: half a change is undone as well.
+            acting.own = Some(sys::FileIds::of_this_process()?);
+            his.assume()?;
+        }
+        Ok(acting)
+    }
+}
+
+/// A save where it was not begun (DESIGN 13.1): it is the opener who asks.
+impl Permit for Identity {
+    fn may_write(&self, checkpoint: &Checkpoint) -> sys::Result<()> {
+        let _acting = self.begin()?;
+        sys::access(checkpoint.as_path_fd(), libc::W_OK)
+    }
+
+    fn may_create(&self, dir: BorrowedFd<'_>) -> sys::Result<()> {
+        let _acting = self.begin()?;
+        sys::access(dir, libc::W_OK | libc::X_OK)
+    }
+}
+
 /// This thread acts as a caller until this value is dropped.
-struct Acting {
+pub(super) struct Acting {
     /// What it goes back to, if it is not itself all the time.
     own: Option<sys::FileIds>,
     /// Of this thread only.
     _not_send: PhantomData<*const ()>,
-}
-
-impl Acting {
-    fn begin(caller: Caller) -> sys::Result<Self> {
-        let mut acting = Self {
-            own: None,
-            _not_send: PhantomData,
-        };
-        if caller.is_daemon() {
-            return Ok(acting);
-        }
-        caller.check()?;
-        let own = sys::FileIds::of_this_process()?;
-        let his = sys::FileIds {
-            uid: caller.uid,
-            gid: caller.gid,
-            // Of a caller outside of our pid namespace: none.
-            groups: process::groups(caller.tid),
-        };
-        // Before anything is changed: half a change is undone as well.
-        acting.own = Some(own);
-        his.assume()?;
-        Ok(acting)
-    }
 }
 
 impl Drop for Acting {

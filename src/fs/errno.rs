@@ -56,7 +56,9 @@ impl From<repo::Error> for Fail {
             Kind::Locked => libc::EBUSY,
             Kind::Superseded => libc::ESTALE,
             Kind::LockBroken => libc::ECANCELED,
-            Kind::InvalidName | Kind::NotAFile | Kind::NotDurable | Kind::Os => error.errno(),
+            Kind::InvalidName | Kind::Forbidden | Kind::NotAFile | Kind::NotDurable | Kind::Os => {
+                error.errno()
+            }
         })
     }
 }

@@ -32,16 +32,14 @@ use std::sync::atomic::Ordering;
 
 use fuser::{BackingId, FopenFlags};
 
-use super::attr::without_privileges;
 use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::Version;
 use super::open::{Opened, PASSED_ON, changes};
-use super::process;
 use super::rename::carry_out;
 use super::{Caller, Fs};
-use crate::repo::CHECKPOINT;
+use crate::repo::{CHECKPOINT, without_privileges};
 use crate::sys::{self, Errno, Mode, OFlags};
 
 /// Makes a file one that the kernel reads and writes by itself.
@@ -96,7 +94,7 @@ impl Fs {
         let file = sys::reopen(&*path, passed | OFlags::NONBLOCK)?;
         if flags & libc::O_TRUNC != 0
             && let Some(mode) = without_privileges(stat.stx_mode.into())
-            && !process::keeps_privileges(caller.tid)
+            && !caller.keeps_privileges()
         {
             sys::chmod(&file, Mode::from_raw_mode(mode))?;
         }

@@ -30,7 +30,7 @@ impl Fs {
         }
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
         if let Some(Handle::Writer(writer)) = handle.as_deref() {
-            return writer.set_attr(set, caller.tid, patience);
+            return writer.set_attr(set, caller, patience);
         }
         if let Some(handle @ Handle::File { .. }) = handle.as_deref() {
             return self.set_other(id, set, Some(handle), patience);
@@ -38,7 +38,7 @@ impl Fs {
         match self.role(id)? {
             Role::Writer(writer) => {
                 self.retries.done(caller.tid);
-                writer.set_attr(set, caller.tid, patience)
+                writer.set_attr(set, caller, patience)
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
                 if set.size.is_some()
@@ -49,13 +49,13 @@ impl Fs {
                     false,
                     caller,
                     || self.set_other(id, set, None, patience),
-                    |writer| writer.set_attr(set, caller.tid, patience),
+                    |writer| writer.set_attr(set, caller, patience),
                 )
             }
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
                 let writer = self.new_writer(parent, id, false, caller)?;
-                writer.set_attr(set, caller.tid, patience)
+                writer.set_attr(set, caller, patience)
             }
             Role::Checkpoint => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 pub(super) use self::attributes::empty_attr;
 use self::authors::Authors;
+use super::Caller;
 use super::activity::Activity;
+use super::credentials::Identity;
 use super::errno::{Fail, Patience, Result};
 use super::identity::Process;
 use super::kin::Kin;
@@ -27,7 +29,7 @@ use super::process::{self, Sought};
 use super::replaced::Replacements;
 use super::slot::{Owner, Published, Slot};
 use super::statistics::Statistics;
-use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Committed, Kind, Session, Staged};
+use crate::repo::{self, Base, Checkpoint, Commit, Committed, Kind, Session, Staged};
 use crate::sys;
 
 /// Copies of more than this, in bytes, are not made on a thread that takes
@@ -66,7 +68,12 @@ pub(super) struct Writer {
     opener: Process,
     /// The FLUSHes that have come so far.
     flushes: AtomicU64,
+    /// The thread that opened it.
+    caller: Caller,
+    /// Its ids, as they were then.
+    identity: Identity,
     first_mode: u32,
+    first_umask: u32,
     first_owner: (u32, u32),
     state: Mutex<State>,
 }
@@ -90,7 +97,9 @@ pub(super) struct Origin {
     /// Whether it was opened with `O_TRUNC`.
     pub(super) replaces: bool,
     /// The thread that opens it.
-    pub(super) tid: u32,
+    pub(super) caller: Caller,
+    /// Its ids.
+    pub(super) identity: Identity,
     /// Mode of a first checkpoint; 0644 less the opener's umask if nobody says.
     pub(super) first_mode: Option<u32>,
     /// Owner and group of a first checkpoint.
@@ -110,8 +119,8 @@ struct State {
     base_file: Option<File>,
     /// What it has written. `None` while nothing has changed.
     staged: Option<Staged>,
-    /// Set through it, and to go with the next save.
-    attributes: Attributes,
+    /// Whether what is staged keeps the setuid and setgid bits of its base.
+    keeps_privileges: bool,
     /// The processes that have written.
     authors: Authors,
     /// The processes that may hold the file besides its opener.
@@ -136,11 +145,11 @@ struct State {
 
 impl Writer {
     pub(super) fn new(ino: u64, origin: Origin) -> Self {
-        let first_mode = match (origin.first_mode, &origin.base) {
-            (Some(mode), _) => mode,
-            (None, Some(_)) => 0o644,
+        let (first_mode, first_umask) = match (origin.first_mode, &origin.base) {
+            (Some(mode), _) => (mode, 0),
+            (None, Some(_)) => (0o600, 0),
             // FUSE_OPEN does not tell the umask.
-            (None, None) => 0o644 & !process::umask(origin.tid),
+            (None, None) => (0o644, process::umask(origin.caller.tid)),
         };
         Self {
             ino,
@@ -154,9 +163,12 @@ impl Writer {
             statistics: origin.statistics,
             lock_wait: origin.lock_wait,
             replaces: origin.replaces,
-            opener: Process::of(origin.tid),
+            opener: Process::of(origin.caller.tid),
             flushes: AtomicU64::new(0),
+            caller: origin.caller,
+            identity: origin.identity,
             first_mode,
+            first_umask,
             first_owner: origin.first_owner,
             state: Mutex::new(State {
                 base: origin.base,
@@ -280,15 +292,6 @@ impl Writer {
         }
     }
 
-    /// The checkpoint it started from or made last, for what is the same.
-    pub(super) fn with_base<T>(
-        &self,
-        patience: Patience,
-        f: impl FnOnce(Option<&Checkpoint>) -> Result<T>,
-    ) -> Result<T> {
-        f(self.lock(patience)?.base.as_ref())
-    }
-
     /// A save point: what has been written so far becomes the checkpoint, and
     /// writing may go on (DESIGN 2.5).
     pub(super) fn sync(&self, patience: Patience) -> Result<()> {
@@ -320,17 +323,7 @@ impl Writer {
         };
         let committing = self.activity.busy();
         self.activity.settled();
-        let how = Commit {
-            base: if self.replaces {
-                Base::Any
-            } else {
-                Base::Only(state.removed.as_ref().or(state.base.as_ref()))
-            },
-            removed: state.removed.as_ref(),
-            attributes: std::mem::take(&mut state.attributes),
-            first_mode: self.first_mode,
-            first_owner: Some(self.first_owner),
-        };
+        let how = self.how(state);
         let start = Instant::now();
         let result = staged.replace(&how);
         let took = start.elapsed();
@@ -356,6 +349,23 @@ impl Writer {
         }
     }
 
+    /// What a save of it may replace, and makes of it.
+    fn how<'a>(&'a self, state: &'a State) -> Commit<'a> {
+        Commit {
+            base: if self.replaces {
+                Base::Any
+            } else {
+                Base::Only(state.removed.as_ref().or(state.base.as_ref()))
+            },
+            removed: state.removed.as_ref(),
+            permit: &self.identity,
+            keeps_privileges: state.keeps_privileges,
+            first_mode: self.first_mode,
+            first_umask: self.first_umask,
+            first_owner: Some(self.first_owner),
+        }
+    }
+
     /// A save point: the opener goes on seeing the number it saw.
     fn publish(&self, state: &mut State, checkpoint: Checkpoint) {
         self.slot.publish(Published {
@@ -376,7 +386,9 @@ impl Writer {
 
     fn log_failure(&self, error: &repo::Error) {
         match error.kind() {
-            Kind::Locked | Kind::Superseded | Kind::LockBroken => log::warn!("{error}"),
+            Kind::Locked | Kind::Superseded | Kind::Forbidden | Kind::LockBroken => {
+                log::warn!("{error}");
+            }
             _ => log::error!("the save failed: {error}"),
         }
     }
@@ -419,8 +431,13 @@ impl Writer {
             return Err(Fail::WouldBlock);
         }
         self.take_slot(patience)?;
-        let staged = self.session.stage().and_then(|staged| {
-            if let Some(base) = base {
+        let has_privileges = |base: &Checkpoint| base.stat().stx_mode & 0o6000 != 0;
+        state.keeps_privileges =
+            state.base.as_ref().is_some_and(has_privileges) && self.caller.keeps_privileges();
+        let base = state.base.as_ref();
+        let staged = self.session.stage().and_then(|mut staged| {
+            staged.begin(base, &self.how(state))?;
+            if let Some(base) = base.filter(|_| keep_content) {
                 staged.copy_from(base)?;
             }
             Ok(staged)

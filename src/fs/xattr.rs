@@ -50,10 +50,7 @@ impl Fs {
 
     fn all_xattrs(&self, id: u64, patience: Patience) -> Result<Vec<u8>> {
         match self.role(id)? {
-            Role::Writer(writer) => writer.with_base(patience, |base| match base {
-                Some(base) => Ok(sys::list_xattrs(base.as_path_fd())?),
-                None => Ok(Vec::new()),
-            }),
+            Role::Writer(writer) => writer.xattr_names(patience),
             Role::Empty | Role::Report => Ok(Vec::new()),
             Role::Root if self.repository.root()?.is_none() => Ok(Vec::new()),
             _ => Ok(sys::list_xattrs(&*self.path_fd(id)?)?),
@@ -74,19 +71,22 @@ impl Fs {
         patience: Patience,
     ) -> Result<()> {
         let name = c_name(name)?;
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
         match self.role(id)? {
-            Role::Writer(writer) => writer.set_xattr(name, value.map(<[u8]>::to_vec), patience),
+            Role::Writer(writer) => writer.set_xattr(&name, (value, flags), caller, patience),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
                 let writer = self.new_writer(parent, id, false, caller)?;
-                writer.set_xattr(name, value.map(<[u8]>::to_vec), patience)
+                writer.set_xattr(&name, (value, flags), caller, patience)
             }
             Role::Report => Err(Errno::PERM.into()),
+            Role::Checkpoint if is_mark(&name) => {
+                Err(value.map_or(Errno::NODATA, |_| Errno::PERM).into())
+            }
             _ => {
                 let fd = self.path_fd(id)?;
                 match value {
                     Some(value) => {
-                        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
                         let set = || sys::set_xattr(&*fd, &name, value, flags);
                         // It takes the setgid bit off for who is not in the
                         // group, which only the caller's own groups tell.

@@ -1,16 +1,16 @@
-//! What a save leaves as it was: mode, owner, extended attributes and ACLs of
-//! the checkpoint (DESIGN 2.7).
+//! Mode, owner, extended attributes and ACLs: those of the checkpoint, which a
+//! save leaves as they are (DESIGN 2.7), and those that its writer sets.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::checkpoint::Checkpoint;
 use super::error::{During, Result};
 use super::lock;
-use crate::sys::{self, Errno, Mode, Timestamps, XattrFlags};
+use crate::sys::{self, Errno, Mode, Statx, Timestamps, XattrFlags};
 
-/// Attributes that a writer has set on its file, to be published with it.
-/// What is `None` stays as the checkpoint has it.
+/// Attributes to be set at once. What is `None` stays as it is.
 #[derive(Clone, Debug, Default)]
 pub struct Attributes {
     /// Permission bits, with setuid, setgid and sticky.
@@ -21,18 +21,12 @@ pub struct Attributes {
     pub gid: Option<u32>,
     /// Times of access and modification.
     pub times: Option<Timestamps>,
-    /// Values of extended attributes by name; `None` removes one.
-    pub xattrs: Vec<(CString, Option<Vec<u8>>)>,
 }
 
 impl Attributes {
-    /// Whether nothing is set.
+    /// Whether nothing is to be set.
     pub fn is_empty(&self) -> bool {
-        self.mode.is_none()
-            && self.uid.is_none()
-            && self.gid.is_none()
-            && self.times.is_none()
-            && self.xattrs.is_empty()
+        self.mode.is_none() && self.uid.is_none() && self.gid.is_none() && self.times.is_none()
     }
 
     /// Sets them on an open file, which may be an `O_PATH` descriptor.
@@ -41,63 +35,122 @@ impl Attributes {
         if self.uid.is_some() || self.gid.is_some() {
             sys::chown(to, self.uid, self.gid)?;
         }
-        // The owner needs the permission to write for all but ACLs.
-        self.apply_xattrs(to, |name| !is_acl(name))?;
         // After chown(2), which clears setuid and setgid.
         if let Some(mode) = self.mode {
             sys::chmod(to, Mode::from_raw_mode(mode))?;
         }
-        self.apply_xattrs(to, is_acl)?;
         if let Some(times) = &self.times {
             sys::futimens(to, times)?;
         }
         Ok(())
     }
+}
 
-    fn apply_xattrs(&self, to: BorrowedFd<'_>, which: fn(&CStr) -> bool) -> sys::Result<()> {
-        for (name, value) in self.xattrs.iter().filter(|(name, _)| which(name)) {
-            match value {
-                Some(value) => sys::set_xattr(to, name, value, XattrFlags::empty())?,
-                None => match sys::remove_xattr(to, name) {
-                    Ok(()) | Err(Errno::NODATA) => {}
-                    Err(errno) => return Err(errno),
-                },
-            }
-        }
-        Ok(())
+/// Sets an extended attribute, with flags as of setxattr(2), or removes it if
+/// `value` is `None`.
+pub(super) fn set_xattr(
+    to: BorrowedFd<'_>,
+    name: &CStr,
+    value: Option<&[u8]>,
+    flags: XattrFlags,
+) -> sys::Result<()> {
+    match value {
+        Some(value) => sys::set_xattr(to, name, value, flags),
+        None => sys::remove_xattr(to, name),
     }
 }
 
-/// Gives a staged file mode, owner, extended attributes and ACLs of the
-/// checkpoint that it is going to replace.
+/// What the writer of a staged file has set itself: a save does not copy that
+/// from the checkpoint which it replaces. Values are on the file alone.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    pub(super) mode: bool,
+    pub(super) uid: bool,
+    pub(super) gid: bool,
+    times: bool,
+    /// The names of extended attributes, with ACLs.
+    xattrs: BTreeSet<CString>,
+    /// The bytes of all names.
+    len: usize,
+}
+
+impl Own {
+    /// The most that is remembered of names, in bytes: more than ext4 has room
+    /// for.
+    const MOST: usize = 16 << 10;
+
+    pub(super) fn is_empty(&self) -> bool {
+        !(self.mode || self.uid || self.gid || self.times) && self.xattrs.is_empty()
+    }
+
+    pub(super) fn add(&mut self, attributes: &Attributes) {
+        self.mode |= attributes.mode.is_some();
+        self.uid |= attributes.uid.is_some();
+        self.gid |= attributes.gid.is_some();
+        self.times |= attributes.times.is_some();
+    }
+
+    /// Whether there is room for one name more: `ENOSPC` if not.
+    pub(super) fn room_for(&self, name: &CStr) -> sys::Result<()> {
+        if self.xattrs.contains(name) || self.len + name.count_bytes() <= Self::MOST {
+            return Ok(());
+        }
+        Err(Errno::NOSPC)
+    }
+
+    pub(super) fn add_xattr(&mut self, name: &CStr) {
+        // An ACL has the permissions of the group class in it, and so has the
+        // mode.
+        self.mode |= is_acl(name);
+        if self.xattrs.insert(name.to_owned()) {
+            self.len += name.count_bytes();
+        }
+    }
+
+    fn has(&self, name: &CStr) -> bool {
+        self.xattrs.contains(name) || self.mode && is_acl(name)
+    }
+}
+
+/// Gives a staged file mode, owner, extended attributes and ACLs of a
+/// checkpoint, but for what its writer has set itself.
 ///
-/// `bits` are added to the mode. What cannot be kept is an error, but for
+/// `mode` is set in place of the checkpoint's. What cannot be kept is an error, but for
 /// `security.*`: those attributes belong to the system's security modules,
 /// which set their own.
-pub(super) fn inherit(from: &Checkpoint, to: BorrowedFd<'_>, bits: u32) -> Result<()> {
-    let old = from.stat();
+pub(super) fn inherit(
+    (from, old): (&Checkpoint, &Statx),
+    to: BorrowedFd<'_>,
+    own: &Own,
+    mode: u32,
+) -> Result<()> {
     let new = sys::fstat(to).during("stat the staged file")?;
-    let uid = (old.stx_uid != new.stx_uid).then_some(old.stx_uid);
-    let gid = (old.stx_gid != new.stx_gid).then_some(old.stx_gid);
+    let uid = (old.stx_uid != new.stx_uid && !own.uid).then_some(old.stx_uid);
+    let gid = (old.stx_gid != new.stx_gid && !own.gid).then_some(old.stx_gid);
     if uid.is_some() || gid.is_some() {
         sys::chown(to, uid, gid).during("keep the owner")?;
     }
     let wanted = xattr_names(from.as_path_fd()).during("keep the extended attributes")?;
     // Before the mode, which may take the permission to set them.
-    inherit_xattrs(from, to, &wanted, |name| !is_acl(name))?;
-    let mode = u32::from(old.stx_mode) & 0o7777 | bits;
-    sys::chmod(to, Mode::from_raw_mode(mode)).during("keep the mode")?;
-    inherit_xattrs(from, to, &wanted, is_acl)
+    inherit_xattrs(from, to, &wanted, |name| !is_acl(name) && !own.has(name))?;
+    if !own.mode {
+        sys::chmod(to, Mode::from_raw_mode(mode)).during("keep the mode")?;
+    }
+    inherit_xattrs(from, to, &wanted, |name| is_acl(name) && !own.has(name))
 }
 
 /// Takes off what [`inherit`] has set of extended attributes. ext4 has two places
 /// for them, of which the listing shows the first one first: set again in that
 /// order, in an empty file, they fit where they fitted before (Linux 6.18).
-pub(super) fn clear(file: BorrowedFd<'_>) -> Result<()> {
+///
+/// What its writer has set stays.
+pub(super) fn clear(file: BorrowedFd<'_>, own: &Own) -> Result<()> {
     let clear = || {
         let names = xattr_names(file)?;
-        let mut own = names.iter().filter(|name| !is_security(name));
-        own.try_for_each(|name| sys::remove_xattr(file, name))
+        let mut others = names
+            .iter()
+            .filter(|name| !is_security(name) && !own.has(name));
+        others.try_for_each(|name| take_off(file, name))
     };
     clear().during("keep the extended attributes")
 }
@@ -106,7 +159,7 @@ fn inherit_xattrs(
     from: &Checkpoint,
     to: BorrowedFd<'_>,
     wanted: &[CString],
-    which: fn(&CStr) -> bool,
+    which: impl Fn(&CStr) -> bool,
 ) -> Result<()> {
     copy_xattrs(from, to, wanted, which).during("keep the extended attributes")
 }
@@ -115,12 +168,12 @@ fn copy_xattrs(
     from: &Checkpoint,
     to: BorrowedFd<'_>,
     wanted: &[CString],
-    which: fn(&CStr) -> bool,
+    which: impl Fn(&CStr) -> bool,
 ) -> sys::Result<()> {
     // A default ACL of the directory has given the staged file one.
     for name in xattr_names(to)? {
         if which(&name) && !wanted.contains(&name) && !is_security(&name) {
-            sys::remove_xattr(to, &name)?;
+            take_off(to, &name)?;
         }
     }
     for name in wanted.iter().filter(|name| which(name)) {
@@ -154,11 +207,67 @@ fn xattr_names(fd: BorrowedFd<'_>) -> sys::Result<Vec<CString>> {
         .collect())
 }
 
-/// ACLs change with the mode, and it with them.
+/// ACLs change with the mode, and it with them. XFS shows them to root under
+/// another name too (Linux 6.18, fs/xfs/xfs_xattr.c).
 fn is_acl(name: &CStr) -> bool {
-    name.to_bytes().starts_with(b"system.")
+    let name = name.to_bytes();
+    name.starts_with(b"system.") || name.starts_with(b"trusted.SGI_ACL_")
+}
+
+/// removexattr(2) of what may be gone with another.
+fn take_off(file: BorrowedFd<'_>, name: &CStr) -> sys::Result<()> {
+    match sys::remove_xattr(file, name) {
+        Err(Errno::NODATA) => Ok(()),
+        other => other,
+    }
 }
 
 fn is_security(name: &CStr) -> bool {
     name.to_bytes().starts_with(b"security.")
+}
+
+/// The mode that is left when somebody without `CAP_FSETID` changes a file,
+/// if it is another: without setuid, and without setgid where that is not the
+/// sign of mandatory locking (inode(7)).
+pub(crate) fn without_privileges(mode: u32) -> Option<u32> {
+    let mut left = mode & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        left &= !libc::S_ISGID;
+    }
+    (left != mode).then_some(left & 0o7777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_takes_privileges_away() {
+        for (mode, left) in [
+            (0o644, None),
+            (0o4755, Some(0o755)),
+            (0o106755, Some(0o755)),
+            (0o2755, Some(0o755)),
+            // Mandatory locking.
+            (0o2644, None),
+            (0o1777, None),
+        ] {
+            assert_eq!(without_privileges(mode), left, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn names_are_remembered_up_to_a_limit() {
+        let mut own = Own::default();
+        let name = |number: usize| CString::new(format!("user.{number:0>95}")).unwrap();
+        let most = Own::MOST / 100;
+        for number in 0..most {
+            own.room_for(&name(number)).unwrap();
+            own.add_xattr(&name(number));
+        }
+        assert_eq!(own.room_for(&name(most)), Err(Errno::NOSPC));
+        assert_eq!(own.room_for(&name(0)), Ok(()), "it is known");
+        own.add_xattr(&name(0));
+        assert!(own.has(&name(0)) && !own.has(&name(most)));
+    }
 }

@@ -25,6 +25,9 @@ pub enum Kind {
     /// The checkpoint that the save started from has been replaced meanwhile;
     /// the newer one stands.
     Superseded,
+    /// Another checkpoint stands there than the one that the save started from,
+    /// and its writer may not write that; nothing was published.
+    Forbidden,
     /// The lock was broken while the save held it; nothing was published.
     LockBroken,
     /// `session` is no regular file.
@@ -99,6 +102,11 @@ impl fmt::Display for Error {
             Kind::Superseded => write!(
                 f,
                 "the checkpoint was replaced by a newer one meanwhile; nothing was saved"
+            ),
+            Kind::Forbidden => write!(
+                f,
+                "the checkpoint was replaced by one that the writer may not write; \
+                 nothing was saved"
             ),
             Kind::LockBroken => write!(f, "the lock was broken meanwhile; nothing was saved"),
             Kind::NotAFile => write!(f, "session is not a regular file"),

@@ -46,12 +46,12 @@ impl Mark {
     }
 }
 
-/// Marks an open file that has not got its name yet, or nothing in it: by the bit,
-/// or by the attribute, and by the other one where the filesystem lacks that.
+/// Marks an open file that has not got its name yet, or nothing in it: by the
+/// attribute, and by the bit where the filesystem lacks that.
 ///
 /// One that was created with [`MARK_BIT`] is marked: another mark, to take over
 /// from that, might survive a power cut later than the loss of the first.
-pub(super) fn mark(fd: BorrowedFd<'_>, by_bit: bool) -> sys::Result<Mark> {
+pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
     #[cfg(feature = "test-switches")]
     if sys::defect::has(sys::defect::Defect::Unmarked) {
         return Ok(Mark::None);
@@ -59,13 +59,7 @@ pub(super) fn mark(fd: BorrowedFd<'_>, by_bit: bool) -> sys::Result<Mark> {
     if u32::from(sys::fstat(fd)?.stx_mode) & MARK_BIT != 0 {
         return Ok(Mark::Bit);
     }
-    let first = if by_bit {
-        mark_by_bit(fd)?
-    } else {
-        mark_by_attribute(fd)?
-    };
-    match first {
-        Mark::None if by_bit => mark_by_attribute(fd),
+    match mark_by_attribute(fd)? {
         Mark::None => mark_by_bit(fd),
         mark => Ok(mark),
     }
@@ -264,7 +258,7 @@ pub(crate) fn try_own(file: BorrowedFd<'_>) -> sys::Result<()> {
 
 /// The staged file where there is no `O_TMPFILE`: `session.next` from the
 /// beginning, marked by the mode it is created with.
-pub(super) fn create(session: &Session) -> Result<OwnedFd> {
+pub(super) fn create(session: &Session) -> Result<(OwnedFd, Mark)> {
     let mode = Mode::from_raw_mode(0o600 | MARK_BIT);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
     let create = || sys::openat(session.dir(), OsStr::new(NEXT), flags, mode);
@@ -280,13 +274,13 @@ pub(super) fn create(session: &Session) -> Result<OwnedFd> {
     if held.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
         // It is theirs to remove now: by the time we did, the name could be
         // a third one's (I3).
-        return held.map(|()| file);
+        return held.map(|()| (file, Mark::None));
     }
     let named = || is_named(session, &file).during("look at session.next");
     let error = match held.and_then(|()| named()) {
         // Some filesystems drop the bit.
-        Ok(true) => match mark(file.as_fd(), true).during("mark session.next") {
-            Ok(_) => return Ok(file),
+        Ok(true) => match mark(file.as_fd()).during("mark session.next") {
+            Ok(mark) => return Ok((file, mark)),
             Err(error) => error,
         },
         // Taken for dead before it was flock'ed, and removed by now.

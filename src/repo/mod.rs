@@ -46,6 +46,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use attributes::Attributes;
+pub(crate) use attributes::without_privileges;
 pub use checkpoint::Checkpoint;
 pub use debris::Debris;
 pub use error::{Error, Kind, Result};
@@ -56,7 +57,7 @@ pub use name::SessionName;
 pub use probe::{Answer, Feature, LeftProbe};
 pub use rename::Linked;
 pub use session::{CHECKPOINT, Session};
-pub use staged::{Base, Commit, Committed, Staged};
+pub use staged::{Base, Commit, Committed, Permit, Staged, Unasked};
 
 pub use crate::sys::{RenameFlags, Statx, Timestamps};
 

@@ -1,6 +1,6 @@
 //! One session: its checkpoint, its lock, and saves.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::checkpoint::Checkpoint;
 use super::error::{During, Error, Kind, Result};
 use super::lock::{self, Lock};
-use super::staged::{Base, Commit, Staged};
-use super::{Attributes, SessionName};
-use crate::sys::{self, Errno};
+use super::staged::{Base, Commit, Staged, Unasked};
+use super::{Attributes, SessionName, attributes};
+use crate::sys::{self, Errno, XattrFlags};
 
 /// The name of the checkpoint in a session's directory.
 pub const CHECKPOINT: &str = "session";
@@ -194,13 +194,38 @@ impl Session {
     /// [`Kind::Superseded`] if `of` is not the current checkpoint any more,
     /// and [`Kind::Os`] with the errno.
     pub fn set_attributes(&self, of: &Checkpoint, attributes: &Attributes) -> Result<()> {
+        self.change_current(of, || attributes.apply(of.as_path_fd()))
+    }
+
+    /// Sets an extended attribute of the current checkpoint, with flags as of
+    /// setxattr(2), or removes it if `value` is `None`; at once and without a
+    /// save.
+    ///
+    /// # Errors
+    /// As of [`set_attributes`](Self::set_attributes).
+    pub fn set_xattr(
+        &self,
+        of: &Checkpoint,
+        name: &CStr,
+        value: Option<&[u8]>,
+        flags: XattrFlags,
+    ) -> Result<()> {
+        self.change_current(of, || {
+            attributes::set_xattr(of.as_path_fd(), name, value, flags)
+        })
+    }
+
+    fn change_current(
+        &self,
+        of: &Checkpoint,
+        change: impl FnOnce() -> sys::Result<()>,
+    ) -> Result<()> {
         let current = self.checkpoint()?;
         if current.is_none_or(|current| current.id() != of.id()) {
             let stale = Error::new(Kind::Superseded, "set attributes", Errno::STALE);
             return Err(stale.of(self.name()));
         }
-        attributes
-            .apply(of.as_path_fd())
+        change()
             .during("set attributes")
             .map_err(|e| e.of(self.name()))
     }
@@ -233,24 +258,33 @@ pub(super) fn sync_directory(dir: BorrowedFd<'_>) -> Result<()> {
 
 impl Default for Commit<'_> {
     fn default() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         Self {
             base: Base::Any,
             removed: None,
-            attributes: Attributes::default(),
-            first_mode: 0o644 & !umask(),
+            permit: &Unasked,
+            keeps_privileges: number(&status, "CapEff:", 16)
+                .is_some_and(|set| set & (1 << CAP_FSETID) != 0),
+            first_mode: 0o644,
+            first_umask: umask(&status),
             first_owner: None,
         }
     }
 }
 
+/// linux/capability.h
+const CAP_FSETID: u32 = 4;
+
 /// The umask of this process. Reading it by umask(2) would change it for a
 /// moment in all threads, so it is taken from `/proc` (Linux 4.7).
-fn umask() -> u32 {
-    std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status.lines().find_map(|l| l.strip_prefix("Umask:"))?;
-            u32::from_str_radix(line.trim(), 8).ok()
-        })
+fn umask(status: &str) -> u32 {
+    let umask = number(status, "Umask:", 8);
+    umask
+        .and_then(|umask| umask.try_into().ok())
         .unwrap_or(0o077)
+}
+
+fn number(status: &str, name: &str, radix: u32) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+    u64::from_str_radix(value.trim(), radix).ok()
 }

@@ -1,60 +1,20 @@
 //! A save in progress: the staged file and the commit path of DESIGN 3.
 
+mod commit;
+mod rights;
+
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::checkpoint::{Checkpoint, FileId};
+pub use self::commit::{Base, Commit, Committed, Permit, Unasked};
+use self::rights::{Seen, Source};
+use super::attributes::Own;
+use super::checkpoint::Checkpoint;
 use super::error::{During, Error, Kind, Result};
-use super::lock::{self, MARK, Mark, NEXT};
-use super::session::{CHECKPOINT, Session};
-use super::{Attributes, attributes};
-use crate::sys::{self, Errno, Mode, OFlags, RenameFlags};
-
-/// Which checkpoint a save may replace.
-#[derive(Debug)]
-pub enum Base<'a> {
-    /// Whatever is there (the writer had truncated).
-    Any,
-    /// Only the checkpoint that the writer started from, or none if there was
-    /// none: a lost update is refused (DESIGN 2.9).
-    Only(Option<&'a Checkpoint>),
-}
-
-/// What a save has done.
-#[derive(Debug)]
-pub struct Committed {
-    /// The new checkpoint.
-    pub new: Checkpoint,
-    /// The one it has replaced; `None` if there was none, or if the writer had
-    /// removed it before.
-    pub replaced: Option<Checkpoint>,
-}
-
-/// How a staged file becomes the checkpoint. The default replaces whatever is
-/// there and keeps its attributes.
-#[derive(Debug)]
-pub struct Commit<'a> {
-    /// What it may replace.
-    pub base: Base<'a>,
-    /// What the writer has removed before: if that is what it replaces, it
-    /// makes a first checkpoint, and nothing is kept (DESIGN 2.12).
-    pub removed: Option<&'a Checkpoint>,
-    /// What the writer has set, over what is kept of the replaced checkpoint.
-    pub attributes: Attributes,
-    /// Permission bits of a first checkpoint; by default 0644 less the umask.
-    pub first_mode: u32,
-    /// Owner and group of a first checkpoint; by default the process's own.
-    pub first_owner: Option<(u32, u32)>,
-}
-
-impl Commit<'_> {
-    /// The permission bits that a checkpoint gets in place of this one.
-    fn mode(&self, replaced: Option<&Checkpoint>) -> u32 {
-        let kept = replaced.map_or(self.first_mode, |old| old.stat().stx_mode.into());
-        self.attributes.mode.unwrap_or(kept) & 0o7777
-    }
-}
+use super::lock::{self, Mark, NEXT};
+use super::session::Session;
+use crate::sys::{self, Errno, OFlags};
 
 /// Where the staged file is until it is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,25 +52,44 @@ pub struct Staged {
     session: Session,
     file: OwnedFd,
     place: Place,
+    mark: Mark,
+    /// Whether the sticky bit belongs to its mode, where that is the mark.
+    sticky: bool,
+    /// Whose attributes it has.
+    source: Source,
+    /// What its writer has set of them.
+    own: Own,
+    /// The checkpoint that it was begun from.
+    begun_from: Option<Seen>,
 }
 
 impl Staged {
     pub(super) fn new(session: &Session) -> Result<Self> {
-        let (file, place) = match sys::open_tmpfile(session.dir()) {
-            Ok(file) => (file, Place::Nowhere),
+        match sys::open_tmpfile(session.dir()) {
+            Ok(file) => {
+                let mark = lock::mark(file.as_fd()).during("mark the staged file")?;
+                Ok(Self::of(session, (file, mark), Place::Nowhere))
+            }
             // EISDIR: a kernel or filesystem that does not know the flag
             // (open(2)).
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS | Errno::INVAL) => {
-                (lock::create(session)?, Place::Next)
+                Self::named(session)
             }
-            Err(errno) => return Err(errno).during("stage"),
-        };
-        let session = session.clone();
-        Ok(Self {
-            session,
+            Err(errno) => Err(errno).during("stage"),
+        }
+    }
+
+    fn of(session: &Session, (file, mark): (OwnedFd, Mark), place: Place) -> Self {
+        Self {
+            session: session.clone(),
             file,
             place,
-        })
+            mark,
+            sticky: false,
+            source: Source::Nothing,
+            own: Own::default(),
+            begun_from: None,
+        }
     }
 
     /// One under the name `session.next` from the beginning, as where there is
@@ -119,11 +98,8 @@ impl Staged {
     /// # Errors
     /// [`Kind::Locked`], and [`Kind::Os`] with the errno.
     pub(super) fn named(session: &Session) -> Result<Self> {
-        Ok(Self {
-            file: lock::create(session)?,
-            session: session.clone(),
-            place: Place::Next,
-        })
+        let created = lock::create(session)?;
+        Ok(Self::of(session, created, Place::Next))
     }
 
     /// Copies the whole content of a checkpoint into the (empty) staged file,
@@ -235,190 +211,16 @@ impl Staged {
         self.len().map(|len| len == 0)
     }
 
-    /// What statx(2) says of the file.
+    /// What statx(2) says of the file; but for what marks it.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
     pub fn stat(&self) -> Result<sys::Statx> {
-        sys::fstat(&self.file)
-            .during("stat the staged file")
-            .map_err(|e| self.tell(e))
-    }
-
-    /// Publishes the file as the new checkpoint. When it returns `Ok`, the
-    /// checkpoint is in place and survives a power cut (I2).
-    ///
-    /// # Errors
-    /// The old checkpoint is untouched and nothing is left behind, except
-    /// with [`Kind::NotDurable`]. [`Kind::Locked`], [`Kind::Superseded`],
-    /// [`Kind::LockBroken`], [`Kind::NotAFile`], [`Kind::Os`].
-    pub fn commit(self, how: &Commit<'_>) -> Result<Checkpoint> {
-        self.replace(how).map(|committed| committed.new)
-    }
-
-    /// The same, and answers also what it has replaced.
-    ///
-    /// # Errors
-    /// As of [`commit`](Self::commit).
-    pub fn replace(mut self, how: &Commit<'_>) -> Result<Committed> {
-        self.publish(how).map_err(|e| self.tell(e))
-    }
-
-    fn publish(&mut self, how: &Commit<'_>) -> Result<Committed> {
-        let replaced = self.replaceable(how)?;
-        // A mode that does not let its owner write would not let him take an
-        // attribute off either.
-        let by_bit = how.mode(replaced.as_ref()) & 0o200 == 0;
-        let mut mark = lock::mark(self.file.as_fd(), by_bit).during("mark the staged file")?;
-        let mut mode = self.prepare(replaced.as_ref(), how, &mut mark)?;
-        self.take_name()?;
-        // From here on whoever follows the protocol waits for us.
-        let current = self.replaceable(how)?;
-        if current.as_ref().map(state) != replaced.as_ref().map(state) {
-            mode = self.prepare(current.as_ref(), how, &mut mark)?;
-        }
-        // Before the rename: after it nothing but the sync may fail.
-        let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
-        let mut new = Checkpoint::from_path_fd(path)?;
-        if !lock::is_named(&self.session, &self.file).during("look at session.next")? {
-            return Err(Error::new(Kind::LockBroken, "publish", Errno::CANCELED));
-        }
-        sys::rename(
-            self.session.dir(),
-            OsStr::new(NEXT),
-            self.session.dir(),
-            OsStr::new(CHECKPOINT),
-            RenameFlags::empty(),
-        )
-        .map_err(|errno| match errno {
-            // Between the look and the rename: broken all the same.
-            Errno::NOENT => Error::new(Kind::LockBroken, "publish", Errno::CANCELED),
-            errno => Error::new(Kind::Os, "rename session.next to session", errno),
-        })?;
-        self.place = Place::Settled;
-        let synced = self.session.sync_dir();
-        // Not before: a power cut could keep the name session.next and not the
-        // mark (seen on btrfs, Linux 6.18). One that keeps the mark of a
-        // checkpoint does no harm.
-        self.unmark(mark, mode);
-        synced?;
-        new.refresh(mode);
-        Ok(Committed {
-            new,
-            replaced: current,
-        })
-    }
-
-    /// The current checkpoint, if this save may replace it, and is to keep its
-    /// attributes.
-    fn replaceable(&self, how: &Commit<'_>) -> Result<Option<Checkpoint>> {
-        let current = self.session.checkpoint()?;
-        // What the writer has removed may have been removed by others as well.
-        let is_removed = current.is_none() && how.removed.is_some();
-        if let Base::Only(base) = how.base
-            && base.map(Checkpoint::id) != current.as_ref().map(Checkpoint::id)
-            && !is_removed
-        {
-            return Err(Error::new(Kind::Superseded, "publish", Errno::STALE));
-        }
-        let removed = how.removed.map(Checkpoint::id);
-        Ok(current.filter(|current| Some(current.id()) != removed))
-    }
-
-    /// Gives the staged file the attributes it is to be published with, keeps
-    /// its mark (I4), and makes it durable. Answers the mode that it has to
-    /// have in the end.
-    ///
-    /// An error of fsync ends the save: the kernel may have dropped the data,
-    /// and says so only once.
-    fn prepare(
-        &self,
-        replaced: Option<&Checkpoint>,
-        how: &Commit<'_>,
-        mark: &mut Mark,
-    ) -> Result<u32> {
-        let file = self.file.as_fd();
-        let mut mode = how.mode(replaced);
-        if how.attributes.mode.is_none() {
-            // Where the sticky bit is the mark, it is on a checkpoint only
-            // because a save died before it took it off.
-            mode &= !mark.bits();
-        }
-        match (replaced, how.first_owner) {
-            (Some(replaced), _) => self.inherit(replaced, mark)?,
-            (None, Some((uid, gid))) => {
-                sys::chown(file, Some(uid), Some(gid)).during("set the owner")?;
-            }
-            (None, None) => {}
-        }
-        let marked = Attributes {
-            mode: Some(mode | mark.bits()),
-            ..how.attributes.clone()
-        };
-        marked.apply(file).during("set attributes")?;
-        sys::fsync(file).during("sync the staged file")?;
-        Ok(mode)
-    }
-
-    /// Keeps the attributes of a checkpoint. Where they take all the room that the
-    /// filesystem has for them (a block on ext4), the mark makes way and becomes
-    /// the other one.
-    fn inherit(&self, replaced: &Checkpoint, mark: &mut Mark) -> Result<()> {
-        let file = self.file.as_fd();
-        let inherited = attributes::inherit(replaced, file, mark.bits());
-        let Err(error) = inherited else {
-            return Ok(());
-        };
-        let errno = Errno::from_raw_os_error(error.errno());
-        let is_full = matches!(errno, Errno::NOSPC | Errno::TOOBIG);
-        if *mark != Mark::Xattr || !is_full {
-            return Err(error);
-        }
-        // In this order: it may have its name already.
-        if lock::mark_by_bit(file).during("mark the staged file")? != Mark::Bit {
-            return Err(error);
-        }
-        sys::remove_xattr(file, MARK).during("mark the staged file")?;
-        *mark = Mark::Bit;
-        attributes::clear(file)?;
-        attributes::inherit(replaced, file, mark.bits())
-    }
-
-    /// Makes the file `session.next`, flock'ed.
-    fn take_name(&mut self) -> Result<()> {
-        if self.place == Place::Next {
-            return Ok(());
-        }
-        lock::own(self.file.as_fd())?;
-        let link = || sys::link_fd(&self.file, self.session.dir(), OsStr::new(NEXT));
-        let mut linked = link();
-        if linked == Err(Errno::EXIST) && !lock::is_held(&self.session)? {
-            linked = link();
-        }
-        match linked {
-            Ok(()) => {
-                self.place = Place::Next;
-                Ok(())
-            }
-            Err(Errno::EXIST) => Err(Error::new(Kind::Locked, "publish", Errno::BUSY)),
-            Err(errno) => Err(errno).during("link session.next"),
-        }
-    }
-
-    /// Takes the mark off the published file. A failure is no failure of the
-    /// save: the mark means nothing under the name `session`.
-    fn unmark(&self, mark: Mark, mode: u32) {
-        let done = match mark {
-            Mark::Xattr => sys::remove_xattr(&self.file, MARK),
-            Mark::Bit => sys::chmod(&self.file, Mode::from_raw_mode(mode)),
-            Mark::None => Ok(()),
-        };
-        if let Err(errno) = done {
-            log::warn!(
-                "{}: the mark stays on the checkpoint: {errno}",
-                self.session.name()
-            );
-        }
+        let stat = sys::fstat(&self.file).during("stat the staged file");
+        let mut stat = stat.map_err(|e| self.tell(e))?;
+        let mode = self.unmarked(stat.stx_mode.into());
+        stat.stx_mode = u16::try_from(mode).unwrap_or(stat.stx_mode);
+        Ok(stat)
     }
 
     /// Abandons the save as far as anybody else can see: the lock is free.
@@ -452,13 +254,6 @@ impl Drop for Staged {
     fn drop(&mut self) {
         self.withdraw();
     }
-}
-
-/// What of a checkpoint a save must not miss: which file it is, and the time
-/// of the last change of its attributes.
-fn state(checkpoint: &Checkpoint) -> (FileId, i64, u32) {
-    let ctime = checkpoint.stat().stx_ctime;
-    (checkpoint.id(), ctime.tv_sec, ctime.tv_nsec)
 }
 
 /// Writes at the end of what has been written so far.

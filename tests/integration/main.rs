@@ -56,6 +56,7 @@ mod progress;
 mod races;
 mod ranges;
 mod replacing;
+mod rights;
 mod saving_commands;
 mod semantics;
 mod sharing;

@@ -1,16 +1,16 @@
 //! The attributes of a writer: what the holder of a descriptor sees and sets,
 //! and what of it goes with the save.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 use fuser::FileAttr;
 
 use super::{State, Writer};
-use crate::fs::attr::{SetAttr, attr_of, merge, overlay, without_privileges};
+use crate::fs::Caller;
+use crate::fs::attr::{SetAttr, attr_of};
 use crate::fs::errno::{Fail, Patience, Result};
-use crate::fs::process;
-use crate::repo::{Attributes, Kind, Session};
-use crate::sys;
+use crate::repo::{self, Attributes, Checkpoint, Kind, Session, Staged, is_mark};
+use crate::sys::{self, XattrFlags};
 
 impl Writer {
     /// Sets size and attributes, and answers the new ones. Without an open
@@ -19,7 +19,7 @@ impl Writer {
     pub(in crate::fs) fn set_attr(
         &self,
         set: &SetAttr,
-        tid: u32,
+        caller: Caller,
         patience: Patience,
     ) -> Result<FileAttr> {
         let mut state = self.lock(patience)?;
@@ -28,11 +28,15 @@ impl Writer {
         }
         let mut done = Ok(());
         if let Some(size) = set.size {
-            state.authors.note(tid);
+            state.authors.note(caller.tid);
             done = self.truncate(&mut state, size, patience);
             done = self.keep_failure(&mut state, done);
         }
-        done = done.and_then(|()| self.set_attributes(&mut state, set.attributes(), patience));
+        let attributes = set.attributes();
+        if !attributes.is_empty() {
+            done =
+                done.and_then(|()| self.set_attributes(&mut state, &attributes, caller, patience));
+        }
         self.save_if_alone(&mut state, done)?;
         self.attr_of(&state)
     }
@@ -47,31 +51,71 @@ impl Writer {
         done.and(finished)
     }
 
-    /// Before a change they go to the checkpoint at once, after it with the
-    /// save, and after a save point to both (DESIGN 4).
     fn set_attributes(
         &self,
         state: &mut State,
-        attributes: Attributes,
+        attributes: &Attributes,
+        caller: Caller,
         patience: Patience,
     ) -> Result<()> {
+        // Of a change by who does not own the file the kernel tells so.
+        let is_forced = self.takes_privileges_only(state, attributes)?;
+        self.change_attributes(
+            state,
+            (!is_forced).then_some(caller),
+            patience,
+            |base| self.session.set_attributes(base, attributes),
+            |staged| staged.set_attributes(attributes),
+        )
+    }
+
+    /// Changes attributes as the caller: the kernel has asked whether he may, but
+    /// of what it knew of the file. Before a change of the content they go to the
+    /// checkpoint at once, after it with the save, and after a save point to both
+    /// (DESIGN 4).
+    fn change_attributes(
+        &self,
+        state: &mut State,
+        caller: Option<Caller>,
+        patience: Patience,
+        of_checkpoint: impl Fn(&Checkpoint) -> repo::Result<()>,
+        of_staged: impl Fn(&mut Staged) -> repo::Result<()>,
+    ) -> Result<()> {
+        if state.base.is_none() {
+            self.change(state, false, patience)?;
+        }
+        let identity = caller.map(Caller::identity).transpose()?;
+        let _acting = identity.as_ref().map(|it| it.begin()).transpose()?;
         let at_once = state.staged.is_none() || state.published;
-        if attributes.is_empty() {
-            // Only a new size.
-        } else if let Some(base) = state.base.as_ref().filter(|_| at_once) {
-            match self.session.set_attributes(base, &attributes) {
+        if let Some(base) = state.base.as_ref().filter(|_| at_once) {
+            match of_checkpoint(base) {
                 // As on any file that lost its name while it was open.
                 Err(error) if error.kind() == Kind::Superseded => {}
                 other => other?,
             }
         }
-        if state.base.is_none() {
-            self.change(state, false, patience)?;
-        }
-        if state.staged.is_some() {
-            merge(&mut state.attributes, attributes);
+        if let Some(staged) = &mut state.staged {
+            of_staged(staged)?;
         }
         Ok(())
+    }
+
+    /// Whether nothing is to be set but the mode, and of that only setuid and
+    /// setgid are taken off: the kernel does that when somebody changes the
+    /// content who need not own the file (file_remove_privs, Linux 6.18).
+    fn takes_privileges_only(&self, state: &State, attributes: &Attributes) -> Result<bool> {
+        let Attributes {
+            mode: Some(mode),
+            uid: None,
+            gid: None,
+            times: None,
+        } = *attributes
+        else {
+            return Ok(false);
+        };
+        let now = u32::from(self.attr_of(state)?.perm);
+        let taken = now & !mode;
+        Ok(mode & !now == 0 && taken & !0o6000 == 0)
     }
 
     /// What the holder of a descriptor sees of it.
@@ -81,60 +125,69 @@ impl Writer {
 
     fn attr_of(&self, state: &State) -> Result<FileAttr> {
         let shown = self.shown();
-        let mut attr = match &state.base {
-            Some(base) => attr_of(&sys::fstat(base.as_path_fd())?, shown),
-            None => {
+        let attr = match (&state.staged, &state.base) {
+            (Some(staged), _) => attr_of(&staged.stat()?, shown),
+            (None, Some(base)) => attr_of(&sys::fstat(base.as_path_fd())?, shown),
+            (None, None) => {
                 // Whoever makes a file has it open whatever its mode (open(2)):
                 // the kernel's check comes before the first open here.
                 let his = if state.handles == 0 { 0o600 } else { 0 };
-                let mode = self.first_mode | his;
+                let mode = self.first_mode & !self.first_umask | his;
                 empty_attr(&self.session, shown, mode, Some(self.first_owner))?
             }
         };
         // The base may have been replaced; this file has its name.
-        attr.nlink = 1;
-        if let Some(staged) = &state.staged {
-            let own = attr_of(&staged.stat()?, shown);
-            attr = FileAttr {
-                perm: attr.perm,
-                uid: attr.uid,
-                gid: attr.gid,
-                nlink: 1,
-                ..own
-            };
-            overlay(&mut attr, &state.attributes);
-        }
-        Ok(attr)
+        Ok(FileAttr { nlink: 1, ..attr })
     }
 
     /// The value of an extended attribute; `ENODATA` if there is none.
     pub(in crate::fs) fn xattr(&self, name: &CStr, patience: Patience) -> Result<Vec<u8>> {
         let state = self.lock(patience)?;
-        let set = state.attributes.xattrs.iter().find(|(n, _)| **n == *name);
-        let value = match (set, &state.base) {
-            (Some((_, value)), _) => value.clone().ok_or(sys::Errno::NODATA),
-            (None, Some(base)) => sys::get_xattr(base.as_path_fd(), name),
-            (None, None) => Err(sys::Errno::NODATA),
-        };
-        Ok(value?)
+        Ok(match (&state.staged, &state.base) {
+            (Some(staged), _) => staged.xattr(name)?,
+            (None, Some(_)) if is_mark(name) => return Err(sys::Errno::NODATA.into()),
+            (None, Some(base)) => sys::get_xattr(base.as_path_fd(), name)?,
+            (None, None) => return Err(sys::Errno::NODATA.into()),
+        })
     }
 
-    /// Sets or removes an extended attribute.
+    /// The names of all extended attributes, each with a NUL behind it; that of
+    /// our own mark may be among them.
+    pub(in crate::fs) fn xattr_names(&self, patience: Patience) -> Result<Vec<u8>> {
+        let state = self.lock(patience)?;
+        Ok(match (&state.staged, &state.base) {
+            (Some(staged), _) => staged.xattr_names()?,
+            (None, Some(base)) => sys::list_xattrs(base.as_path_fd())?,
+            (None, None) => Vec::new(),
+        })
+    }
+
+    /// Sets an extended attribute, with flags as of setxattr(2), or removes it if
+    /// there is no value.
     pub(in crate::fs) fn set_xattr(
         &self,
-        name: CString,
-        value: Option<Vec<u8>>,
+        name: &CStr,
+        (value, flags): (Option<&[u8]>, XattrFlags),
+        caller: Caller,
         patience: Patience,
     ) -> Result<()> {
         let mut state = self.lock(patience)?;
         if state.handles == 0 && patience == Patience::None {
             return Err(Fail::WouldBlock);
         }
-        let attributes = Attributes {
-            xattrs: vec![(name, value)],
-            ..Attributes::default()
+        let done = if is_mark(name) {
+            Err(value
+                .map_or(sys::Errno::NODATA, |_| sys::Errno::PERM)
+                .into())
+        } else {
+            self.change_attributes(
+                &mut state,
+                Some(caller),
+                patience,
+                |base| self.session.set_xattr(base, name, value, flags),
+                |staged| staged.set_xattr(name, value, flags),
+            )
         };
-        let done = self.set_attributes(&mut state, attributes, patience);
         self.save_if_alone(&mut state, done)
     }
 
@@ -142,16 +195,10 @@ impl Writer {
     /// setuid file goes with the save. Before any other change the kernel
     /// sends the mode.
     pub(super) fn drop_privileges(&self, state: &mut State) -> Result<()> {
-        if let Some(mode) = without_privileges(self.attr_of(state)?.perm.into())
-            && !process::keeps_privileges(self.opener.pid)
-        {
-            let attributes = Attributes {
-                mode: Some(mode),
-                ..Attributes::default()
-            };
-            merge(&mut state.attributes, attributes);
+        match &mut state.staged {
+            Some(staged) if !state.keeps_privileges => Ok(staged.drop_privileges()?),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -15,7 +15,6 @@ use crate::fs::errno::{Fail, Patience, Result};
 use crate::fs::identity::Process;
 use crate::fs::kin::{self, Held, Kin};
 use crate::fs::process::{self, Closer};
-use crate::repo::Attributes;
 
 /// How long a program that is being started may take to close what it was not
 /// meant to inherit, and how often it is looked at meanwhile.
@@ -254,7 +253,6 @@ impl Writer {
         };
         let mut abandoned = state.staged.take();
         state.is_void |= result.is_err();
-        state.attributes = Attributes::default();
         state.authors = Authors::default();
         state.has_own_data = false;
         state.published = false;

@@ -7,6 +7,7 @@ mod faults;
 mod locks;
 mod probe;
 mod repository;
+mod rights;
 mod save;
 
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, set, set_xattr, xattr_names};
 use crate::repo::{Attributes, Base, Commit, Kind, Result, lock};
-use crate::sys::{Call, Errno, Timestamps, fault};
+use crate::sys::{Call, Errno, Timestamps, XattrFlags, fault};
 
 /// 2.3: when the rename is done, only the directory's sync can still fail the
 /// save, and it says so; the checkpoint is not reported as unsaved because
@@ -213,33 +213,52 @@ fn rule_2_7_attributes_that_the_writer_set_are_published_with_its_save() {
             tv_nsec: 5,
         };
         let attributes = Attributes {
-            mode: Some(0o4711),
+            mode: Some(0o5711),
             uid: Some(7),
             gid: Some(8),
             times: Some(Timestamps {
                 last_access: time,
                 last_modification: time,
             }),
-            xattrs: vec![
-                (c"user.gone".into(), None),
-                (c"user.new".into(), Some(b"2".to_vec())),
-            ],
         };
-        let commit = Commit {
-            attributes,
-            ..Commit::default()
+        let run = || {
+            let base = sandbox.session.checkpoint()?;
+            let mut staged = sandbox.session.stage()?;
+            staged.begin(base.as_ref(), &Commit::default())?;
+            staged.set_attributes(&attributes)?;
+            staged.set_xattr(c"user.gone", None, XattrFlags::empty())?;
+            staged.set_xattr(c"user.new", Some(b"2"), XattrFlags::CREATE)?;
+            let errno = |result: Result<()>| result.unwrap_err().errno();
+            let again = staged.set_xattr(c"user.new", Some(b"3"), XattrFlags::CREATE);
+            assert_eq!(errno(again), libc::EEXIST);
+            let missing = staged.set_xattr(c"user.gone", Some(b"3"), XattrFlags::REPLACE);
+            assert_eq!(errno(missing), libc::ENODATA);
+            // The mark is not the writer's.
+            let mark = staged.set_xattr(lock::MARK, Some(b"3"), XattrFlags::empty());
+            assert_eq!(errno(mark), libc::EPERM);
+            let mark = staged.set_xattr(lock::MARK, None, XattrFlags::empty());
+            assert_eq!(errno(mark), libc::ENODATA);
+            assert_eq!(staged.xattr(lock::MARK).unwrap_err().errno(), libc::ENODATA);
+            assert_eq!(staged.xattr(c"user.kept")?, b"1");
+            assert_eq!(u32::from(staged.stat()?.stx_mode) & 0o7777, 0o5711);
+            // Changed meanwhile: of what the writer has set nothing.
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+            set_xattr(&path, c"user.kept", b"2");
+            set_xattr(&path, c"user.later", b"1");
+            staged.commit(&Commit::default()).map(drop)
         };
-        let run = || sandbox.session.stage().unwrap().commit(&commit).map(drop);
         fault::with(ways.plan(|_, _| None), run).unwrap();
         let stat = std::fs::metadata(&path).unwrap();
         assert_eq!(
             (stat.mode() & 0o7777, stat.uid(), stat.gid()),
-            (0o4711, 7, 8)
+            (0o5711, 7, 8)
         );
         assert_eq!((stat.mtime(), stat.mtime_nsec()), (1_000_000_000, 5));
         assert_eq!(get_xattr(&path, c"user.gone"), None);
-        assert_eq!(get_xattr(&path, c"user.kept").unwrap(), b"1");
+        assert_eq!(get_xattr(&path, c"user.kept").unwrap(), b"2");
+        assert_eq!(get_xattr(&path, c"user.later").unwrap(), b"1");
         assert_eq!(get_xattr(&path, c"user.new").unwrap(), b"2");
+        assert_eq!(get_xattr(&path, lock::MARK), None);
     }
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::{ALL_WAYS, Operation, Promise, Sandbox, Ways, run};
 use crate::repo::tests::{name, open, set_xattr};
 use crate::repo::{Attributes, Base, Commit, Repository, Result, lock};
-use crate::sys::{self, Mode, OFlags, RenameFlags};
+use crate::sys::{self, Mode, OFlags, RenameFlags, XattrFlags};
 
 /// For operations that stage nothing.
 const PLAIN: &[Ways] = &[ALL_WAYS[0]];
@@ -94,23 +94,23 @@ fn save(sandbox: &Sandbox) -> Result<()> {
 
 fn append(sandbox: &Sandbox) -> Result<()> {
     let base = sandbox.session.checkpoint()?;
-    let staged = sandbox.session.stage()?;
+    let how = Commit {
+        base: Base::Only(base.as_ref()),
+        ..Commit::default()
+    };
+    let mut staged = sandbox.session.stage()?;
+    staged.begin(base.as_ref(), &how)?;
     if let Some(base) = &base {
         staged.copy_from(base)?;
     }
     staged.write_at(&bytes(2)[..2000], staged.len()?)?;
     staged.set_len(staged.len()? - 10)?;
-    let attributes = Attributes {
+    staged.set_xattr(c"user.shape", Some(b"round"), XattrFlags::empty())?;
+    staged.set_attributes(&Attributes {
         mode: Some(0o600),
-        xattrs: vec![(c"user.shape".into(), Some(b"round".to_vec()))],
         ..Attributes::default()
-    };
-    let base = Base::Only(base.as_ref());
-    staged.commit(&Commit {
-        base,
-        attributes,
-        ..Commit::default()
     })?;
+    staged.commit(&how)?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::{Fault, Operation, check};
 use crate::repo::error::{During, Error, Kind, Result};
 use crate::repo::tests::{ALL_WAYS, Sandbox, Ways, name, open, set_xattr};
 use crate::repo::{Attributes, Base, Commit, Repository, lock};
-use crate::sys::{self, Call, Errno, RenameFlags};
+use crate::sys::{self, Call, Errno, RenameFlags, XattrFlags};
 
 fn with_checkpoint() -> Sandbox {
     let sandbox = Sandbox::with_checkpoint(b"old");
@@ -24,23 +24,23 @@ fn with_dead_lock() -> Sandbox {
 
 fn append(sandbox: &Sandbox) -> Result<Vec<u8>> {
     let base = sandbox.session.checkpoint()?;
-    let staged = sandbox.session.stage()?;
+    let how = Commit {
+        base: Base::Only(base.as_ref()),
+        ..Commit::default()
+    };
+    let mut staged = sandbox.session.stage()?;
+    staged.begin(base.as_ref(), &how)?;
     if let Some(base) = &base {
         staged.copy_from(base)?;
     }
     staged.write_at(b" and new", staged.len()?)?;
     staged.set_len(staged.len()? - 1)?;
-    let attributes = Attributes {
+    staged.set_xattr(c"user.shape", Some(b"round"), XattrFlags::empty())?;
+    staged.set_attributes(&Attributes {
         mode: Some(0o640),
-        xattrs: vec![(c"user.shape".into(), Some(b"round".to_vec()))],
         ..Attributes::default()
-    };
-    let base = Base::Only(base.as_ref());
-    let new = staged.commit(&Commit {
-        base,
-        attributes,
-        ..Commit::default()
     })?;
+    let new = staged.commit(&how)?;
     Ok(new.len().to_string().into_bytes())
 }
 
@@ -183,10 +183,11 @@ operations! {
             mode: Some(0o600),
             uid: Some(1),
             gid: Some(2),
-            xattrs: vec![(c"user.color".into(), None), (c"user.a".into(), Some(vec![1]))],
             ..Attributes::default()
         };
-        nothing(s.session.set_attributes(&checkpoint, &attributes))
+        s.session.set_attributes(&checkpoint, &attributes)?;
+        s.session.set_xattr(&checkpoint, c"user.a", Some(b"1"), XattrFlags::empty())?;
+        nothing(s.session.set_xattr(&checkpoint, c"user.color", None, XattrFlags::empty()))
     };
 }
 

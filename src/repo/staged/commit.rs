@@ -1,0 +1,250 @@
+//! How a staged file becomes the checkpoint, and what it may replace.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::rights::Seen;
+use super::{Place, Staged};
+use crate::repo::checkpoint::Checkpoint;
+use crate::repo::error::{During, Error, Kind, Result};
+use crate::repo::lock::{self, MARK, Mark, NEXT};
+use crate::repo::session::CHECKPOINT;
+use crate::sys::{self, Errno, Mode, OFlags, RenameFlags};
+
+/// Which checkpoint a save may replace.
+#[derive(Debug)]
+pub enum Base<'a> {
+    /// Whatever is there (the writer had truncated), if [`Commit::permit`] says
+    /// so of what it has not been begun from.
+    Any,
+    /// Only the checkpoint that the writer started from, or none if there was
+    /// none: a lost update is refused (DESIGN 2.9).
+    Only(Option<&'a Checkpoint>),
+}
+
+/// Says whether a save may go where it was not begun (DESIGN 13.1). It is asked
+/// of the very file that is replaced, while nobody else may save.
+pub trait Permit: fmt::Debug {
+    /// Whether it may replace the content of this checkpoint.
+    ///
+    /// # Errors
+    /// Why it may not.
+    fn may_write(&self, checkpoint: &Checkpoint) -> sys::Result<()>;
+
+    /// Whether it may make a checkpoint in this directory of a session.
+    ///
+    /// # Errors
+    /// Why it may not.
+    fn may_create(&self, dir: BorrowedFd<'_>) -> sys::Result<()>;
+}
+
+/// The permit of a program that saves for itself: the kernel says what it may.
+#[derive(Clone, Copy, Debug)]
+pub struct Unasked;
+
+impl Permit for Unasked {
+    fn may_write(&self, _: &Checkpoint) -> sys::Result<()> {
+        Ok(())
+    }
+
+    fn may_create(&self, _: BorrowedFd<'_>) -> sys::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a save has done.
+#[derive(Debug)]
+pub struct Committed {
+    /// The new checkpoint.
+    pub new: Checkpoint,
+    /// The one it has replaced; `None` if there was none, or if the writer had
+    /// removed it before.
+    pub replaced: Option<Checkpoint>,
+}
+
+/// How a staged file becomes the checkpoint. The default replaces whatever is
+/// there and keeps its attributes.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// What it may replace.
+    pub base: Base<'a>,
+    /// What the writer has removed before: if that is what it replaces, it
+    /// makes a first checkpoint, and nothing is kept (DESIGN 2.12).
+    pub removed: Option<&'a Checkpoint>,
+    /// Whether it may replace what it was not begun from.
+    pub permit: &'a dyn Permit,
+    /// Whether setuid and setgid of the checkpoint survive: a change by somebody
+    /// without `CAP_FSETID` takes them off.
+    pub keeps_privileges: bool,
+    /// Permission bits of a first checkpoint; by default 0644.
+    pub first_mode: u32,
+    /// What is taken off those, unless the directory has a default ACL.
+    pub first_umask: u32,
+    /// Owner and group of a first checkpoint; by default the process's own.
+    pub first_owner: Option<(u32, u32)>,
+}
+
+impl Staged {
+    /// Publishes the file as the new checkpoint. When it returns `Ok`, the
+    /// checkpoint is in place and survives a power cut (I2).
+    ///
+    /// # Errors
+    /// The old checkpoint is untouched and nothing is left behind, except
+    /// with [`Kind::NotDurable`]. [`Kind::Locked`], [`Kind::Superseded`],
+    /// [`Kind::Forbidden`], [`Kind::LockBroken`], [`Kind::NotAFile`],
+    /// [`Kind::Os`].
+    pub fn commit(self, how: &Commit<'_>) -> Result<Checkpoint> {
+        self.replace(how).map(|committed| committed.new)
+    }
+
+    /// The same, and answers also what it has replaced.
+    ///
+    /// # Errors
+    /// As of [`commit`](Self::commit).
+    pub fn replace(mut self, how: &Commit<'_>) -> Result<Committed> {
+        self.publish(how).map_err(|e| self.tell(e))
+    }
+
+    fn publish(&mut self, how: &Commit<'_>) -> Result<Committed> {
+        // Bounded: each time the file is synced, and then another one is there.
+        const LOOKS: u32 = 16;
+        let mut replaced = self.replaceable(how)?;
+        let mut mode = self.prepare(replaced.as_ref(), how)?;
+        self.take_name()?;
+        // Before the rename: after it nothing but the sync may fail.
+        let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
+        let mut new = Checkpoint::from_path_fd(path)?;
+        let state = |checkpoint: &Option<Checkpoint>| {
+            let checkpoint = checkpoint.as_ref();
+            checkpoint.map(|checkpoint| Seen::of(checkpoint.stat()))
+        };
+        // From here on whoever follows the protocol waits for us.
+        for look in 0.. {
+            let current = self.replaceable(how)?;
+            let is_same = state(&current) == state(&replaced);
+            replaced = current;
+            if is_same {
+                break;
+            }
+            if look == LOOKS {
+                return Err(superseded());
+            }
+            mode = self.prepare(replaced.as_ref(), how)?;
+        }
+        if !lock::is_named(&self.session, &self.file).during("look at session.next")? {
+            return Err(Error::new(Kind::LockBroken, "publish", Errno::CANCELED));
+        }
+        sys::rename(
+            self.session.dir(),
+            OsStr::new(NEXT),
+            self.session.dir(),
+            OsStr::new(CHECKPOINT),
+            RenameFlags::empty(),
+        )
+        .map_err(|errno| match errno {
+            // Between the look and the rename: broken all the same.
+            Errno::NOENT => Error::new(Kind::LockBroken, "publish", Errno::CANCELED),
+            errno => Error::new(Kind::Os, "rename session.next to session", errno),
+        })?;
+        self.place = Place::Settled;
+        let synced = self.session.sync_dir();
+        // Not before: a power cut could keep the name session.next and not the
+        // mark (seen on btrfs, Linux 6.18). One that keeps the mark of a
+        // checkpoint does no harm.
+        self.unmark(mode);
+        synced?;
+        new.refresh(mode);
+        Ok(Committed { new, replaced })
+    }
+
+    /// The current checkpoint, if this save may replace it, and is to keep its
+    /// attributes.
+    fn replaceable(&self, how: &Commit<'_>) -> Result<Option<Checkpoint>> {
+        let current = self.session.checkpoint()?;
+        // What the writer has removed may have been removed by others as well.
+        let is_removed = current.is_none() && how.removed.is_some();
+        let id = current.as_ref().map(Checkpoint::id);
+        let is_base = match how.base {
+            Base::Only(base) if base.map(Checkpoint::id) == id || is_removed => true,
+            Base::Only(_) => return Err(superseded()),
+            Base::Any => false,
+        };
+        let Some(current) = current else {
+            if self.begun_from.is_some() && !is_removed {
+                let may = how.permit.may_create(self.session.dir());
+                may.map_err(|_| superseded())?;
+            }
+            return Ok(None);
+        };
+        if how.removed.map(Checkpoint::id) == id {
+            return Ok(None);
+        }
+        let began_here = self.begun_from.is_some_and(|seen| seen.is_of(&current));
+        if !is_base && !began_here {
+            let may = how.permit.may_write(&current);
+            may.map_err(|errno| Error::new(Kind::Forbidden, "publish", errno))?;
+            if !self.own.is_empty() {
+                return Err(superseded());
+            }
+        }
+        Ok(Some(current))
+    }
+
+    /// Gives the staged file the attributes it is to be published with: what has
+    /// changed since it was begun, and its writer has not set. Makes it durable. Answers the mode that it has
+    /// to have in the end, without the mark (I4).
+    ///
+    /// An error of fsync ends the save: the kernel may have dropped the data,
+    /// and says so only once.
+    fn prepare(&mut self, replaced: Option<&Checkpoint>, how: &Commit<'_>) -> Result<u32> {
+        match replaced {
+            Some(replaced) => self.take_after((replaced, replaced.stat()), how)?,
+            None => self.be_first(how)?,
+        }
+        let mode = self.mode()?;
+        sys::fsync(&self.file).during("sync the staged file")?;
+        Ok(mode)
+    }
+
+    /// Makes the file `session.next`, flock'ed.
+    fn take_name(&mut self) -> Result<()> {
+        if self.place == Place::Next {
+            return Ok(());
+        }
+        lock::own(self.file.as_fd())?;
+        let link = || sys::link_fd(&self.file, self.session.dir(), OsStr::new(NEXT));
+        let mut linked = link();
+        if linked == Err(Errno::EXIST) && !lock::is_held(&self.session)? {
+            linked = link();
+        }
+        match linked {
+            Ok(()) => {
+                self.place = Place::Next;
+                Ok(())
+            }
+            Err(Errno::EXIST) => Err(Error::new(Kind::Locked, "publish", Errno::BUSY)),
+            Err(errno) => Err(errno).during("link session.next"),
+        }
+    }
+
+    /// Takes the mark off the published file. A failure is no failure of the
+    /// save: the mark means nothing under the name `session`.
+    fn unmark(&self, mode: u32) {
+        let done = match self.mark {
+            Mark::Xattr => sys::remove_xattr(&self.file, MARK),
+            Mark::Bit => sys::chmod(&self.file, Mode::from_raw_mode(mode)),
+            Mark::None => Ok(()),
+        };
+        if let Err(errno) = done {
+            log::warn!(
+                "{}: the mark stays on the checkpoint: {errno}",
+                self.session.name()
+            );
+        }
+    }
+}
+
+fn superseded() -> Error {
+    Error::new(Kind::Superseded, "publish", Errno::STALE)
+}

@@ -1,0 +1,172 @@
+//! What a save may replace that it was not begun from (DESIGN 13.1).
+
+use std::cell::RefCell;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use super::{ALL_WAYS, Sandbox, get_xattr, set, set_xattr};
+use crate::repo::{Attributes, Checkpoint, Commit, Kind, Permit};
+use crate::sys::{self, Call, Errno, fault};
+
+/// Denies what it is told to, and remembers of which files it was asked.
+#[derive(Debug, Default)]
+struct Asked {
+    denied: Option<Errno>,
+    of: RefCell<Vec<u64>>,
+}
+
+impl Permit for Asked {
+    fn may_write(&self, checkpoint: &Checkpoint) -> sys::Result<()> {
+        self.of.borrow_mut().push(checkpoint.stat().stx_ino);
+        self.denied.map_or(Ok(()), Err)
+    }
+
+    fn may_create(&self, _: BorrowedFd<'_>) -> sys::Result<()> {
+        self.of.borrow_mut().push(0);
+        self.denied.map_or(Ok(()), Err)
+    }
+}
+
+/// Puts another file in place of the checkpoint, as a program does that knows no
+/// lock.
+fn put(sandbox: &Sandbox) -> u64 {
+    let other = sandbox.path("other");
+    std::fs::write(&other, b"other").unwrap();
+    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o4604)).unwrap();
+    set_xattr(&other, c"user.shape", b"round");
+    std::fs::rename(&other, sandbox.path("session")).unwrap();
+    std::fs::metadata(sandbox.path("session")).unwrap().ino()
+}
+
+/// The one that is judged is the one that is replaced, whenever it came; and it
+/// is the only one that anything is taken from.
+#[test]
+fn rule_13_1_a_save_asks_of_the_file_that_it_replaces() {
+    for ways in ALL_WAYS {
+        // The second time it syncs: what it had prepared was of another file.
+        for when in [Call::Write, Call::Fsync] {
+            for denied in [None, Some(Errno::ACCESS), Some(Errno::PERM)] {
+                let sandbox = std::rc::Rc::new(Sandbox::with_checkpoint(b"old"));
+                set_xattr(&sandbox.path("session"), c"user.color", b"red");
+                let permit = Asked {
+                    denied,
+                    ..Asked::default()
+                };
+                let how = Commit {
+                    permit: &permit,
+                    keeps_privileges: false,
+                    ..Commit::default()
+                };
+                let (at, put_in) = (sandbox.clone(), std::rc::Rc::new(RefCell::new(None)));
+                let inode = put_in.clone();
+                let plan = move |_, call| {
+                    if call == when {
+                        inode.borrow_mut().get_or_insert_with(|| put(&at));
+                    }
+                    None
+                };
+                let save = || {
+                    let base = sandbox.session.checkpoint()?;
+                    let mut staged = sandbox.session.stage()?;
+                    staged.begin(base.as_ref(), &how)?;
+                    staged.write_at(b"new", 0)?;
+                    staged.commit(&how)
+                };
+                let saved = fault::with(ways.plan(plan), save);
+                let path = sandbox.path("session");
+                let inode = put_in.take().unwrap();
+                let asked = permit.of.take();
+                assert!(!asked.is_empty() && asked.iter().all(|of| *of == inode));
+                assert_eq!(sandbox.entries(), set(["session"]), "{ways:?} {when:?}");
+                let mode = std::fs::metadata(&path).unwrap().mode() & 0o7777;
+                assert_eq!(get_xattr(&path, c"user.shape").unwrap(), b"round");
+                assert_eq!(get_xattr(&path, c"user.color"), None);
+                let Some(denied) = denied else {
+                    saved.unwrap();
+                    assert_eq!((mode, sandbox.content()), (0o604, b"new".to_vec()));
+                    continue;
+                };
+                let error = saved.unwrap_err();
+                assert_eq!(error.kind(), Kind::Forbidden, "{ways:?} {when:?}");
+                assert_eq!(error.errno(), denied.raw_os_error());
+                assert_eq!((mode, sandbox.content()), (0o4604, b"other".to_vec()));
+            }
+        }
+    }
+}
+
+/// What the writer has set is of the file that it was begun from.
+#[test]
+fn rule_13_1_what_a_writer_has_set_goes_to_no_other_file() {
+    let permit = Asked::default();
+    let how = Commit {
+        permit: &permit,
+        ..Commit::default()
+    };
+    for is_first in [true, false] {
+        let sandbox = Sandbox::new();
+        if !is_first {
+            std::fs::write(sandbox.path("session"), b"old").unwrap();
+        }
+        let base = sandbox.session.checkpoint().unwrap();
+        let mut staged = sandbox.session.stage().unwrap();
+        staged.begin(base.as_ref(), &how).unwrap();
+        let mode = Attributes {
+            mode: Some(0o4755),
+            ..Attributes::default()
+        };
+        staged.set_attributes(&mode).unwrap();
+        put(&sandbox);
+        assert_eq!(staged.commit(&how).unwrap_err().kind(), Kind::Superseded);
+        assert_eq!(sandbox.content(), b"other");
+        assert_eq!(sandbox.entries(), set(["session"]));
+    }
+}
+
+/// Where none stands any more, it is as in an empty directory: and who had
+/// something to begin from has to be allowed to make a file there.
+#[test]
+fn rule_13_1_a_checkpoint_that_is_gone_is_made_anew() {
+    for ways in ALL_WAYS {
+        for (owner, denied, left) in [
+            (7, None, Some((7, 8, 0o640))),
+            (0, None, Some((7, 8, 0o600))),
+            (7, Some(Errno::ACCESS), None),
+        ] {
+            let sandbox = Sandbox::with_checkpoint(b"old");
+            let path = sandbox.path("session");
+            std::os::unix::fs::chown(&path, Some(owner), Some(8)).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+            set_xattr(&path, c"user.color", b"red");
+            let permit = Asked {
+                denied,
+                ..Asked::default()
+            };
+            let how = Commit {
+                permit: &permit,
+                first_owner: Some((7, 8)),
+                ..Commit::default()
+            };
+            let save = || {
+                let base = sandbox.session.checkpoint()?;
+                let mut staged = sandbox.session.stage()?;
+                staged.begin(base.as_ref(), &how)?;
+                std::fs::remove_file(&path).unwrap();
+                staged.commit(&how)
+            };
+            let saved = fault::with(ways.plan(|_, _| None), save);
+            assert!(permit.of.take().iter().all(|of| *of == 0));
+            let Some(left) = left else {
+                assert_eq!(saved.unwrap_err().kind(), Kind::Superseded);
+                assert_eq!(sandbox.entries(), set([]));
+                continue;
+            };
+            saved.unwrap();
+            let stat = std::fs::metadata(&path).unwrap();
+            let found = (stat.uid(), stat.gid(), stat.mode() & 0o7777);
+            assert_eq!(found, left, "{ways:?} {owner}");
+            let color = get_xattr(&path, c"user.color").is_some();
+            assert_eq!(color, owner == 7, "its own gets its name again");
+        }
+    }
+}
