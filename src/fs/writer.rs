@@ -23,6 +23,7 @@ use super::activity::Activity;
 use super::errno::{Fail, Patience, Result};
 use super::process::{self, Opener, Sought};
 use super::replaced::Replacements;
+use super::shares::Share;
 use super::slot::{Owner, Published, Slot};
 use super::statistics::Statistics;
 use crate::repo::{self, Attributes, Base, Checkpoint, Commit, Committed, Kind, Session, Staged};
@@ -64,12 +65,15 @@ pub(super) struct Writer {
     opener: Opener,
     first_mode: u32,
     first_owner: (u32, u32),
+    /// Its descriptors, in the share of its user.
+    _share: Share,
     state: Mutex<State>,
 }
 
 /// What a writer is made of.
 #[derive(Debug)]
 pub(super) struct Origin {
+    pub(super) share: Share,
     pub(super) device: Arc<OnceLock<(u32, u32)>>,
     pub(super) session: Session,
     /// The node of its directory.
@@ -148,6 +152,7 @@ impl Writer {
             opener: Opener::new(origin.tid),
             first_mode,
             first_owner: origin.first_owner,
+            _share: origin.share,
             state: Mutex::new(State {
                 base: origin.base,
                 removed: origin.removed,

@@ -54,6 +54,7 @@ mod races;
 mod ranges;
 mod replacing;
 mod semantics;
+mod shares;
 mod sharing;
 mod status;
 mod stopping;
