@@ -485,10 +485,11 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOTTY);
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let caller = caller(request);
         self.serve(
             reply,
-            move |fs, patience, _| fs.opendir(ino.0, patience),
+            move |fs, patience, _| fs.opendir(ino.0, caller, patience),
             |reply: ReplyOpen, result| match result {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(errno) => reply.error(errno),

@@ -9,6 +9,7 @@ use fuser::BackingId;
 
 use super::errno::Result;
 use super::listing::Listing;
+use super::shares::Share;
 use super::writer::Writer;
 use crate::sys::Errno;
 
@@ -31,22 +32,33 @@ pub(super) enum Handle {
     Report(Vec<u8>),
 }
 
+#[derive(Debug)]
+struct Open {
+    handle: Arc<Handle>,
+    /// Whose it is.
+    _share: Share,
+}
+
 /// All handles.
 #[derive(Debug, Default)]
 pub(super) struct Handles {
-    by_number: Mutex<HashMap<u64, Arc<Handle>>>,
+    by_number: Mutex<HashMap<u64, Open>>,
     last: AtomicU64,
 }
 
 impl Handles {
-    /// A number for a new handle.
-    pub(super) fn add(&self, handle: Handle) -> u64 {
+    /// A number for a new handle, which is in the share of a user.
+    pub(super) fn add(&self, handle: Handle, share: Share) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut handles = self
             .by_number
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        handles.insert(number, Arc::new(handle));
+        let open = Open {
+            handle: Arc::new(handle),
+            _share: share,
+        };
+        handles.insert(number, open);
         number
     }
 
@@ -56,7 +68,8 @@ impl Handles {
             .by_number
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        Ok(handles.get(&number).cloned().ok_or(Errno::BADF)?)
+        let open = handles.get(&number).ok_or(Errno::BADF)?;
+        Ok(open.handle.clone())
     }
 
     /// Takes a handle out.
@@ -65,6 +78,7 @@ impl Handles {
             .by_number
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        handles.remove(&number)
+        let open = handles.remove(&number)?;
+        Some(open.handle)
     }
 }

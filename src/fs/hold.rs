@@ -11,20 +11,28 @@
 //! this one; and a thread that has asked for the attributes only lets go after a
 //! while.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// How many are held at the most; beyond that the oldest go.
+use super::Caller;
+use super::shares::limit_of_descriptors;
+
+/// How many are held at the most; fewer where this process may not have many
+/// descriptors. Beyond that the oldest go, of the user with most.
 const CAPACITY: usize = 1024;
+
+/// Of the descriptors that this process may have, holds take one of so many.
+const PART: u64 = 8;
 
 /// After how many calls of [`Holds::age`] a hold ends. Calls, and not time: a
 /// machine that was suspended has not kept anybody waiting.
 const ROUNDS: u64 = 5;
 
 /// All that is held.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Holds {
+    capacity: usize,
     inner: Mutex<Inner>,
     filled: Condvar,
 }
@@ -35,6 +43,8 @@ struct Inner {
     holds: BTreeMap<u64, Hold>,
     /// The one of each thread that we can tell from others.
     by_thread: HashMap<u32, u64>,
+    /// Those of each user, by order of their beginning.
+    by_user: HashMap<u32, BTreeSet<u64>>,
     last: u64,
     round: u64,
 }
@@ -42,6 +52,7 @@ struct Inner {
 #[derive(Debug)]
 struct Hold {
     tid: u32,
+    user: u32,
     since: u64,
     _held: Arc<Held>,
 }
@@ -71,27 +82,40 @@ impl Held {
     }
 }
 
+impl Default for Holds {
+    fn default() -> Self {
+        let limit = limit_of_descriptors() / PART;
+        Self {
+            capacity: usize::try_from(limit).unwrap_or(CAPACITY).min(CAPACITY),
+            inner: Mutex::default(),
+            filled: Condvar::new(),
+        }
+    }
+}
+
 impl Holds {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread has looked up this file.
-    pub(super) fn begin(&self, tid: u32, held: Arc<Held>) {
+    /// The caller's thread has looked up this file.
+    pub(super) fn begin(&self, Caller { tid, uid, .. }: Caller, held: Arc<Held>) {
         let mut inner = self.lock();
         let earlier = inner.end(tid);
         inner.last += 1;
         let (number, since) = (inner.last, inner.round);
         let hold = Hold {
             tid,
+            user: uid,
             since,
             _held: held,
         };
         inner.holds.insert(number, hold);
+        inner.by_user.entry(uid).or_default().insert(number);
         if tid != 0 {
             inner.by_thread.insert(tid, number);
         }
-        let beyond = (inner.holds.len() > CAPACITY).then(|| inner.end_oldest());
+        let beyond = (inner.holds.len() > self.capacity).then(|| inner.end_of_most());
         if inner.holds.len() == 1 {
             self.filled.notify_all();
         }
@@ -113,10 +137,11 @@ impl Holds {
         let mut inner = self.lock();
         inner.round += 1;
         let mut ended = Vec::new();
-        while let Some((_, oldest)) = inner.holds.first_key_value()
+        while let Some((number, oldest)) = inner.holds.first_key_value()
             && inner.round - oldest.since >= ROUNDS
         {
-            ended.push(inner.end_oldest());
+            let number = *number;
+            ended.push(inner.end_number(number));
         }
         let holds_any = !inner.holds.is_empty();
         drop(inner);
@@ -137,15 +162,30 @@ impl Holds {
 impl Inner {
     #[must_use]
     fn end(&mut self, tid: u32) -> Option<Hold> {
-        let number = self.by_thread.remove(&tid)?;
-        self.holds.remove(&number)
+        let number = *self.by_thread.get(&tid)?;
+        self.end_number(number)
+    }
+
+    /// Ends the oldest of the user with most, who keeps the others of theirs
+    /// out.
+    #[must_use]
+    fn end_of_most(&mut self) -> Option<Hold> {
+        let most = self.by_user.values().max_by_key(|holds| holds.len())?;
+        let number = *most.first()?;
+        self.end_number(number)
     }
 
     #[must_use]
-    fn end_oldest(&mut self) -> Option<Hold> {
-        let (number, hold) = self.holds.pop_first()?;
+    fn end_number(&mut self, number: u64) -> Option<Hold> {
+        let hold = self.holds.remove(&number)?;
         if self.by_thread.get(&hold.tid) == Some(&number) {
             self.by_thread.remove(&hold.tid);
+        }
+        if let Some(of_user) = self.by_user.get_mut(&hold.user) {
+            of_user.remove(&number);
+            if of_user.is_empty() {
+                self.by_user.remove(&hold.user);
+            }
         }
         Some(hold)
     }
@@ -168,6 +208,15 @@ mod tests {
     use super::*;
     use crate::repo::{Commit, Repository};
 
+    /// A thread of root.
+    fn by(tid: u32) -> Caller {
+        Caller {
+            tid,
+            uid: 0,
+            gid: 0,
+        }
+    }
+
     fn file() -> (Arc<Held>, Weak<Held>) {
         let file = OwnedFd::from(File::open("/").unwrap());
         let held = Arc::new(Held::new(file));
@@ -181,10 +230,10 @@ mod tests {
         let (first, first_held) = file();
         let (second, second_held) = file();
         let (other, other_held) = file();
-        holds.begin(1, first);
-        holds.begin(2, other);
+        holds.begin(by(1), first);
+        holds.begin(by(2), other);
         assert_eq!(first_held.strong_count(), 1);
-        holds.begin(1, second);
+        holds.begin(by(1), second);
         assert_eq!(first_held.strong_count(), 0);
         assert_eq!(second_held.strong_count(), 1);
         holds.end(1);
@@ -198,7 +247,7 @@ mod tests {
         // Threads that cannot be told apart end each other's holds by age only.
         for tid in [0, 0, 7] {
             let (looked_up, held) = file();
-            holds.begin(tid, looked_up);
+            holds.begin(by(tid), looked_up);
             holds.end(0);
             for _ in 1..ROUNDS {
                 assert!(holds.age());
@@ -213,21 +262,43 @@ mod tests {
     #[test]
     fn beyond_the_capacity_the_oldest_go() {
         let holds = Holds::default();
+        let capacity = holds.capacity;
         let (oldest, oldest_held) = file();
-        holds.begin(1, oldest);
+        holds.begin(by(1), oldest);
         let (second, second_held) = file();
         for tid in 2.. {
-            holds.begin(tid, second.clone());
-            if tid as usize == CAPACITY {
+            holds.begin(by(tid), second.clone());
+            if tid as usize == capacity {
                 assert_eq!(oldest_held.strong_count(), 1);
-            } else if tid as usize > CAPACITY {
+            } else if tid as usize > capacity {
                 break;
             }
         }
         assert_eq!(oldest_held.strong_count(), 0);
-        assert_eq!(second_held.strong_count(), 1 + CAPACITY);
+        assert_eq!(second_held.strong_count(), 1 + capacity);
         let inner = holds.lock();
         assert_eq!(inner.holds.len(), inner.by_thread.len());
+    }
+
+    #[test]
+    fn rule_13_3_what_one_user_looks_up_ends_no_hold_of_another() {
+        let holds = Holds::default();
+        let capacity = u32::try_from(holds.capacity).unwrap();
+        let caller = |tid, uid| Caller { tid, uid, gid: 0 };
+        let (of_ann, held) = file();
+        holds.begin(caller(1, 61001), of_ann);
+        for tid in 2..3 * capacity {
+            holds.begin(caller(tid, 61002), file().0);
+        }
+        assert_eq!(held.strong_count(), 1);
+        assert_eq!(holds.lock().holds.len(), holds.capacity);
+        holds.end(1);
+        assert_eq!(held.strong_count(), 0);
+        for _ in 0..ROUNDS {
+            holds.age();
+        }
+        let inner = holds.lock();
+        assert!(inner.by_user.is_empty() && inner.by_thread.is_empty());
     }
 
     /// Rule 2.1: however many saves and lookups come between a reader's
@@ -244,13 +315,8 @@ mod tests {
             staged.commit(&Commit::default()).unwrap();
         };
         let fs = Fs::new(repository, Options::default());
-        let caller = |tid| Caller {
-            tid,
-            uid: 0,
-            gid: 0,
-        };
         let lookup = |parent, name: &OsStr, tid| {
-            fs.lookup(parent, name, caller(tid), Patience::Wait)
+            fs.lookup(parent, name, by(tid), Patience::Wait)
                 .unwrap()
                 .attr
                 .ino
@@ -270,10 +336,10 @@ mod tests {
             let tid = others + n % 11;
             let new = lookup(dir, OsStr::new("session"), tid);
             assert_ne!(new, old);
-            let opened = fs.open(new, libc::O_RDONLY, caller(tid), &none, Patience::Wait);
+            let opened = fs.open(new, libc::O_RDONLY, by(tid), &none, Patience::Wait);
             fs.release(opened.unwrap().handle, Patience::Wait).unwrap();
         }
-        let opened = fs.open(old, libc::O_RDONLY, caller(reader), &none, Patience::Wait);
+        let opened = fs.open(old, libc::O_RDONLY, by(reader), &none, Patience::Wait);
         let mut buffer = [0; 16];
         let read = fs.read(opened.unwrap().handle, 0, &mut buffer, Patience::Wait);
         assert_eq!(&buffer[..read.unwrap()], b"old");

@@ -37,15 +37,16 @@ impl Fs {
     ///
     /// # Errors
     /// `ESTALE` if it is not where it was, `EACCES` if it must not be read.
-    pub fn opendir(&self, id: u64, patience: Patience) -> Result<u64> {
+    pub fn opendir(&self, id: u64, caller: Caller, patience: Patience) -> Result<u64> {
         if let Role::Session = self.role(id)? {
             self.settle_removal(id, patience)?;
         }
+        let share = self.reserve(caller, 1)?;
         // A repository that is missing lists as empty.
         if id != ROOT || self.repository.root()?.is_some() {
             sys::open_dir(&*self.dir(id)?.fd, OsStr::new("."))?;
         }
-        Ok(self.handles.add(Handle::Directory(Mutex::default())))
+        Ok(self.handles.add(Handle::Directory(Mutex::default()), share))
     }
 
     /// The names in a directory: of the root the sessions, youngest first; of

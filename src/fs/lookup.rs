@@ -99,7 +99,7 @@ impl Fs {
             ..self.birth(&stat)
         };
         let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
-        (self.holds).begin(caller.tid, self.nodes.hold(stat.stx_ino, fd));
+        (self.holds).begin(caller, self.nodes.hold(stat.stx_ino, fd));
         Ok(entry)
     }
 
@@ -179,7 +179,7 @@ impl Fs {
         caller: Caller,
     ) -> Entry {
         let entry = self.entry(parent, name, role, stat, self.birth(stat));
-        (self.holds).begin(caller.tid, self.nodes.hold(stat.stx_ino, file));
+        (self.holds).begin(caller, self.nodes.hold(stat.stx_ino, file));
         entry
     }
 

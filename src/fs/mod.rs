@@ -31,6 +31,7 @@ mod replaced;
 mod report;
 mod retry;
 mod setattr;
+mod shares;
 mod slot;
 mod statistics;
 mod umask;
@@ -59,6 +60,7 @@ use self::removal::Removals;
 use self::replaced::Replacements;
 pub use self::report::{REPORT_NAME, SCHEMA};
 use self::retry::Retries;
+pub use self::shares::{Share, Shares};
 use self::slot::Slots;
 pub use self::statistics::Saves;
 use self::statistics::Statistics;
@@ -137,6 +139,7 @@ pub struct Fs {
     names: RwLock<()>,
     holds: Holds,
     handles: Handles,
+    descriptors: Arc<Shares>,
     retries: Retries,
     slots: Slots,
     removals: Removals,
@@ -184,6 +187,7 @@ impl Fs {
             names: RwLock::default(),
             holds: Holds::default(),
             handles: Handles::default(),
+            descriptors: Shares::of_descriptors(),
             retries: Retries::default(),
             slots: Slots::default(),
             removals: Removals::default(),
@@ -313,6 +317,15 @@ impl Fs {
             return Err(Errno::STALE.into());
         }
         Ok(Arc::new(fd))
+    }
+
+    /// So many descriptors for the caller.
+    ///
+    /// # Errors
+    /// `EMFILE` if that is more than is left of the user's share.
+    fn reserve(&self, caller: Caller, descriptors: u64) -> Result<Share> {
+        let share = self.descriptors.take(caller.uid, descriptors);
+        Ok(share.ok_or(Errno::MFILE)?)
     }
 
     fn role(&self, id: u64) -> Result<Role> {

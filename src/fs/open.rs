@@ -13,8 +13,9 @@ use super::handle::Handle;
 use super::lookup::other_role;
 use super::node::{Role, empty_id};
 use super::passthrough::OpenBacking;
+use super::shares::OF_WRITER;
 use super::writer::{Origin, Writer};
-use super::{Caller, Entry, Fs};
+use super::{Caller, Entry, Fs, Share};
 use crate::repo::{Checkpoint, Session, own_lock};
 use crate::sys::{self, Errno, Mode, OFlags};
 
@@ -90,8 +91,9 @@ impl Fs {
                 if !writes && !writer.is_open() {
                     return Err(Errno::STALE.into());
                 }
+                let share = self.reserve(caller, 1)?;
                 writer.open(flags & libc::O_TRUNC != 0, caller.tid, patience)?;
-                Ok(self.opened_writer(writer, FopenFlags::empty()))
+                Ok(self.opened_writer(writer, share, FopenFlags::empty()))
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
                 if writes && let Some(session) = self.nodes.session(id) =>
@@ -101,21 +103,22 @@ impl Fs {
                     flags & libc::O_TRUNC != 0,
                     caller,
                     || self.open_other(id, flags, caller, open_backing, patience),
-                    |writer| self.open_shared(id, writer, (flags, caller.tid), patience),
+                    |writer| self.open_shared(id, writer, (flags, caller), patience),
                 )
             }
-            Role::Checkpoint => self.open_checkpoint(id, open_backing),
+            Role::Checkpoint => self.open_checkpoint(id, caller, open_backing),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
                 let session = self.session(parent)?;
                 let writer = self.writer(self.origin(session, parent, None, caller)?);
                 // It never writes: others may be shown so as well.
                 writer.show_as(id);
+                let share = self.reserve(caller, 1)?;
                 writer.open(false, caller.tid, patience)?;
-                Ok(self.opened_writer(writer, FopenFlags::FOPEN_NOFLUSH))
+                Ok(self.opened_writer(writer, share, FopenFlags::FOPEN_NOFLUSH))
             }
             Role::Other => self.open_other(id, flags, caller, open_backing, patience),
-            Role::Report => self.open_report(flags, patience),
+            Role::Report => self.open_report(flags, caller, patience),
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }
     }
@@ -158,7 +161,7 @@ impl Fs {
         &self,
         id: u64,
         writer: Arc<Writer>,
-        (flags, tid): (i32, u32),
+        (flags, caller): (i32, Caller),
         patience: Patience,
     ) -> Result<Opened> {
         // In this order: a reader that finds no passthrough asks for the other
@@ -179,13 +182,14 @@ impl Fs {
             // The kernel would answer EIO: one inode is open in one way only.
             return Err(Errno::BUSY.into());
         }
-        writer.open(flags & libc::O_TRUNC != 0, tid, patience)?;
-        Ok(self.opened_writer(writer, FopenFlags::FOPEN_DIRECT_IO))
+        let share = self.reserve(caller, 1)?;
+        writer.open(flags & libc::O_TRUNC != 0, caller.tid, patience)?;
+        Ok(self.opened_writer(writer, share, FopenFlags::FOPEN_DIRECT_IO))
     }
 
-    fn opened_writer(&self, writer: Arc<Writer>, flags: FopenFlags) -> Opened {
+    fn opened_writer(&self, writer: Arc<Writer>, share: Share, flags: FopenFlags) -> Opened {
         Opened {
-            handle: self.handles.add(Handle::Writer(writer)),
+            handle: self.handles.add(Handle::Writer(writer), share),
             flags,
             backing: None,
         }
@@ -222,6 +226,7 @@ impl Fs {
         caller: Caller,
     ) -> Result<Origin> {
         Ok(Origin {
+            share: self.reserve(caller, OF_WRITER)?,
             base,
             slot: self.slots.of(parent),
             node: parent,
@@ -264,6 +269,7 @@ impl Fs {
         if self.is_checkpoint(parent, name)? {
             return self.create_checkpoint(parent, mode, flags, caller, patience);
         }
+        let share = self.reserve(caller, 1)?;
         let dir = self.dir(parent)?;
         let passed = flags & (PASSED_ON | libc::O_EXCL) | libc::O_CREAT | libc::O_NONBLOCK;
         let passed = OFlags::from_bits_retain(passed.cast_unsigned());
@@ -281,7 +287,7 @@ impl Fs {
         let entry = self.entry(parent, name, other_role(&stat), &stat, self.birth(&stat));
         Ok(Created {
             entry,
-            opened: self.opened_file(stat.stx_ino, file, flags, open_backing),
+            opened: self.opened_file((stat.stx_ino, share), file, flags, open_backing),
         })
     }
 
@@ -316,6 +322,7 @@ impl Fs {
         // Nobody else may write it, unless its mode is changed.
         origin.first_mode = Some(mode & 0o755);
         let writer = self.writer(origin);
+        let share = self.reserve(caller, 1)?;
         // An empty file is a file: it is saved even if nothing is written. With
         // the writer the removal is part of a save, and one that is refused
         // leaves the old checkpoint.
@@ -326,7 +333,7 @@ impl Fs {
         opened?;
         Ok(Created {
             entry: self.writer_entry(parent, &writer, patience)?,
-            opened: self.opened_writer(writer, FopenFlags::empty()),
+            opened: self.opened_writer(writer, share, FopenFlags::empty()),
         })
     }
 

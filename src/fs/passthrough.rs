@@ -38,7 +38,7 @@ use super::handle::Handle;
 use super::node::Version;
 use super::open::{Opened, PASSED_ON, changes};
 use super::rename::carry_out;
-use super::{Caller, Fs};
+use super::{Caller, Fs, Share};
 use crate::repo::{CHECKPOINT, without_privileges};
 use crate::sys::{self, Errno, Mode, OFlags};
 
@@ -51,11 +51,17 @@ const FMODE_EXEC: i32 = 0x20;
 
 impl Fs {
     /// Opens a checkpoint for reading.
-    pub(super) fn open_checkpoint(&self, id: u64, open_backing: OpenBacking<'_>) -> Result<Opened> {
+    pub(super) fn open_checkpoint(
+        &self,
+        id: u64,
+        caller: Caller,
+        open_backing: OpenBacking<'_>,
+    ) -> Result<Opened> {
+        let share = self.reserve(caller, 1)?;
         let path = self.path_fd(id)?;
         let file = sys::reopen(&*path, OFlags::RDONLY)?;
         let version = Version::of(&sys::fstat(&file)?);
-        let mut opened = self.opened_file(id, file, libc::O_RDONLY, open_backing);
+        let mut opened = self.opened_file((id, share), file, libc::O_RDONLY, open_backing);
         if opened.backing.is_none() {
             if self.has_shared_writers.load(Ordering::SeqCst) {
                 opened.flags |= FopenFlags::FOPEN_DIRECT_IO;
@@ -78,6 +84,7 @@ impl Fs {
         open_backing: OpenBacking<'_>,
         patience: Patience,
     ) -> Result<Opened> {
+        let share = self.reserve(caller, 1)?;
         // By descriptor: `/proc/self/fd/N` leads to files without a name.
         let path = self.path_fd(id)?;
         let stat = sys::fstat(&*path)?;
@@ -98,7 +105,7 @@ impl Fs {
         {
             sys::chmod(&file, Mode::from_raw_mode(mode))?;
         }
-        Ok(self.opened_file(id, file, flags, open_backing))
+        Ok(self.opened_file((id, share), file, flags, open_backing))
     }
 
     /// Refuses a change of a file that has the name `session` in any session too
@@ -132,10 +139,11 @@ impl Fs {
         Ok(())
     }
 
-    /// A handle of a file that has just been opened with these flags.
+    /// A handle of a file that has just been opened with these flags, in the
+    /// share of a user.
     pub(super) fn opened_file(
         &self,
-        id: u64,
+        (id, share): (u64, Share),
         file: OwnedFd,
         flags: i32,
         open_backing: OpenBacking<'_>,
@@ -152,11 +160,14 @@ impl Fs {
             FopenFlags::empty()
         };
         Opened {
-            handle: self.handles.add(Handle::File {
-                file,
-                is_synced,
-                _backing: backing.clone(),
-            }),
+            handle: self.handles.add(
+                Handle::File {
+                    file,
+                    is_synced,
+                    _backing: backing.clone(),
+                },
+                share,
+            ),
             flags,
             backing,
         }

@@ -14,7 +14,7 @@ use super::handle::Handle;
 use super::holders::{Holder, Use, holders};
 use super::node::{Identity, REPORT, ROOT, Role};
 use super::open::{Opened, changes};
-use super::{Entry, Fs};
+use super::{Caller, Entry, Fs};
 use crate::sys::Errno;
 
 /// The name of the file.
@@ -53,15 +53,21 @@ impl Fs {
     }
 
     /// Opens the report, which is as it is now.
-    pub(super) fn open_report(&self, flags: i32, patience: Patience) -> Result<Opened> {
+    pub(super) fn open_report(
+        &self,
+        flags: i32,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<Opened> {
         if changes(flags) {
             return Err(Errno::ACCESS.into());
         }
         must_wait(patience)?;
+        let share = self.reserve(caller, 1)?;
         let mut text = self.report().to_string().into_bytes();
         text.push(b'\n');
         Ok(Opened {
-            handle: self.handles.add(Handle::Report(text)),
+            handle: self.handles.add(Handle::Report(text), share),
             flags: FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
             backing: None,
         })

@@ -27,6 +27,7 @@ use super::identity::Process;
 use super::kin::Kin;
 use super::process::{self, Sought};
 use super::replaced::Replacements;
+use super::shares::Share;
 use super::slot::{Owner, Published, Slot};
 use super::statistics::Statistics;
 use crate::repo::{self, Base, Checkpoint, Commit, Committed, Kind, Session, Staged};
@@ -75,12 +76,15 @@ pub(super) struct Writer {
     first_mode: u32,
     first_umask: u32,
     first_owner: (u32, u32),
+    /// Its descriptors, in the share of its user.
+    _share: Share,
     state: Mutex<State>,
 }
 
 /// What a writer is made of.
 #[derive(Debug)]
 pub(super) struct Origin {
+    pub(super) share: Share,
     pub(super) device: Arc<OnceLock<(u32, u32)>>,
     pub(super) session: Session,
     /// The node of its directory.
@@ -170,6 +174,7 @@ impl Writer {
             first_mode,
             first_umask,
             first_owner: origin.first_owner,
+            _share: origin.share,
             state: Mutex::new(State {
                 base: origin.base,
                 removed: origin.removed,

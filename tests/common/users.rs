@@ -1,11 +1,12 @@
 //! Users that are not root, and mounts that let them in.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
-use super::{Backing, Mount};
+use super::{Backing, Disk, Mount};
 
 /// Who runs a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,27 +20,80 @@ pub enum User {
     Cid,
 }
 
-/// A command in a directory, run by a user.
-pub fn run_as(user: User, directory: &Path, command: &str) -> Output {
+/// A program in a directory, to be run by a user.
+fn command_of(user: User, directory: &Path, program: &[&str]) -> Command {
     let ids: &[&str] = match user {
         User::Root => &[],
         User::Ann => &["--reuid=61001", "--regid=61001", "--groups=61010"],
         User::Bob => &["--reuid=61002", "--regid=61002", "--groups=61010"],
         User::Cid => &["--reuid=61003", "--regid=61003", "--clear-groups"],
     };
-    Command::new("setpriv")
+    let mut command = Command::new("setpriv");
+    command
         .args(ids)
-        .args(["dash", "-c", command])
+        .args(program)
         .current_dir(directory)
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}
+
+/// A command in a directory, run by a user.
+pub fn run_as(user: User, directory: &Path, command: &str) -> Output {
+    command_of(user, directory, &["dash", "-c", command])
         .stdin(Stdio::null())
         .output()
         .unwrap()
 }
 
+/// A python program of a user that runs until its input ends, and has said a
+/// line.
+pub struct Program {
+    child: Child,
+    pub line: String,
+}
+
+impl Program {
+    pub fn start(user: User, directory: &Path, program: &str) -> Self {
+        let mut child = command_of(user, directory, &["python3", "-c", program])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        Self {
+            child,
+            line: line.trim_end().to_owned(),
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
 /// A mount for everybody.
 pub fn shared_mount(backing: Backing) -> Mount {
-    let mount = Mount::with(backing, &["--allow-other"]);
+    shared_mount_by(&[], backing, &[])
+}
+
+/// The same with a program, and its arguments, that starts the daemon, and with
+/// more options.
+pub fn shared_mount_by(starter: &[&str], backing: Backing, options: &[&str]) -> Mount {
+    let disk = Disk::new(backing);
+    let repository = disk.path().join("repository");
+    fs::create_dir(&repository).unwrap();
+    let options = [&["--allow-other"], options].concat();
+    let mount = Mount::started_by(starter, disk, repository, &options);
     let open = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
     open(&mount.disk.beside("."), 0o755).unwrap();
     open(mount.disk.path(), 0o755).unwrap();

@@ -59,6 +59,7 @@ mod replacing;
 mod rights;
 mod saving_commands;
 mod semantics;
+mod shares;
 mod sharing;
 mod status;
 mod stopping;

@@ -15,7 +15,7 @@ const MOST: usize = 1024;
 const MOST_THREADS: usize = 4096;
 
 /// Of how many the end is watched by a pidfd, which is a descriptor of the daemon.
-const WATCHED: usize = 64;
+const WATCHED: usize = 8;
 
 /// The processes that have written.
 #[derive(Debug, Default)]

@@ -1,0 +1,126 @@
+//! What one user takes of what all share (DESIGN 13.3): it ends, and the others go
+//! on.
+
+use std::fs;
+
+use crate::common::observe::descriptors;
+use crate::common::users::{Program, User, run_as, shared_mount_by, told};
+use crate::common::{Backing, Mount, wait_until};
+
+/// How many descriptors the daemon may have.
+const LIMIT: usize = 1000;
+
+/// The share of one user: half, less what the daemon keeps for itself.
+const SHARE: usize = LIMIT / 2 - LIMIT / 8;
+
+/// A mount for everybody, where Ann and Bob have sessions, and so many others are
+/// Bob's.
+fn shared(sessions: usize) -> Mount {
+    let limit = format!("--nofile={LIMIT}:{LIMIT}");
+    let mut mount = shared_mount_by(&["prlimit", &limit], Backing::Here, &[]);
+    mount.may_complain = true;
+    for (user, id) in [(User::Ann, "ann"), (User::Bob, "bob")] {
+        let make = format!("mkdir {id}.session && echo old > {id}.session/session");
+        assert_eq!(told(&run_as(user, &mount.mountpoint, &make)), "Some(0): ");
+    }
+    let make = format!("for n in $(seq {sessions}); do mkdir $n.session || exit; done");
+    let made = run_as(User::Bob, &mount.mountpoint, &make);
+    assert_eq!(told(&made), "Some(0): ");
+    mount
+}
+
+/// A program of a user that does `take` with rising numbers until it is refused,
+/// keeps what it gets, and says how much that is, and why it ended.
+fn taker(mount: &Mount, user: User, take: &str) -> Program {
+    let program = format!(
+        "
+import errno, os, resource, sys
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = []
+try:
+    for n in range(3000): held.append({take})
+    print(len(held), 'all', flush=True)
+except OSError as e:
+    print(len(held), errno.errorcode[e.errno], flush=True)
+sys.stdin.readline()"
+    );
+    Program::start(user, &mount.mountpoint, &program)
+}
+
+fn got(program: &Program) -> (usize, &str) {
+    let (count, why) = program.line.split_once(' ').unwrap();
+    (count.parse().unwrap(), why)
+}
+
+fn assert_ann_reads_and_saves(mount: &Mount) {
+    let work = "cat ann.session/session && echo new > ann.session/session && \
+                echo old > ann.session/session && ls ann.session && find . -type d > /dev/null";
+    let done = run_as(User::Ann, &mount.mountpoint, work);
+    assert_eq!(told(&done), "Some(0): old\nsession\n");
+}
+
+/// Each kind of what is open, and what one of it costs.
+const KINDS: [(&str, usize); 5] = [
+    ("os.open('bob.session/session', os.O_RDONLY)", 1),
+    ("os.open('bob.session', os.O_RDONLY)", 1),
+    ("os.open(f'bob.session/{n}', os.O_WRONLY | os.O_CREAT)", 1),
+    (
+        "os.open(f'{n + 1}.session/session', os.O_WRONLY | os.O_CREAT)",
+        4,
+    ),
+    (
+        "os.open(f'{n + 1}.session/session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)",
+        4,
+    ),
+];
+
+#[test]
+fn rule_13_3_who_opens_all_he_can_keeps_no_other_user_out() {
+    let mount = shared(SHARE);
+    assert_ann_reads_and_saves(&mount);
+    let before = descriptors(mount.pid()).len();
+    for (take, cost) in KINDS {
+        let bob = taker(&mount, User::Bob, take);
+        assert_eq!(got(&bob), (SHARE / cost, "EMFILE"), "{take}");
+        // Beside those of what has just been looked up.
+        let taken = descriptors(mount.pid()).len();
+        assert!(taken <= SHARE + LIMIT / 4, "{take}: {taken} descriptors");
+        // Bob is told so in every way, and nobody else.
+        for open in ["cat bob.session/session", "ls bob.session", "ls ."] {
+            let refused = told(&run_as(User::Bob, &mount.mountpoint, open));
+            assert!(refused.contains("Too many open files"), "{open}: {refused}");
+        }
+        assert_ann_reads_and_saves(&mount);
+        let cid = taker(&mount, User::Cid, "os.open('.', os.O_RDONLY)");
+        assert_eq!(got(&cid), (SHARE, "EMFILE"), "{take}");
+        drop(cid);
+        // Whoever runs the daemon has no share but what is there.
+        let root = taker(&mount, User::Root, "os.open('.', os.O_RDONLY)");
+        let (count, why) = got(&root);
+        assert!(count > SHARE && why == "EMFILE", "{take}: {count} {why}");
+        drop((root, bob));
+        mount.assert_descriptors_closed(before + 10);
+        let again = "cat bob.session/session";
+        wait_until("all is given back", || {
+            run_as(User::Bob, &mount.mountpoint, again).status.success()
+        });
+    }
+}
+
+/// A node costs nobody anything: who walks a large tree is not refused.
+#[test]
+fn rule_13_3_a_walk_is_not_bound() {
+    let mount = shared(1);
+    let session = mount.repository.join("bob.session");
+    for dir in 0..20 {
+        let dir = session.join(format!("dir{dir}"));
+        fs::create_dir(&dir).unwrap();
+        for file in 0..100 {
+            fs::write(dir.join(format!("file{file}")), "").unwrap();
+        }
+    }
+    let walk = "find . -type f -links 1 | wc -l && ls -lR . | wc -l";
+    let said = told(&run_as(User::Bob, &mount.mountpoint, walk));
+    assert!(said.starts_with("Some(0): 2003\n"), "{said}");
+}
