@@ -1,5 +1,5 @@
 //! What the kernel is told of a failure: the one table from the storage's
-//! errors to errnos.
+//! errors to errnos, and where they are logged (I5).
 
 use fuser::Errno;
 
@@ -44,8 +44,35 @@ impl From<sys::Errno> for Fail {
     }
 }
 
+/// What a disk answers that is full or in trouble, and a machine: whoever runs the
+/// mount wants to know of it. Any other errno is an ordinary answer.
+const TROUBLE: [i32; 9] = [
+    libc::EIO,
+    libc::ENOSPC,
+    libc::EDQUOT,
+    libc::EROFS,
+    libc::EMFILE,
+    libc::ENFILE,
+    libc::ENOMEM,
+    libc::EUCLEAN,
+    libc::ENODEV,
+];
+
 impl From<repo::Error> for Fail {
+    /// Logs it as well.
     fn from(error: repo::Error) -> Self {
+        let level = match TROUBLE.contains(&error.errno()) {
+            true => log::Level::Warn,
+            false => log::Level::Debug,
+        };
+        log::log!(level, "{error}");
+        Self::of(&error)
+    }
+}
+
+impl Fail {
+    /// The same of an error that the log has been told of.
+    pub(super) fn of(error: &repo::Error) -> Self {
         use repo::Kind;
         Self::Errno(match error.kind() {
             Kind::NotFound => libc::ENOENT,

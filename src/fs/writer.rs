@@ -131,8 +131,8 @@ struct State {
     kin: Kin,
     /// Whether the opener has written anything itself, not only cut it off.
     has_own_data: bool,
-    /// One of them was killed: this save is not to be.
-    doomed: bool,
+    /// One that wrote was killed, in words: this save is not to be.
+    killed: Option<String>,
     /// The first error of this save.
     failed: Option<i32>,
     /// The last save was not made: what a descriptor that is left would write is
@@ -219,7 +219,11 @@ impl Writer {
             state.kin.add(Process::of(tid));
         }
         if truncate {
-            self.truncate(&mut state, 0, patience)?;
+            let truncated = self.truncate(&mut state, 0, patience);
+            if let Err(Fail::Errno(errno)) = truncated {
+                self.statistics.failed(self.session.name(), errno);
+            }
+            truncated?;
             state.authors.note(tid);
             self.drop_privileges(&mut state)?;
         }
@@ -270,7 +274,7 @@ impl Writer {
         let changed =
             self.change(&mut state, true, patience)
                 .and_then(|()| match change(staged(&state)?) {
-                    Err(error) if harmless.contains(&error.errno()) => Ok(Err(error.into())),
+                    Err(error) if harmless.contains(&error.errno()) => Ok(Err(Fail::of(&error))),
                     other => Ok(Ok(self.log_if_failed(other)?)),
                 });
         if let Ok(Err(_)) = changed
@@ -307,7 +311,7 @@ impl Writer {
         if let Some(errno) = state.failed.or(state.untold.take()) {
             return Err(Fail::Errno(errno));
         }
-        if state.doomed || state.is_void {
+        if state.killed.is_some() || state.is_void {
             return Err(Fail::Errno(libc::ECANCELED));
         }
         match &state.base {
@@ -342,6 +346,12 @@ impl Writer {
                 self.publish(state, new);
                 state.published = true;
                 self.statistics.saved(self.session.name(), took);
+                log::debug!(
+                    "{}: saved for process {} in {} us",
+                    self.session.name(),
+                    self.opener.pid,
+                    took.as_micros()
+                );
                 Ok(())
             }
             Err(error) => {
@@ -349,7 +359,7 @@ impl Writer {
                 if error.kind() == Kind::NotDurable {
                     state.set_base(self.session.checkpoint().ok().flatten());
                 }
-                Err(error.into())
+                Err(Fail::of(&error))
             }
         }
     }
@@ -399,7 +409,10 @@ impl Writer {
     }
 
     fn log_if_failed<T>(&self, result: repo::Result<T>) -> Result<T> {
-        Ok(result.inspect_err(|error| self.log_failure(error))?)
+        result.map_err(|error| {
+            self.log_failure(&error);
+            Fail::of(&error)
+        })
     }
 
     fn truncate(&self, state: &mut State, size: u64, patience: Patience) -> Result<()> {
@@ -458,7 +471,7 @@ impl Writer {
                 if !state.published {
                     self.slot.free(self.ino);
                 }
-                Err(error.into())
+                Err(Fail::of(&error))
             }
         }
     }
@@ -520,6 +533,15 @@ impl Writer {
                     std::thread::sleep(LOCK_POLL);
                 }
                 locked => {
+                    if let Ok(true) = locked
+                        && refused == busy
+                    {
+                        log::warn!(
+                            "{}: EBUSY: session.next of another program is in the way \
+                             (sessionfs break-lock, if that has ended)",
+                            self.session.name()
+                        );
+                    }
                     self.slot.free(self.ino);
                     return Err(locked.map_or_else(Fail::from, |_| refused));
                 }
@@ -543,7 +565,7 @@ impl Drop for Writer {
 impl State {
     /// Nothing has been changed, and nothing has gone wrong.
     fn is_untouched(&self) -> bool {
-        self.staged.is_none() && self.failed.is_none() && !self.doomed && !self.published
+        self.staged.is_none() && self.failed.is_none() && self.killed.is_none() && !self.published
     }
 
     /// The base, open for reading; `None` if there is none.

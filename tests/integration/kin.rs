@@ -294,3 +294,35 @@ fn rule_13_2_a_save_does_not_look_at_the_processes_of_others() {
     assert!(calls.contains("/fdinfo"), "nothing was looked at");
     assert!(!calls.contains(&looked_at), "it looks at a stranger");
 }
+
+#[test]
+fn invariant_5_the_log_names_the_process_that_was_killed() {
+    let mount = Mount::new(Backing::Tmpfs);
+    let session = old_session(&mount);
+    let output = shell(
+        "bash",
+        &session.on_mount,
+        "sh -c 'echo $$ > $PIDS; echo half; kill -9 $$' > session"
+            .replace("$PIDS", &mount.disk.beside("pid").display().to_string())
+            .as_str(),
+    );
+    assert!(!output.status.success());
+    let pid = fs::read_to_string(mount.disk.beside("pid")).unwrap();
+    let expected = format!("a.session: process {} (sh) was killed", pid.trim());
+    let log = mount.log();
+    assert!(log.contains(&expected), "{expected}: {log}");
+    assert_is(&session, OLD, "killed");
+}
+
+#[test]
+fn invariant_5_the_log_tells_of_a_lock_that_is_in_the_way() {
+    let mount = Mount::new(Backing::Tmpfs);
+    let session = old_session(&mount);
+    fs::write(session.in_repository.join("session.next"), "foreign").unwrap();
+    assert!(fs::write(session.file(), "new").is_err());
+    let log = mount.log();
+    assert!(
+        log.contains("a.session: EBUSY: session.next of another program"),
+        "{log}"
+    );
+}

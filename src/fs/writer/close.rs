@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::authors::{Author, Authors};
 use super::{State, Writer};
 use crate::fs::errno::{Fail, Patience, Result};
+use crate::fs::holders;
 use crate::fs::identity::Process;
 use crate::fs::kin::{self, Held, Kin};
 use crate::fs::process::{self, Closer};
@@ -24,18 +25,15 @@ const EXEC_POLL: Duration = Duration::from_millis(1);
 /// How often processes are looked at of which others close the file meanwhile.
 const LOOKS: u32 = 3;
 
-/// What a close means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a close means. With the process that wrote and has been killed, in words.
+#[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// Nothing: others hold the file.
     Nothing,
     /// Others hold it, but a process that wrote has been killed.
-    Doom,
-    /// It was the last. `killed`: and the end of a killed process.
-    Last {
-        /// By a signal.
-        killed: bool,
-    },
+    Doom(String),
+    /// It was the last.
+    Last { killed: Option<String> },
 }
 
 impl Writer {
@@ -74,14 +72,14 @@ impl Writer {
             // A guess, where an early close of a duplicate comes before the
             // first write; without data it is left to RELEASE.
             Closer::Unknown if by_opener && self.has_to_tell() => {
-                return Verdict::Last { killed: false };
+                return Verdict::Last { killed: None };
             }
             Closer::Unknown => return Verdict::Nothing,
             // It has opened the file, wrote to it, closes it and goes on, and wants
             // to know how it ended (DESIGN 2.3): copies that children got by the
             // way do not matter.
             Closer::Closed if by_opener && self.has_to_tell() => {
-                let killed = self.others_are_killed(closer);
+                let killed = self.other_killed(closer);
                 return Verdict::Last { killed };
             }
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
@@ -94,7 +92,7 @@ impl Writer {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.kin.add_all(descendants);
             let wrote = by_opener || state.authors.contains(closer);
-            how == Closer::Killed && wrote
+            (how == Closer::Killed && wrote).then(|| in_words(closer))
         };
         // An opener that has written nothing may have opened it for a program that
         // it is starting, or others of its threads start programs meanwhile.
@@ -105,10 +103,10 @@ impl Writer {
         };
         match (self.is_held(closer, patience), killed) {
             (false, killed) => Verdict::Last {
-                killed: killed || self.others_are_killed(closer),
+                killed: killed.or_else(|| self.other_killed(closer)),
             },
-            (true, true) => Verdict::Doom,
-            (true, false) => Verdict::Nothing,
+            (true, Some(killed)) => Verdict::Doom(killed),
+            (true, None) => Verdict::Nothing,
         }
     }
 
@@ -161,15 +159,16 @@ impl Writer {
         state.has_own_data || state.failed.is_some()
     }
 
-    /// Whether a process that wrote, and not the one that closes now, has been
-    /// killed before it closed the file.
-    fn others_are_killed(&self, closer: Process) -> bool {
+    /// A process that wrote, and is not the one that closes now, and has been killed
+    /// before it closed the file; in words.
+    fn other_killed(&self, closer: Process) -> Option<String> {
         let authors: Vec<Author> = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.authors.holding().cloned().collect()
         };
         let mut others = authors.iter().filter(|author| author.process != closer);
-        others.any(Author::is_killed)
+        let killed = others.find(|author| author.is_killed())?;
+        Some(in_words(killed.process))
     }
 
     /// Does what a verdict on a close asks for. Waits for the disk.
@@ -180,12 +179,12 @@ impl Writer {
         }
         let settled = match verdict {
             Verdict::Nothing => Ok(()),
-            Verdict::Doom => {
-                state.doomed = true;
+            Verdict::Doom(killed) => {
+                state.killed.get_or_insert(killed);
                 Ok(())
             }
             Verdict::Last { killed } => {
-                state.doomed |= killed;
+                state.killed = state.killed.take().or(killed);
                 self.finish(&mut state)
             }
         };
@@ -204,13 +203,17 @@ impl Writer {
     /// Answers whether it was the last handle.
     pub(in crate::fs) fn release(&self) -> bool {
         // Looked at without the lock, and not where a release does not wait.
-        let killed = self.release_waits() && self.others_are_killed(Process::UNKNOWN);
+        let killed = self
+            .release_waits()
+            .then(|| self.other_killed(Process::UNKNOWN));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.handles = state.handles.saturating_sub(1);
         if state.handles > 0 {
             return false;
         }
-        state.doomed |= killed && state.staged.is_some();
+        if state.staged.is_some() {
+            state.killed = state.killed.take().or(killed.flatten());
+        }
         if !state.is_untouched()
             && let Err(fail) = self.finish(&mut state)
         {
@@ -237,9 +240,11 @@ impl Writer {
     pub(super) fn finish(&self, state: &mut State) -> Result<()> {
         let result = match state.failed {
             Some(errno) => Err(Fail::Errno(errno)),
-            None if state.doomed && state.staged.is_some() => {
+            None if state.staged.is_some()
+                && let Some(killed) = &state.killed =>
+            {
                 log::warn!(
-                    "{}: a process that was writing was killed; the save is abandoned",
+                    "{}: {killed} was killed while it was writing; the save is abandoned",
                     self.session.name()
                 );
                 self.statistics.abandoned(self.session.name());
@@ -256,7 +261,7 @@ impl Writer {
         state.authors = Authors::default();
         state.has_own_data = false;
         state.published = false;
-        state.doomed = false;
+        state.killed = None;
         state.failed = None;
         if let Some(staged) = &mut abandoned {
             staged.withdraw();
@@ -267,5 +272,14 @@ impl Writer {
         self.slot.free(self.ino);
         drop(abandoned);
         result
+    }
+}
+
+/// A process in words, for the log; its name is what anybody may have made of it.
+fn in_words(process: Process) -> String {
+    let command = holders::command(process.pid);
+    match command.is_empty() {
+        true => format!("process {}", process.pid),
+        false => format!("process {} ({})", process.pid, command.escape_debug()),
     }
 }
