@@ -254,15 +254,16 @@ pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
         });
     }
     match daemon::start(background_arguments(given, &request, &log))? {
-        // Whoever gave one path may have meant it as the repository.
-        daemon::Started::Ready if arguments.repository().is_none() => {
-            let (from, to) = (request.repository.display(), request.mountpoint.display());
-            let line = one_line(&format!("{from} is mounted on {to}"));
-            output::write(|out| writeln!(out, "{line}"))
-        }
-        daemon::Started::Ready => Ok(()),
-        daemon::Started::Ended(status) => Err(Failure::of_process(status)),
+        daemon::Started::Ready => logging::warn_if_lost(&log),
+        daemon::Started::Ended(status) => return Err(Failure::of_process(status)),
     }
+    if arguments.repository().is_some() {
+        return Ok(());
+    }
+    // The one path may have been meant as the repository.
+    let (from, to) = (request.repository.display(), request.mountpoint.display());
+    let line = one_line(&format!("{from} is mounted on {to}"));
+    output::write(|out| writeln!(out, "{line}"))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -87,10 +87,14 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
         }
         _ => return cannot(Kind::Refused, "it is not a mount of sessionfs"),
     };
-    let watch = (!lazily).then(|| presence::Watch::of(device)).flatten();
+    // It also tells the process who unmounts.
+    let watch = presence::Watch::of(device);
+    if let Some(watch) = &watch {
+        watch.announce();
+    }
     match attach::unmount(&location.path, lazily) {
         Ok(()) => {
-            if watch.is_some_and(|watch| !watch.wait()) {
+            if !lazily && watch.is_some_and(|watch| !watch.wait()) {
                 log::info!(
                     "{}: unmounted, but its background process has not ended yet",
                     mountpoint.display()
