@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Arg, Command, CommandFactory};
-use clap_complete::Shell;
 
 use super::failure::{Failure, Result};
-use super::{Cli, manual, option_list};
+use super::{Cli, completions, manual, option_list};
 use crate::sys;
 
 const AFTER_HELP: &str = "\
@@ -40,12 +39,9 @@ fn write(directory: &Path, cli: Command) -> io::Result<()> {
     for (name, page) in manual::pages(&cli, &date())? {
         fs::write(man.join(name), page)?;
     }
-    let completions = directory.join("completions");
-    fs::create_dir_all(&completions)?;
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut offered(&cli), "sessionfs", &completions)?;
-    }
-    Ok(())
+    let completions_of_shells = directory.join("completions");
+    fs::create_dir_all(&completions_of_shells)?;
+    completions::write(&mut offered(&cli), &completions_of_shells)
 }
 
 /// The command line without what is hidden: the completions would offer it.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use env_logger::{Builder, Env};
 use log::{Level, LevelFilter, Record};
 
-use super::failure::{Failure, Result, one_line};
+use super::failure::{self, Failure, Result, one_line};
 
 /// fuser logs at levels that are not ours: a request that is answered with an
 /// error is no warning, and an answer that nobody waits for any more (the mount
@@ -17,6 +17,9 @@ const FUSER_FILTER: &str = "fuser=error,fuser::reply=off";
 
 /// Warnings, the beginning and the end of a mount, and who keeps others from saving.
 const DEFAULT_FILTER: &str = "warn,sessionfs::mount=info,sessionfs::fs::slot=info";
+
+/// Where syslogd(8) takes lines.
+const SYSLOG: &str = "/dev/log";
 
 /// Where log lines go.
 #[derive(Clone, Debug)]
@@ -38,10 +41,22 @@ pub(super) struct Log {
     pub(super) level: Option<LevelFilter>,
 }
 
+/// Says so if the log is to be lost.
+pub(super) fn warn_if_lost(log: &Log) {
+    let is_wanted = log.level != Some(LevelFilter::Off);
+    if let (Target::Syslog, true, Err(e)) = (&log.target, is_wanted, Syslog::connect()) {
+        failure::warn(&format!(
+            "nobody takes the log ({SYSLOG}: {e}); --log-file keeps it"
+        ));
+    }
+}
+
 /// Starts logging, for the whole process.
 pub(super) fn start(log: Log) -> Result<()> {
     let mut builder = Builder::new();
     match log.level {
+        // Each request of the kernel.
+        Some(LevelFilter::Trace) => builder.parse_filters("fuser=debug,sessionfs=trace"),
         Some(level) => builder.parse_filters(&format!("{FUSER_FILTER},sessionfs={level}")),
         None => {
             let default = format!("{FUSER_FILTER},{DEFAULT_FILTER}");
@@ -120,7 +135,7 @@ impl Syslog {
     fn connect() -> io::Result<UnixDatagram> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        socket.connect("/dev/log")?;
+        socket.connect(SYSLOG)?;
         Ok(socket)
     }
 }

@@ -2,6 +2,7 @@
 //! an exit status out.
 
 mod break_lock;
+mod completions;
 mod create;
 mod doctor;
 mod failure;

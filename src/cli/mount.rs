@@ -62,6 +62,10 @@ pub(super) struct Arguments {
     #[arg(long, hide = true, overrides_with = "ro")]
     rw: bool,
 
+    /// Change ro, rw, noexec and noatime of what is mounted there
+    #[arg(long, hide = true)]
+    remount: bool,
+
     /// Let others in, with their own permissions
     #[arg(long)]
     allow_other: bool,
@@ -237,8 +241,44 @@ pub(super) fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> 
     Ok((request, log))
 }
 
+/// Changes what the kernel can change by itself. mount(8) gives all options of a
+/// line of fstab(5) as well, of which nobody knows whether they are to change.
+fn remount(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
+    const CHANGED: [&str; 4] = ["ro", "rw", "noexec", "noatime"];
+    // What a mount has for good, and shows to mount(8).
+    const SHOWN: [&str; 9] = [
+        "remount",
+        "paths",
+        "nodev",
+        "nosuid",
+        "allow_other",
+        "default_permissions",
+        "max_read",
+        "fsname",
+        "subtype",
+    ];
+    mount::remount(
+        &absolute(arguments.mountpoint())?,
+        &arguments.mount_options(),
+    )?;
+    for option in Arguments::augment_args(Command::new("mount")).get_arguments() {
+        let id = option.get_id().as_str();
+        let is_given = given.value_source(id) == Some(ValueSource::CommandLine);
+        if is_given && !CHANGED.contains(&id) && !SHOWN.contains(&id) {
+            failure::warn(&format!(
+                "{id} stays as it is: a remount changes ro, rw, noexec and noatime; for the \
+                 others unmount and mount again"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Mounts; `given` are the arguments before they were understood.
 pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
+    if arguments.remount {
+        return remount(arguments, given);
+    }
     let (request, log) = request(arguments)?;
     if arguments.foreground {
         logging::start(log)?;
@@ -254,15 +294,16 @@ pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
         });
     }
     match daemon::start(background_arguments(given, &request, &log))? {
-        // Whoever gave one path may have meant it as the repository.
-        daemon::Started::Ready if arguments.repository().is_none() => {
-            let (from, to) = (request.repository.display(), request.mountpoint.display());
-            let line = one_line(&format!("{from} is mounted on {to}"));
-            output::write(|out| writeln!(out, "{line}"))
-        }
-        daemon::Started::Ready => Ok(()),
-        daemon::Started::Ended(status) => Err(Failure::of_process(status)),
+        daemon::Started::Ready => logging::warn_if_lost(&log),
+        daemon::Started::Ended(status) => return Err(Failure::of_process(status)),
     }
+    if arguments.repository().is_some() {
+        return Ok(());
+    }
+    // The one path may have been meant as the repository.
+    let (from, to) = (request.repository.display(), request.mountpoint.display());
+    let line = one_line(&format!("{from} is mounted on {to}"));
+    output::write(|out| writeln!(out, "{line}"))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -13,7 +13,8 @@ use super::failure::{Failure, Result, Status};
 
 /// What is meant for mount(8) itself, for systemd or for people, or is how it
 /// is anyway; with or without a value. `dev` and `suid` are added by
-/// mount.fuse3(8) without being asked, and give nothing here.
+/// mount.fuse3(8) without being asked, and give nothing here; `user_id` and
+/// `group_id` are what a mount shows, and come back with a remount.
 pub(super) const NOT_OURS: &[&str] = &[
     "_netdev",
     "async",
@@ -26,6 +27,7 @@ pub(super) const NOT_OURS: &[&str] = &[
     "exec",
     "fail",
     "group",
+    "group_id",
     "loud",
     "noauto",
     "nodiratime",
@@ -43,6 +45,7 @@ pub(super) const NOT_OURS: &[&str] = &[
     "suid",
     "uhelper",
     "user",
+    "user_id",
     "users",
 ];
 

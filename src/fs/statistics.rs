@@ -63,6 +63,7 @@ impl Statistics {
 
     /// A save has been made, in so much time.
     pub(super) fn saved(&self, session: &SessionName, took: Duration) {
+        log::debug!("{session}: saved, in {took:.1?}");
         let mut inner = self.lock();
         inner.saves.done += 1;
         inner.durations.add(took);

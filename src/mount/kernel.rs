@@ -57,6 +57,12 @@ pub(super) fn mount(
     }
 }
 
+/// mount(2) of what is mounted already. FUSE leaves all but the flags alone
+/// (fuse_reconfigure, fs/fuse/inode.c, Linux 6.18).
+pub(super) fn remount(mountpoint: &Path, options: &MountOptions) -> std::result::Result<(), Errno> {
+    rustix::mount::mount_remount(mountpoint, options.flags(), c"")
+}
+
 /// umount2(2)
 pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<(), Unmount> {
     let mut flags = UnmountFlags::NOFOLLOW;

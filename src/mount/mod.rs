@@ -32,6 +32,7 @@ pub use serve::serve;
 
 use crate::fs::holders::{holders, in_words};
 use attach::Unmount;
+use rustix::io::Errno;
 use table::Location;
 
 /// What is to be mounted, where and how.
@@ -87,10 +88,14 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
         }
         _ => return cannot(Kind::Refused, "it is not a mount of sessionfs"),
     };
-    let watch = (!lazily).then(|| presence::Watch::of(device)).flatten();
+    // It also tells the process who unmounts.
+    let watch = presence::Watch::of(device);
+    if let Some(watch) = &watch {
+        watch.announce();
+    }
     match attach::unmount(&location.path, lazily) {
         Ok(()) => {
-            if watch.is_some_and(|watch| !watch.wait()) {
+            if !lazily && watch.is_some_and(|watch| !watch.wait()) {
                 log::info!(
                     "{}: unmounted, but its background process has not ended yet",
                     mountpoint.display()
@@ -100,6 +105,38 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
         }
         Err(Unmount::Busy) => cannot(Kind::Busy, &in_use(device)),
         Err(Unmount::Failed(reason)) => cannot(Kind::Failed, &reason),
+    }
+}
+
+/// Changes the flags of a mount of this program that the kernel keeps: whether it
+/// is read-only, and whether programs and times of access are allowed.
+///
+/// # Errors
+/// [`Kind::Refused`] for anything that is no mount of ours, and for who may not;
+/// [`Kind::Busy`] if something is open for writing, and [`Kind::Failed`].
+pub fn remount(mountpoint: &Path, options: &MountOptions) -> Result<()> {
+    let cannot = |kind, reason: &str| {
+        let message = format!("cannot remount {}: {reason}", mountpoint.display());
+        Err(Error::new(kind, message))
+    };
+    let location = match Location::of(mountpoint) {
+        Ok(location) => location,
+        Err(e) => return cannot(Kind::NotFound, &e.to_string()),
+    };
+    let Some(entry) = location
+        .mounted_here()
+        .filter(|entry| is_served_by_us(entry))
+    else {
+        return cannot(Kind::Refused, "it is not a mount of sessionfs");
+    };
+    match kernel::remount(&location.path, options) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => cannot(Kind::Busy, &in_use(entry.device)),
+        Err(Errno::PERM) => cannot(
+            Kind::Refused,
+            "only root may; unmount it (sessionfs umount) and mount it again",
+        ),
+        Err(errno) => cannot(Kind::Failed, &io::Error::from(errno).to_string()),
     }
 }
 

@@ -5,12 +5,12 @@
 //! The socket's name is abstract (unix(7)): it needs no file, and vanishes
 //! with the process however that ends.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -34,11 +34,13 @@ pub(super) fn show(device: Device) -> Option<Shown> {
             let shown = Shown {
                 socket: Arc::new(socket),
                 has_ended: Arc::default(),
+                asked: Arc::default(),
             };
             let (socket, has_ended) = (shown.socket.clone(), shown.has_ended.clone());
+            let asked = shown.asked.clone();
             std::thread::Builder::new()
                 .name("presence".into())
-                .spawn(move || keep_those_who_wait(&socket, &has_ended))?;
+                .spawn(move || keep_those_who_wait(&socket, &has_ended, &asked))?;
             Ok(shown)
         });
     match shown {
@@ -50,11 +52,55 @@ pub(super) fn show(device: Device) -> Option<Shown> {
     }
 }
 
-/// Takes who connects from the queue, which would be full one day and make the
-/// next one wait, and keeps him for as long as he waits, up to a number.
-fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool) {
+/// Who has asked for the end of this process, or waits for it.
+#[derive(Debug, Default)]
+struct Asked {
+    waiting: Vec<UnixStream>,
+    /// The one that has announced an unmount last, in words.
+    unmounter: Option<(Instant, String)>,
+}
+
+/// What is sent before an unmount.
+const UNMOUNTING: u8 = b'u';
+
+/// How long that may take, between two processes.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
+fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who it is, if it announces an unmount.
+fn announced(stream: &UnixStream) -> Option<String> {
+    let mut said = [0];
+    let read = stream
+        .set_read_timeout(Some(A_MOMENT))
+        .and_then(|()| (&*stream).read(&mut said));
+    if !matches!(read, Ok(1)) || said != [UNMOUNTING] {
+        return None;
+    }
+    let name = "sessionfs umount";
+    Some(match rustix::net::sockopt::socket_peercred(stream) {
+        Ok(peer) => {
+            let (pid, uid) = (peer.pid, peer.uid.as_raw());
+            format!("{name}, process {pid} of user {uid}")
+        }
+        Err(_) => name.to_owned(),
+    })
+}
+
+/// Whether it is not closed at its other end.
+fn waits(stream: &UnixStream) -> bool {
+    let nothing = stream
+        .set_nonblocking(true)
+        .and_then(|()| (&*stream).read(&mut [0]));
+    nothing.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Takes each that connects from the queue, which would be full one day and make
+/// the next one wait, and keeps it for as long as it waits, up to a number.
+fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mutex<Asked>) {
     const MOST: usize = 64;
-    let mut waiting: Vec<UnixStream> = Vec::new();
     for stream in socket.incoming() {
         let Ok(stream) = stream else {
             if has_ended.load(Ordering::Acquire) {
@@ -64,12 +110,12 @@ fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool) {
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let waits = |stream: &UnixStream| {
-            let nothing = stream
-                .set_nonblocking(true)
-                .and_then(|()| (&*stream).read(&mut [0]));
-            nothing.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
-        };
+        let unmounter = announced(&stream);
+        let mut asked = lock(asked);
+        if let Some(unmounter) = unmounter {
+            asked.unmounter = Some((Instant::now(), unmounter));
+        }
+        let waiting = &mut asked.waiting;
         waiting.retain(waits);
         if waiting.len() < MOST {
             waiting.push(stream);
@@ -82,6 +128,23 @@ fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool) {
 pub(super) struct Shown {
     socket: Arc<UnixListener>,
     has_ended: Arc<AtomicBool>,
+    asked: Arc<Mutex<Asked>>,
+}
+
+impl Shown {
+    /// The `sessionfs umount` that has just announced itself, in words.
+    pub(super) fn unmounter(&self) -> Option<String> {
+        let told = || {
+            let asked = lock(&self.asked);
+            let (at, unmounter) = asked.unmounter.as_ref()?;
+            (at.elapsed() < PATIENCE).then(|| unmounter.clone())
+        };
+        // In the queue still, or being listened to.
+        if told().is_none() {
+            std::thread::sleep(A_MOMENT);
+        }
+        told()
+    }
 }
 
 impl Drop for Shown {
@@ -103,6 +166,14 @@ impl Watch {
     /// before the unmount.
     pub(super) fn of(device: Device) -> Option<Self> {
         connect(device).ok().map(Self)
+    }
+
+    /// Tells it that it is about to be unmounted.
+    pub(super) fn announce(&self) {
+        // One that does not listen does not say in its log who it was.
+        if let Err(e) = (&self.0).write_all(&[UNMOUNTING]) {
+            log::debug!("the unmount is not announced: {e}");
+        }
     }
 
     /// Waits for its end, for a bounded time; answers whether it has ended.
@@ -146,7 +217,15 @@ mod tests {
         assert!(Watch::of(DEVICE).is_none());
         let socket = show(DEVICE).unwrap();
         assert!(show(DEVICE).is_none());
+        assert_eq!(socket.unmounter(), None);
         let watch = Watch::of(DEVICE).unwrap();
+        assert_eq!(socket.unmounter(), None);
+        watch.announce();
+        let unmounter = socket.unmounter().unwrap();
+        assert!(
+            unmounter.starts_with("sessionfs umount, process "),
+            "{unmounter}"
+        );
         let late = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));
             drop(socket);

@@ -83,7 +83,7 @@ pub fn serve(
         }
     };
     fs.mounted(mounted.device());
-    let _shown = presence::show(mounted.device());
+    let shown = presence::show(mounted.device());
     let is_stacked = mounted.is_stacked();
     place.end_turn();
     let started = if is_stacked {
@@ -105,6 +105,7 @@ pub fn serve(
     };
     let server = Server {
         mounted,
+        shown,
         fs,
         sender,
         events,
@@ -203,6 +204,7 @@ fn start(
 /// A mount being served.
 struct Server {
     mounted: Mounted,
+    shown: Option<presence::Shown>,
     fs: Arc<Fs>,
     sender: Sender<Event>,
     events: Receiver<Event>,
@@ -245,7 +247,9 @@ impl Server {
                     return self.stop();
                 }
                 Event::Ended(Ok(())) => {
-                    log::info!("{name}: unmounted by another program");
+                    let by_whom = self.shown.as_ref().and_then(presence::Shown::unmounter);
+                    let by_whom = by_whom.unwrap_or_else(|| "another program".to_owned());
+                    log::info!("{name}: unmounted by {by_whom}");
                     self.ended.set(true);
                     self.mounted.remove_if_dead();
                     return self.finish();

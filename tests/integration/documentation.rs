@@ -98,6 +98,13 @@ fn offered(shell: &str, generated: &Generated, line: &str) -> Vec<String> {
         "zsh" => (&["-f", "-c"], IN_ZSH),
         _ => (&["--no-config", "-c"], IN_FISH),
     };
+    let mut path = Path::new(SESSIONFS)
+        .parent()
+        .unwrap()
+        .as_os_str()
+        .to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
     // A shell reads the configuration of its user otherwise.
     let home = tempfile::tempdir().unwrap();
     let output = Command::new("timeout")
@@ -108,6 +115,7 @@ fn offered(shell: &str, generated: &Generated, line: &str) -> Vec<String> {
         .env("XDG_CONFIG_HOME", home.path())
         .env("XDG_DATA_HOME", home.path())
         .env("TERM", "dumb")
+        .env("PATH", path)
         .env("COMPLETIONS", &completions)
         .env("LINE", line)
         .stdin(Stdio::null())
@@ -186,6 +194,52 @@ fn the_shells_complete_commands_and_options() {
             );
         }
         assert!(!all.iter().any(|o| o == "generate"), "{shell}: {all:?}");
+    }
+}
+
+/// Ids, mountpoints, mount options and levels.
+#[test]
+fn the_shells_complete_what_only_the_machine_knows() {
+    let mount = Mount::new(Backing::Here);
+    let (one, two) = (mount.session("nightly-1"), mount.session("weekly"));
+    fs::write(one.file(), "saved").unwrap();
+    fs::write(two.file(), "saved").unwrap();
+    let generated = Generated::new();
+    let (repository, at) = (
+        mount.repository.display(),
+        mount.mountpoint.display().to_string(),
+    );
+    let begin = &at[..at.len() - 2];
+    for shell in ["bash", "zsh", "fish"] {
+        let offered = |line: &str| offered(shell, &generated, line);
+        for command in ["load", "save", "remove", "break-lock"] {
+            let line = format!("sessionfs {command} -r {repository} night");
+            assert_eq!(offered(&line), ["nightly-1"], "{shell}: {line}");
+            let all = offered(&format!("sessionfs {command} -r {repository} "));
+            for id in ["nightly-1", "weekly"] {
+                assert!(all.iter().any(|o| o == id), "{shell}: {all:?}");
+            }
+        }
+        for command in ["umount", "status"] {
+            let line = format!("sessionfs {command} {begin}");
+            assert_eq!(offered(&line), [&*at], "{shell}: {line}");
+        }
+        let first = |line: &str| {
+            let all = offered(line);
+            assert_eq!(all.len(), 1, "{shell}: {line}: {all:?}");
+            all[0].trim_start_matches("ro,").to_owned()
+        };
+        assert_eq!(
+            first("sessionfs mount -o ro,lock_w"),
+            "lock_wait=",
+            "{shell}"
+        );
+        assert_eq!(
+            first("sessionfs mount -o allow_o"),
+            "allow_other",
+            "{shell}"
+        );
+        assert_eq!(first("sessionfs mount --log-level tr"), "trace", "{shell}");
     }
 }
 

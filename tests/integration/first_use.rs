@@ -45,7 +45,7 @@ fn section_1_a_mount_says_what_is_mounted_where_and_what_does_not_exist() {
     let disk = Disk::new(Backing::Here);
     let (directory, at) = (disk.path(), disk.path().join("mnt"));
     let mounted = Mounted(&at);
-    let output = sessionfs(directory, &["mount", "mnt"]);
+    let output = sessionfs(directory, &["mount", "--log-level", "off", "mnt"]);
     assert!(output.status.success(), "{output:?}");
     let default = directory.join("default");
     let said = format!("{} is mounted on {}\n", default.display(), at.display());
@@ -69,7 +69,7 @@ fn section_1_a_mount_says_what_is_mounted_where_and_what_does_not_exist() {
     assert!(!is_mounted(&at));
     // Two arguments that both exist: nothing to say.
     let _mounted = Mounted(&at);
-    let output = sessionfs(directory, &["mount", "default", "mnt"]);
+    let output = sessionfs(directory, &["mount", "--log-level=off", "default", "mnt"]);
     assert!(output.status.success(), "{output:?}");
     assert!(
         output.stdout.is_empty() && output.stderr.is_empty(),

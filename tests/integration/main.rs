@@ -38,6 +38,7 @@ mod kin;
 mod limits;
 mod listing;
 mod little_memory;
+mod logs;
 mod missing_calls;
 mod model;
 mod monitoring;

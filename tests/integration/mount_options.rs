@@ -261,6 +261,21 @@ mount -t sessionfs -r "$1/repository" "$1/two"; show two
 touch two/a.session/new 2>&1 | sed 's/.*: //'; umount two
 mount -t sessionfs -o alow_other "$1/repository" "$1/one" 2>&1 | head -n 1 || true
 mount -f -t sessionfs "$1/repository" "$1/one"; findmnt "$1/one" || echo not mounted
+echo "-- remount"
+for type in fuse.sessionfs sessionfs; do
+    mount -t $type "$1/repository" "$1/one" -o noatime
+    for how in ro rw; do
+        mount -o remount,$how one; findmnt -n -o OPTIONS one | cut -d, -f1,4
+        (: > one/a.session/session) 2>&1 | sed 's/.*: //'
+    done
+    exec 3> one/a.session/other
+    sessionfs mount -o remount,ro "$1/one" 2>&1 | sed "s,$1,,g; s/use by.*/use/"
+    exec 3>&-
+    sessionfs mount -o remount,ro,threads=3 "$1/one" 2>&1 | cut -d: -f 1-3
+    umount one
+done
+mount -o remount,ro "$1/one" 2>&1 | grep -c "not mounted"
+sessionfs mount -o remount,ro "$1/one" 2>&1 | sed "s,$1,,g"
 echo "-- fstab"
 mount -a -T etc/fstab; show one; findmnt two || echo not mounted
 umount one
@@ -292,6 +307,19 @@ one
 Read-only file system
 sessionfs: unknown mount option \"alow_other\"; the nearest is \"allow_other\" (see sessionfs mount --help)
 not mounted
+-- remount
+ro,noatime
+Read-only file system
+rw,noatime
+sessionfs: cannot remount /one: it is in use
+sessionfs: warning: threads stays as it is
+ro,noatime
+Read-only file system
+rw,noatime
+sessionfs: cannot remount /one: it is in use
+sessionfs: warning: threads stays as it is
+1
+sessionfs: cannot remount /one: it is not a mount of sessionfs
 -- fstab
 /repository fuse.sessionfs
 not mounted

@@ -142,7 +142,10 @@ pub(super) fn option(long: &str) -> Option<&'static str> {
              where it can (since Linux 6.9, for root)"
         }
         "threads" => "1 to 64",
-        "log-level" => "And then debug and trace. Each tells what those before it tell",
+        "log-level" => {
+            "And then debug, which tells of each save, and trace, which tells of each request of \
+             the kernel. Each tells what those before it tell"
+        }
         _ => return None,
     })
 }
