@@ -346,12 +346,6 @@ impl Writer {
                 self.publish(state, new);
                 state.published = true;
                 self.statistics.saved(self.session.name(), took);
-                log::debug!(
-                    "{}: saved for process {} in {} us",
-                    self.session.name(),
-                    self.opener.pid,
-                    took.as_micros()
-                );
                 Ok(())
             }
             Err(error) => {
