@@ -238,7 +238,7 @@ impl Fs {
             removed: None,
             replaces: false,
             caller,
-            identity: caller.identity()?,
+            credentials: caller.credentials()?,
             first_mode: None,
             first_owner: first_owner(&session, caller)?,
             session,

@@ -61,6 +61,7 @@ mod saving_commands;
 mod semantics;
 mod shares;
 mod sharing;
+mod space;
 mod status;
 mod stopping;
 mod storm;
