@@ -218,6 +218,22 @@ impl FileIds {
     }
 }
 
+/// Gives up `CAP_SYS_RESOURCE`, in this thread and in those that it starts: it
+/// writes beyond quotas and into reserved blocks, whosever the file is
+/// (ext4_has_free_clusters, ignore_hardlimit; Linux 6.18).
+pub fn obey_limits_of_space() -> Result<()> {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let mut sets = capabilities(None)?;
+    for set in [
+        &mut sets.effective,
+        &mut sets.permitted,
+        &mut sets.inheritable,
+    ] {
+        set.remove(CapabilitySet::SYS_RESOURCE);
+    }
+    set_capabilities(None, sets)
+}
+
 /// close(2) with its error, for the filesystems that tell of a failed write
 /// only then. The descriptor is gone in any case, also after `EINTR`.
 #[allow(unsafe_code)]

@@ -35,7 +35,7 @@ impl Caller {
     /// # Errors
     /// `EPERM` if the daemon is an ordinary user, and the caller another one.
     pub(super) fn act<T>(self, f: impl FnOnce() -> sys::Result<T>) -> sys::Result<T> {
-        let _acting = self.identity()?.begin()?;
+        let _acting = self.credentials()?.begin()?;
         f()
     }
 
@@ -43,12 +43,12 @@ impl Caller {
     ///
     /// # Errors
     /// `EPERM` if the daemon is an ordinary user, and the caller another one.
-    pub(super) fn identity(self) -> sys::Result<Identity> {
+    pub(super) fn credentials(self) -> sys::Result<Credentials> {
         if self.is_daemon() {
-            return Ok(Identity { ids: None });
+            return Ok(Credentials { ids: None });
         }
         self.check()?;
-        Ok(Identity {
+        Ok(Credentials {
             ids: Some(sys::FileIds {
                 uid: self.uid,
                 gid: self.gid,
@@ -87,12 +87,12 @@ impl Caller {
 /// The ids and groups that somebody has had at one moment: what he may do then he
 /// may do with what he has opened.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
+pub(super) struct Credentials {
     /// `None`: the daemon's own.
     ids: Option<sys::FileIds>,
 }
 
-impl Identity {
+impl Credentials {
     /// Has this thread act as him until the answer is dropped.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Identity {
 }
 
 /// A save where it was not begun (DESIGN 13.1): it is the opener who asks.
-impl Permit for Identity {
+impl Permit for Credentials {
     fn may_write(&self, checkpoint: &Checkpoint) -> sys::Result<()> {
         let _acting = self.begin()?;
         sys::access(checkpoint.as_path_fd(), libc::W_OK)

@@ -32,6 +32,7 @@ mod report;
 mod retry;
 mod setattr;
 mod shares;
+mod signals;
 mod slot;
 mod statistics;
 mod umask;

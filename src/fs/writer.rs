@@ -10,6 +10,7 @@
 mod attributes;
 mod authors;
 mod close;
+mod staging;
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,30 +20,21 @@ use std::time::{Duration, Instant};
 
 pub(super) use self::attributes::empty_attr;
 use self::authors::Authors;
-use super::Caller;
+use self::staging::Keep;
+pub(super) use self::staging::QUICK_COPY;
 use super::activity::Activity;
-use super::credentials::Identity;
+use super::credentials::Credentials;
 use super::errno::{Fail, Patience, Result};
 use super::identity::Process;
 use super::kin::Kin;
-use super::process::{self, Sought};
+use super::process::Sought;
 use super::replaced::Replacements;
 use super::shares::Share;
-use super::slot::{Owner, Published, Slot};
+use super::slot::{Published, Slot};
 use super::statistics::Statistics;
+use super::{Caller, umask};
 use crate::repo::{self, Base, Checkpoint, Commit, Committed, Kind, Session, Staged};
 use crate::sys;
-
-/// Copies of more than this, in bytes, are not made on a thread that takes
-/// requests.
-pub(super) const QUICK_COPY: u64 = 64 << 10;
-
-/// How often who waits for another writer looks at anything else.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How often a foreign `session.next` is looked at while waiting for it: it
-/// tells nobody when it goes.
-const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// An open for writing, with all descriptors that go back to it.
 #[derive(Debug)]
@@ -72,7 +64,7 @@ pub(super) struct Writer {
     /// The thread that opened it.
     caller: Caller,
     /// Its ids, as they were then.
-    identity: Identity,
+    credentials: Credentials,
     first_mode: u32,
     first_umask: u32,
     first_owner: (u32, u32),
@@ -103,8 +95,8 @@ pub(super) struct Origin {
     /// The thread that opens it.
     pub(super) caller: Caller,
     /// Its ids.
-    pub(super) identity: Identity,
-    /// Mode of a first checkpoint; 0644 less the opener's umask if nobody says.
+    pub(super) credentials: Credentials,
+    /// Mode of a first checkpoint, if the kernel has told it.
     pub(super) first_mode: Option<u32>,
     /// Owner and group of a first checkpoint.
     pub(super) first_owner: (u32, u32),
@@ -152,8 +144,7 @@ impl Writer {
         let (first_mode, first_umask) = match (origin.first_mode, &origin.base) {
             (Some(mode), _) => (mode, 0),
             (None, Some(_)) => (0o600, 0),
-            // FUSE_OPEN does not tell the umask.
-            (None, None) => (0o644, process::umask(origin.caller.tid)),
+            (None, None) => umask::of_first(origin.caller.tid),
         };
         Self {
             ino,
@@ -170,7 +161,7 @@ impl Writer {
             opener: Process::of(origin.caller.tid),
             flushes: AtomicU64::new(0),
             caller: origin.caller,
-            identity: origin.identity,
+            credentials: origin.credentials,
             first_mode,
             first_umask,
             first_owner: origin.first_owner,
@@ -219,7 +210,7 @@ impl Writer {
             state.kin.add(Process::of(tid));
         }
         if truncate {
-            let truncated = self.truncate(&mut state, 0, patience);
+            let truncated = self.truncate(&mut state, 0, tid, patience);
             if let Err(Fail::Errno(errno)) = truncated {
                 self.statistics.failed(self.session.name(), errno);
             }
@@ -253,8 +244,11 @@ impl Writer {
     pub(super) fn write(&self, bytes: &[u8], at: u64, tid: u32, patience: Patience) -> Result<()> {
         let mut state = self.lock(patience)?;
         let written = self
-            .change(&mut state, true, patience)
-            .and_then(|()| self.log_if_failed(staged(&state)?.write_at(bytes, at)));
+            .change(&mut state, Keep::all(tid), patience)
+            .and_then(|()| {
+                let _acting = self.credentials.begin()?;
+                self.log_if_failed(staged(&state)?.write_at(bytes, at))
+            });
         self.note_data(&mut state, tid);
         self.keep_failure(&mut state, written)
     }
@@ -271,12 +265,15 @@ impl Writer {
     ) -> Result<T> {
         let mut state = self.lock(patience)?;
         let is_first = state.staged.is_none();
-        let changed =
-            self.change(&mut state, true, patience)
-                .and_then(|()| match change(staged(&state)?) {
+        let changed = self
+            .change(&mut state, Keep::all(tid), patience)
+            .and_then(|()| {
+                let _acting = self.credentials.begin()?;
+                match change(staged(&state)?) {
                     Err(error) if harmless.contains(&error.errno()) => Ok(Err(Fail::of(&error))),
                     other => Ok(Ok(self.log_if_failed(other)?)),
-                });
+                }
+            });
         if let Ok(Err(_)) = changed
             && is_first
         {
@@ -367,7 +364,7 @@ impl Writer {
                 Base::Only(state.removed.as_ref().or(state.base.as_ref()))
             },
             removed: state.removed.as_ref(),
-            permit: &self.identity,
+            permit: &self.credentials,
             keeps_privileges: state.keeps_privileges,
             first_mode: self.first_mode,
             first_umask: self.first_umask,
@@ -398,6 +395,8 @@ impl Writer {
             Kind::Locked | Kind::Superseded | Kind::Forbidden | Kind::LockBroken => {
                 log::warn!("{error}");
             }
+            // Who was to be told is dead.
+            _ if error.errno() == libc::EINTR => log::info!("{error}"),
             _ => log::error!("the save failed: {error}"),
         }
     }
@@ -409,65 +408,11 @@ impl Writer {
         })
     }
 
-    fn truncate(&self, state: &mut State, size: u64, patience: Patience) -> Result<()> {
-        if size == 0 {
-            // A fresh start: nothing of what was lost is in it.
-            state.failed = None;
-            state.is_void = false;
-        }
-        self.change(state, size > 0, patience)?;
-        self.log_if_failed(staged(state)?.set_len(size))
-    }
-
     /// A thread has written. What is written back from the page cache (a shared
     /// mapping) comes from nobody in particular, and counts as the opener's.
     fn note_data(&self, state: &mut State, tid: u32) {
         let author = state.authors.note(tid);
         state.has_own_data |= !author.is_known() || author == self.opener;
-    }
-
-    /// Makes sure that there is a staged file, with the content of the base
-    /// if that is needed.
-    fn change(&self, state: &mut State, keep_content: bool, patience: Patience) -> Result<()> {
-        if let Some(errno) = state.failed {
-            return Err(Fail::Errno(errno));
-        }
-        if state.is_void {
-            return Err(Fail::Errno(libc::ECANCELED));
-        }
-        if state.staged.is_some() {
-            return Ok(());
-        }
-        let base = state.base.as_ref().filter(|_| keep_content);
-        if patience == Patience::None && base.is_some_and(|base| base.len() > QUICK_COPY) {
-            return Err(Fail::WouldBlock);
-        }
-        self.take_slot(patience)?;
-        let has_privileges = |base: &Checkpoint| base.stat().stx_mode & 0o6000 != 0;
-        state.keeps_privileges =
-            state.base.as_ref().is_some_and(has_privileges) && self.caller.keeps_privileges();
-        let base = state.base.as_ref();
-        let staged = self.session.stage().and_then(|mut staged| {
-            staged.begin(base, &self.how(state))?;
-            if let Some(base) = base.filter(|_| keep_content) {
-                staged.copy_from(base)?;
-            }
-            Ok(staged)
-        });
-        match staged {
-            Ok(staged) => {
-                state.staged = Some(staged);
-                self.activity.staged();
-                Ok(())
-            }
-            Err(error) => {
-                self.log_failure(&error);
-                if !state.published {
-                    self.slot.free(self.ino);
-                }
-                Err(Fail::of(&error))
-            }
-        }
     }
 
     /// Remembers the first error of this save, but not that it would wait.
@@ -479,68 +424,6 @@ impl Writer {
             self.statistics.failed(self.session.name(), errno);
         }
         result
-    }
-
-    /// Takes back the staging of a change that was not made.
-    fn unstage(&self, state: &mut State) {
-        if state.staged.take().is_some() {
-            self.activity.settled();
-        }
-        if !state.published {
-            self.slot.free(self.ino);
-        }
-    }
-
-    /// Takes the session's slot, and makes sure that no foreign
-    /// `session.next` is in the way.
-    fn take_slot(&self, patience: Patience) -> Result<()> {
-        let busy = Fail::Errno(libc::EBUSY);
-        let refused = match patience {
-            Patience::None if !self.lock_wait.is_zero() => Fail::WouldBlock,
-            _ => busy,
-        };
-        let deadline = (patience == Patience::Wait && !self.lock_wait.is_zero())
-            .then(|| Instant::now() + self.lock_wait);
-        let owner = Owner {
-            writer: self.ino,
-            process: self.opener,
-        };
-        // A look now and then whether the mount is at its end.
-        while !self
-            .slot
-            .take(owner, deadline.map(|at| at.min(Instant::now() + LOOK)))
-        {
-            if self.activity.is_ending() || deadline.is_none_or(|at| Instant::now() >= at) {
-                if refused == busy {
-                    self.slot.tell_owner(self.session.name());
-                }
-                return Err(refused);
-            }
-        }
-        loop {
-            match self.session.is_locked() {
-                Ok(false) => return Ok(()),
-                Ok(true)
-                    if deadline.is_some_and(|at| Instant::now() < at)
-                        && !self.activity.is_ending() =>
-                {
-                    std::thread::sleep(LOCK_POLL);
-                }
-                locked => {
-                    if let Ok(true) = locked
-                        && refused == busy
-                    {
-                        log::warn!(
-                            "{}: EBUSY: session.next of another program is in the way \
-                             (sessionfs break-lock, if that has ended)",
-                            self.session.name()
-                        );
-                    }
-                    self.slot.free(self.ino);
-                    return Err(locked.map_or_else(Fail::from, |_| refused));
-                }
-            }
-        }
     }
 }
 

@@ -62,6 +62,8 @@ pub fn serve(
         attr_timeout: request.attr_timeout,
     };
     raise_limit_of_open_files();
+    sys::obey_limits_of_space()
+        .map_err(|e| Error::failed(format!("cannot give up a capability: {e}")))?;
     sys::give_large_blocks_back();
     check_memory(request.threads)?;
     // The caller's umask is applied to a mode, and not ours.

@@ -77,6 +77,21 @@ impl Checkpoint {
             .during("open the checkpoint")
     }
 
+    /// Opens it for reading by a save that goes on from it.
+    ///
+    /// # Errors
+    /// [`Kind::Superseded`] if it has been replaced where a file without a name
+    /// is gone, and as of [`open`](Self::open).
+    pub fn open_to_copy(&self) -> Result<File> {
+        self.open().map_err(|e| {
+            if e.errno() == Errno::STALE.raw_os_error() {
+                Error::new(Kind::Superseded, "copy the checkpoint", Errno::STALE)
+            } else {
+                e
+            }
+        })
+    }
+
     /// An `O_PATH` descriptor of it.
     pub fn as_path_fd(&self) -> BorrowedFd<'_> {
         self.path.as_fd()

@@ -4,6 +4,7 @@ mod commit;
 mod rights;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,7 +12,7 @@ pub use self::commit::{Base, Commit, Committed, Permit, Unasked};
 use self::rights::{Seen, Source};
 use super::attributes::Own;
 use super::checkpoint::Checkpoint;
-use super::error::{During, Error, Kind, Result};
+use super::error::{During, Error, Result};
 use super::lock::{self, Mark, NEXT};
 use super::session::Session;
 use crate::sys::{self, Errno, OFlags};
@@ -109,19 +110,27 @@ impl Staged {
     /// [`Kind::Superseded`] if it has been replaced where a file without a name
     /// is gone, and [`Kind::Os`] with the errno.
     pub fn copy_from(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let from = checkpoint.open_to_copy().map_err(|e| self.tell(e))?;
+        self.copy(&from, u64::MAX, &|| true)
+    }
+
+    /// Copies the first bytes of a checkpoint, `most` at the most, into the
+    /// (empty) staged file. Holes are not copied. A long copy asks now and then
+    /// whether it `goes_on`.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno; `EINTR` if it does not.
+    pub fn copy(&self, from: &File, most: u64, goes_on: &dyn Fn() -> bool) -> Result<()> {
         let copy = || {
-            let from = checkpoint.open().map_err(|e| {
-                if e.errno() == Errno::STALE.raw_os_error() {
-                    Error::new(Kind::Superseded, "copy the checkpoint", Errno::STALE)
-                } else {
-                    e
-                }
-            })?;
             // Now: who had it open when he renamed it to `session` may write it.
-            let len = sys::fstat(&from).during("copy the checkpoint")?.stx_size;
-            sys::copy(&from, &self.file, len).during("copy the checkpoint")
+            let stat = sys::fstat(from)?;
+            let has_holes = stat.stx_blocks.saturating_mul(512) < stat.stx_size;
+            let len = stat.stx_size.min(most);
+            sys::copy(from, &self.file, len, has_holes, goes_on)
         };
-        copy().map_err(|e| self.tell(e))
+        copy()
+            .during("copy the checkpoint")
+            .map_err(|e| self.tell(e))
     }
 
     /// Writes all of `bytes` at `offset` (in bytes).

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 #[cfg(feature = "test-switches")]
 use super::defect::{Defect, has};
-use super::{Call, Change, Errno, Result, call, limit, memory, note};
+use super::{Call, Change, Errno, Find, Result, call, find, limit, memory, note};
 
 /// fsync(2). The error of a failed fsync is told once by the kernel: whoever
 /// asks again may hear 0 although the data is lost.
@@ -116,57 +116,125 @@ pub fn clone_file(from: impl AsFd, to: impl AsFd) -> Result<()> {
     Ok(())
 }
 
+/// The most that is copied at a time, in bytes: so often it is asked whether to
+/// go on. A multiple of every block size.
+const PIECE: u64 = 64 << 20;
+
 /// Copies the first `len` bytes of `from` into the empty file `to`: by
 /// sharing the blocks (`FICLONE`) where the filesystem can, else inside the
-/// kernel (copy_file_range(2)), else by reading and writing.
-pub fn copy(from: impl AsFd, to: impl AsFd, len: u64) -> Result<()> {
+/// kernel (copy_file_range(2)), else by reading and writing. If it `has_holes`
+/// those are left out.
+///
+/// `EINTR` when it is not to go on.
+pub fn copy(
+    from: impl AsFd,
+    to: impl AsFd,
+    len: u64,
+    has_holes: bool,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<()> {
     if len == 0 {
         return Ok(());
     }
     if clone_file(&from, &to).is_ok() {
         return set_len(to, len);
     }
-    let mut at = 0_u64;
-    let (mut from_at, mut to_at);
-    while at < len {
-        (from_at, to_at) = (at, at);
-        let want = usize::try_from((len - at).min(1 << 30)).unwrap_or(1 << 30);
-        let copied = call(Call::Copy, || {
-            rustix::fs::copy_file_range(
-                from.as_fd(),
-                Some(&mut from_at),
-                to.as_fd(),
-                Some(&mut to_at),
-                limit(want),
-            )
-        });
-        note(|| Change::Inode(to.as_fd()));
-        match copied {
-            // The source is shorter than it was: so is the copy. Some
-            // filesystems say so of every file; reading tells.
-            Ok(0) if at > 0 => return Ok(()),
-            Ok(0) => return copy_by_hand(from, to, len),
-            Ok(n) => at += n as u64,
-            Err(Errno::NOSYS | Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP) if at == 0 => {
-                return copy_by_hand(from, to, len);
-            }
-            Err(errno) => return Err(errno),
-        }
+    let mut copy = Copy {
+        from: from.as_fd(),
+        to: to.as_fd(),
+        is_by_hand: false,
+        goes_on,
+    };
+    if !has_holes {
+        return copy.range(0, len).map(drop);
     }
-    Ok(())
-}
-
-fn copy_by_hand(from: impl AsFd, to: impl AsFd, len: u64) -> Result<()> {
-    let mut buffer = memory::block(1 << 20)?;
-    buffer.resize(1 << 20, 0);
     let mut at = 0;
     while at < len {
-        let n = read_at(&from, &mut buffer, at)?;
-        if n == 0 {
-            break;
+        // Where the filesystem cannot tell, all that is left is data.
+        let hole = find(&from, Find::Hole, at).map_or(len, |hole| hole.min(len));
+        if hole > at {
+            let done = copy.range(at, hole)?;
+            if done < hole {
+                return set_len(to, done);
+            }
+            at = hole;
+            continue;
         }
-        write_at(&to, &buffer[..n], at)?;
-        at += n as u64;
+        match find(&from, Find::Data, at) {
+            Ok(data) if data > at => at = data.min(len),
+            // To the end.
+            Err(Errno::NXIO) => break,
+            _ => {
+                let done = copy.range(at, len)?;
+                return set_len(to, done);
+            }
+        }
     }
-    Ok(())
+    set_len(to, len)
+}
+
+/// A copy in progress.
+struct Copy<'a> {
+    from: BorrowedFd<'a>,
+    to: BorrowedFd<'a>,
+    /// The kernel does not do it.
+    is_by_hand: bool,
+    goes_on: &'a dyn Fn() -> bool,
+}
+
+impl Copy<'_> {
+    /// Copies from one offset to the other; answers the end of what it has
+    /// copied, which comes earlier if the source has become shorter.
+    fn range(&mut self, start: u64, end: u64) -> Result<u64> {
+        let mut at = start;
+        while at < end {
+            if at > start && !(self.goes_on)() {
+                return Err(Errno::INTR);
+            }
+            let want = (end - at).min(PIECE);
+            let copied = if self.is_by_hand {
+                self.by_hand(at, want)
+            } else {
+                self.in_the_kernel(at, want)
+            };
+            match copied? {
+                0 => break,
+                n => at += n,
+            }
+        }
+        Ok(at)
+    }
+
+    fn in_the_kernel(&mut self, at: u64, want: u64) -> Result<u64> {
+        let (mut from_at, mut to_at) = (at, at);
+        let copied = call(Call::Copy, || {
+            rustix::fs::copy_file_range(
+                self.from,
+                Some(&mut from_at),
+                self.to,
+                Some(&mut to_at),
+                limit(usize::try_from(want).unwrap_or(usize::MAX)),
+            )
+        });
+        note(|| Change::Inode(self.to));
+        match copied {
+            // Nothing more, or a filesystem that says so of every file: reading
+            // tells.
+            Ok(0) | Err(Errno::NOSYS | Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP) => {
+                self.is_by_hand = true;
+                self.by_hand(at, want)
+            }
+            other => Ok(other? as u64),
+        }
+    }
+
+    fn by_hand(&self, at: u64, want: u64) -> Result<u64> {
+        const BLOCK: usize = 1 << 20;
+        let len = usize::try_from(want).map_or(BLOCK, |want| want.min(BLOCK));
+        let mut buffer = memory::block(len)?;
+        buffer.resize(len, 0);
+        let n = read_at(self.from, &mut buffer, at)?;
+        write_at(self.to, &buffer[..n], at)?;
+        Ok(n as u64)
+    }
 }

@@ -94,11 +94,16 @@ pub fn shared_mount_by(starter: &[&str], backing: Backing, options: &[&str]) -> 
     fs::create_dir(&repository).unwrap();
     let options = [&["--allow-other"], options].concat();
     let mount = Mount::started_by(starter, disk, repository, &options);
+    open_to_all(&mount);
+    mount
+}
+
+/// Lets everybody get to the repository.
+pub fn open_to_all(mount: &Mount) {
     let open = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
     open(&mount.disk.beside("."), 0o755).unwrap();
     open(mount.disk.path(), 0o755).unwrap();
     open(&mount.repository, 0o1777).unwrap();
-    mount
 }
 
 /// Exit status and what was printed.

@@ -62,6 +62,7 @@ mod saving_commands;
 mod semantics;
 mod shares;
 mod sharing;
+mod space;
 mod status;
 mod stopping;
 mod storm;

@@ -14,6 +14,7 @@ on_each_filesystem!(
     rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else,
     rule_13_1_a_checkpoint_that_is_gone_is_made_by_who_may_make_one,
     rule_13_1_privileges_do_not_survive_a_change,
+    rule_13_1_root_of_a_user_namespace_keeps_no_privileges,
 );
 
 /// Python that becomes a user, opens `session` on the mount as `flags` say, and
@@ -368,4 +369,40 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
     let told = writer.run(&session, &[(Root, "chown 0:0 session")]);
     let (said, found) = (told.clone(), checkpoint(&session));
     assert_eq!((&*said, &*found), ("0 0 0", "0:0 755 new"), "{told}");
+}
+
+/// Its capabilities do not count outside of it.
+fn rule_13_1_root_of_a_user_namespace_keeps_no_privileges(backing: Backing) {
+    let mount = shared_mount(backing);
+    let ordinary = mount.disk.path().join("ordinary");
+    std::fs::create_dir(&ordinary).unwrap();
+    for (number, (user, how)) in [
+        (Bob, "unshare -Ur dash -c 'echo new > FILE'"),
+        (Root, "unshare -Ur dash -c 'echo new > FILE'"),
+        (Bob, "unshare -Ur dash -c 'echo new >> FILE'"),
+        (Bob, "echo new > FILE"),
+        (Root, "echo new > FILE"),
+        (Root, "echo new >> FILE"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let session = session_of(&mount, &number.to_string(), "61002:61002");
+        let modes = ["session", "other"].map(|name| {
+            let modes = [&session.on_mount, &ordinary].map(|place| {
+                let make =
+                    format!("echo old > {name}; chown 61002:61002 {name}; chmod 6777 {name}");
+                let made = run_as(Root, place, &make);
+                assert!(made.status.success(), "{made:?}");
+                let changed = run_as(user, place, &how.replace("FILE", name));
+                assert!(changed.status.success(), "{changed:?}");
+                let shown = run_as(Root, place, &format!("stat -c %a {name}"));
+                String::from_utf8(shown.stdout).unwrap()
+            });
+            assert_eq!(modes[0], modes[1], "{how} by {user:?}: {name}");
+            modes[0].clone()
+        });
+        let kept = user == Root && !how.starts_with("unshare");
+        assert_eq!(modes[0], if kept { "6777\n" } else { "777\n" });
+    }
 }

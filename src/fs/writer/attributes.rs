@@ -5,6 +5,7 @@ use std::ffi::CStr;
 
 use fuser::FileAttr;
 
+use super::staging::Keep;
 use super::{State, Writer};
 use crate::fs::Caller;
 use crate::fs::attr::{SetAttr, attr_of};
@@ -29,7 +30,7 @@ impl Writer {
         let mut done = Ok(());
         if let Some(size) = set.size {
             state.authors.note(caller.tid);
-            done = self.truncate(&mut state, size, patience);
+            done = self.truncate(&mut state, size, caller.tid, patience);
             done = self.keep_failure(&mut state, done);
         }
         let attributes = set.attributes();
@@ -82,10 +83,10 @@ impl Writer {
         of_staged: impl Fn(&mut Staged) -> repo::Result<()>,
     ) -> Result<()> {
         if state.base.is_none() {
-            self.change(state, false, patience)?;
+            self.change(state, Keep::NOTHING, patience)?;
         }
-        let identity = caller.map(Caller::identity).transpose()?;
-        let _acting = identity.as_ref().map(|it| it.begin()).transpose()?;
+        let credentials = caller.map(Caller::credentials).transpose()?;
+        let _acting = credentials.as_ref().map(|his| his.begin()).transpose()?;
         let at_once = state.staged.is_none() || state.published;
         if let Some(base) = state.base.as_ref().filter(|_| at_once) {
             match of_checkpoint(base) {

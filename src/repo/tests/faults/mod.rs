@@ -115,6 +115,8 @@ fn may_be_survived(fault: &Fault) -> bool {
         (Errno::INVAL, Call::Fsync) => fault.changed,
         // A look kept it from the lock, for a moment.
         (Errno::WOULDBLOCK, Call::Flock) => true,
+        // What is not known to be a hole is data.
+        (_, Call::Seek) => true,
         // There are other ways to copy than FICLONE.
         (_, Call::Copy) => fault.first,
         // The mark, and what the kernel says of the new checkpoint.

@@ -97,6 +97,12 @@ const PLAIN: [Ways; 1] = [ALL_WAYS[0]];
 
 operations! {
     i1_i5_copy_by_hand, ALL_WAYS, false, with_checkpoint, append;
+    i1_i5_copy_of_a_sparse_file, ALL_WAYS, false, || {
+        let sandbox = with_checkpoint();
+        let file = std::fs::File::options().write(true).open(sandbox.path("session")).unwrap();
+        file.set_len(1 << 16).unwrap();
+        sandbox
+    }, append;
     i5_abandon, ALL_WAYS, false, with_checkpoint, |s| {
         let mut staged = s.session.stage()?;
         staged.fill(&b"given up"[..]).map_err(|e| sys::errno_of(&e)).or_else(|e| Err(e).during("fill"))?;
