@@ -13,7 +13,7 @@ mod close;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub(super) struct Writer {
     first_owner: (u32, u32),
     /// Its descriptors, in the share of its user.
     _share: Share,
+    /// The errno of a piece that it lacks, which it has not been told of.
+    lost: AtomicI32,
     state: Mutex<State>,
 }
 
@@ -153,6 +155,7 @@ impl Writer {
             first_mode,
             first_owner: origin.first_owner,
             _share: origin.share,
+            lost: AtomicI32::new(0),
             state: Mutex::new(State {
                 base: origin.base,
                 removed: origin.removed,
@@ -229,6 +232,12 @@ impl Writer {
         state.has_data = true;
         state.note_writer(tid);
         self.keep_failure(&mut state, written)
+    }
+
+    /// A piece could not be kept, for this reason: what it lacks is never
+    /// published. Waits for nobody.
+    pub(super) fn lose(&self, why: sys::Errno) {
+        self.lost.store(why.raw_os_error(), Ordering::SeqCst);
     }
 
     /// Changes a range of the content, for the thread `tid`: a change like a
@@ -314,6 +323,10 @@ impl Writer {
         };
         let committing = self.activity.busy();
         self.activity.settled();
+        match self.lost.swap(0, Ordering::SeqCst) {
+            0 => {}
+            lost => return Err(Fail::Errno(lost)),
+        }
         let how = Commit {
             base: if self.replaces {
                 Base::Any
@@ -383,6 +396,7 @@ impl Writer {
         if size == 0 {
             // A fresh start: nothing of what was lost is in it.
             state.failed = None;
+            self.lost.store(0, Ordering::SeqCst);
         }
         self.change(state, size > 0, patience)?;
         self.log_if_failed(staged(state)?.set_len(size))

@@ -29,6 +29,7 @@ mod exec;
 mod exit_statuses;
 mod failing_disk;
 mod file_types;
+mod frozen;
 mod full_disk;
 mod hostile;
 mod killed_daemon;
