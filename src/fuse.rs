@@ -7,6 +7,7 @@
 mod adapter;
 mod buffers;
 mod reply;
+mod threads;
 mod workers;
 
 use std::ffi::{OsStr, OsString};
@@ -16,10 +17,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 pub use self::adapter::Adapter;
@@ -95,7 +96,9 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs.forget(ino.0, nlookup);
+        if let Some(forgotten) = self.fs.forget(ino.0, nlookup) {
+            self.run(move || drop(forgotten));
+        }
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -148,10 +151,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match guarded(|| self.fs.readlink(ino.0)) {
-            Ok(target) => reply.data(target.as_bytes()),
-            Err(fail) => reply.error(fail.errno()),
-        }
+        self.finish(reply, move |fs, _, _| fs.readlink(ino.0), reply::link);
     }
 
     fn mkdir(
@@ -316,7 +316,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -325,8 +325,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let what = (fh.0, offset, size);
-        if let Some(reply) = read(&self.fs, &self.buffers, reply, what, Patience::None) {
+        let what = (request.uid(), fh.0, offset, size);
+        let mut unanswered = Some(reply);
+        if let Some(_inside) = self.threads.enter() {
+            unanswered = unanswered
+                .and_then(|reply| read(&self.fs, &self.buffers, reply, what, Patience::None));
+        }
+        if let Some(reply) = unanswered {
             let (fs, buffers) = (self.fs.clone(), self.buffers.clone());
             self.workers.run(move || {
                 read(&fs, &buffers, reply, what, Patience::Wait);
@@ -347,16 +352,26 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let caller = caller(request);
-        let result = guarded(|| self.fs.write(fh.0, offset, data, caller, Patience::None));
-        if !matches!(result, Err(Fail::WouldBlock)) {
-            return reply::write(reply, data.len(), result);
+        let inside = self.threads.enter();
+        if inside.is_some() {
+            let result = guarded(|| self.fs.write(fh.0, offset, data, caller, Patience::None));
+            if !matches!(result, Err(Fail::WouldBlock)) {
+                return reply::write(reply, data.len(), result);
+            }
         }
         // The request's buffer is this thread's: only a write that waits is
         // copied.
-        let Ok(copy) = self.buffers.copy(data) else {
-            // Here and now: a writer has to know of each piece that it lacks.
-            let result = guarded(|| self.fs.write(fh.0, offset, data, caller, Patience::Wait));
-            return reply::write(reply, data.len(), result);
+        let copy = match self.buffers.copy(caller.uid, data, inside.is_none()) {
+            Ok(copy) => copy,
+            Err(_) if inside.is_some() => {
+                let result = guarded(|| self.fs.write(fh.0, offset, data, caller, Patience::Wait));
+                return reply::write(reply, data.len(), result);
+            }
+            Err(errno) => {
+                // A writer has to know of each piece that it lacks.
+                let lost = guarded(|| self.fs.lose(fh.0, errno));
+                return reply::write(reply, data.len(), lost.and(Err(errno.into())));
+            }
         };
         let (fs, data) = (self.fs.clone(), copy);
         self.workers.run(move || {
@@ -391,11 +406,21 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.finish(
-            reply,
-            move |fs, patience, _| fs.release(fh.0, patience),
-            reply::empty,
-        );
+        if let Some(_inside) = self.threads.enter() {
+            let released = guarded(|| self.fs.release(fh.0, Patience::None));
+            if released != Err(Fail::WouldBlock) {
+                return reply::empty(reply, released.map_err(Fail::errno));
+            }
+        }
+        // Nobody waits for the answer, but the kernel sends no more than so many
+        // requests that nobody waits for, read-ahead among them, at a time.
+        reply.ok();
+        let fs = self.fs.clone();
+        self.workers.run(move || {
+            let _busy = fs.busy();
+            // Only that it would wait is ever answered.
+            let _ = guarded(|| fs.release(fh.0, Patience::Wait));
+        });
     }
 
     fn fsync(
@@ -490,10 +515,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| fs.opendir(ino.0, caller, patience),
-            |reply: ReplyOpen, result| match result {
-                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-                Err(errno) => reply.error(errno),
-            },
+            reply::opened,
         );
     }
 
@@ -505,25 +527,27 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let caller = caller(request);
-        let result = guarded(|| {
-            memory::require_room()?;
-            self.fs.readdirplus(ino.0, fh.0, offset, caller, |listed| {
-                let entry = &listed.entry;
-                !reply.add(
-                    entry.attr.ino,
-                    listed.offset,
-                    &listed.name,
-                    &entry.entry_ttl,
-                    &entry.attr,
-                    Generation(entry.generation),
-                )
-            })
+        let (caller, fs) = (caller(request), self.fs.clone());
+        self.run(move || {
+            let result = guarded(|| {
+                memory::require_room()?;
+                fs.readdirplus(ino.0, fh.0, offset, caller, |listed| {
+                    let entry = &listed.entry;
+                    !reply.add(
+                        entry.attr.ino,
+                        listed.offset,
+                        &listed.name,
+                        &entry.entry_ttl,
+                        &entry.attr,
+                        Generation(entry.generation),
+                    )
+                })
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(fail) => reply.error(fail.errno()),
+            }
         });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(fail) => reply.error(fail.errno()),
-        }
     }
 
     fn releasedir(
@@ -534,8 +558,11 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.fs.releasedir(fh.0);
-        reply.ok();
+        let fs = self.fs.clone();
+        self.run(move || {
+            fs.releasedir(fh.0);
+            reply.ok();
+        });
     }
 
     fn fsyncdir(
@@ -555,24 +582,15 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match guarded(|| self.fs.statfs(ino.0)) {
-            Ok(stat) => reply.statfs(
-                stat.f_blocks,
-                stat.f_bfree,
-                stat.f_bavail,
-                stat.f_files,
-                stat.f_ffree,
-                u32::try_from(stat.f_bsize).unwrap_or(4096),
-                u32::try_from(stat.f_namemax).unwrap_or(255),
-                u32::try_from(stat.f_frsize).unwrap_or(4096),
-            ),
-            Err(fail) => reply.error(fail.errno()),
-        }
+        self.finish(reply, move |fs, _, _| fs.statfs(ino.0), reply::statfs);
     }
 
     fn access(&self, _request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let result = guarded(|| self.fs.access(ino.0, mask.bits()));
-        reply::empty(reply, result.map_err(Fail::errno));
+        self.finish(
+            reply,
+            move |fs, _, _| fs.access(ino.0, mask.bits()),
+            reply::empty,
+        );
     }
 
     fn getxattr(
@@ -610,7 +628,11 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
+        let (caller, name) = (caller(request), name.to_owned());
+        let value = match self.buffers.copy(caller.uid, value, true) {
+            Ok(copy) => copy,
+            Err(errno) => return reply.error(Fail::from(errno).errno()),
+        };
         self.serve(
             reply,
             move |fs, patience, _| fs.setxattr(ino.0, &name, Some(&value), flags, caller, patience),

@@ -55,6 +55,7 @@ pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
 use self::handle::Handles;
 use self::hold::Holds;
+pub use self::node::Forgotten;
 use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::{Created, Opened};
 use self::removal::Removals;
@@ -135,8 +136,8 @@ pub struct Fs {
     repository: Repository,
     options: Options,
     nodes: Arc<Nodes>,
-    /// Held for reading while a directory is found by the names of its nodes,
-    /// and for writing while one is renamed: its node says so only then.
+    /// Held for writing while a directory is renamed, as its node says so only
+    /// then, and for reading by who has not found one by the names of its nodes.
     names: RwLock<()>,
     holds: Holds,
     handles: Handles,
@@ -247,9 +248,10 @@ impl Fs {
         is_drained
     }
 
-    /// The kernel has forgotten so many lookups of a node.
-    pub fn forget(&self, id: u64, lookups: u64) {
-        self.nodes.forget(id, lookups);
+    /// The kernel has forgotten so many lookups of a node; answers what goes with
+    /// the last one.
+    pub fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
+        self.nodes.forget(id, lookups)
     }
 
     /// Lets go of replaced checkpoints that nobody came to open; to be called
@@ -272,11 +274,17 @@ impl Fs {
             let stat = sys::fstat(&*root)?;
             return Ok(Dir { fd: root, stat });
         }
-        let fd = {
+        // Who finds the directory itself need not care whether its names are being
+        // changed: a rename may take as long as the disk does.
+        self.find_dir(&root, id).or_else(|_| {
             let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-            let path = self.nodes.path(id).ok_or(Errno::STALE)?;
-            open_dir(&root, &path)?
-        };
+            self.find_dir(&root, id)
+        })
+    }
+
+    fn find_dir(&self, root: &OwnedFd, id: u64) -> Result<Dir> {
+        let path = self.nodes.path(id).ok_or(Errno::STALE)?;
+        let fd = open_dir(root, &path)?;
         let stat = sys::fstat(&fd)?;
         if stat.stx_ino != id {
             return Err(Errno::STALE.into());

@@ -110,6 +110,21 @@ pub(super) struct Node {
     pub(super) cached: Option<Version>,
 }
 
+/// What goes with a node.
+#[derive(Debug)]
+pub struct Forgotten {
+    held: Option<Arc<Held>>,
+    _writer: Option<Arc<Writer>>,
+}
+
+impl Drop for Forgotten {
+    fn drop(&mut self) {
+        if let Some(held) = &self.held {
+            held.let_go();
+        }
+    }
+}
+
 /// All nodes.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
@@ -225,21 +240,26 @@ impl Nodes {
         writer.show_as(id);
     }
 
-    /// The kernel has forgotten so many lookups.
-    pub(super) fn forget(&self, id: u64, lookups: u64) {
+    /// The kernel has forgotten so many lookups. Answers what is to be let go of,
+    /// which closes files and may take time.
+    pub(super) fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
         let mut by_id = self.lock();
-        let Some(node) = by_id.get_mut(&id) else {
-            return;
-        };
+        let node = by_id.get_mut(&id)?;
         node.lookups = node.lookups.saturating_sub(lookups);
-        if node.lookups == 0 {
-            let gone = by_id.remove(&id);
-            drop(by_id);
-            // Closing files may take time: not under the lock.
-            if let Some(held) = gone.and_then(|node| node.held.upgrade()) {
-                held.let_go();
-            }
+        if node.lookups > 0 {
+            return None;
         }
+        let gone = by_id.remove(&id)?;
+        drop(by_id);
+        let writer = match gone.role {
+            Role::Writer(writer) => Some(writer),
+            _ => None,
+        };
+        let held = gone.held.upgrade();
+        (held.is_some() || writer.is_some()).then_some(Forgotten {
+            held,
+            _writer: writer,
+        })
     }
 
     /// A writer is closed. The kernel may know its node until somebody looks

@@ -385,6 +385,17 @@ impl Fs {
         }
     }
 
+    /// A piece of what was to be written is lost, for this reason.
+    ///
+    /// # Errors
+    /// `EBADF`
+    pub fn lose(&self, handle: u64, why: Errno) -> Result<()> {
+        if let Handle::Writer(writer) = &*self.handles.get(handle)? {
+            writer.lose(why);
+        }
+        Ok(())
+    }
+
     /// A descriptor of a handle has been closed: the last one of a writer
     /// commits (DESIGN 5).
     ///

@@ -2,7 +2,8 @@
 //! 13.3). Beyond it, that user is refused, and the others go on.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
@@ -15,6 +16,10 @@ pub(super) const OF_WRITER: u64 = 4;
 /// opens while it answers.
 const RESERVE: u64 = 128;
 
+/// What has given nothing back for so long stands still: a disk does not answer,
+/// say.
+const STILL: Duration = Duration::from_secs(1);
+
 /// Something of which each user has a share. Whoever runs the daemon, and root,
 /// may have all of it.
 #[derive(Debug)]
@@ -23,12 +28,15 @@ pub struct Shares {
     all: u64,
     daemon: u32,
     used: Mutex<Used>,
+    given_back: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Used {
     by_user: HashMap<u32, u64>,
     all: u64,
+    /// When anything was given back last.
+    last: Option<Instant>,
 }
 
 /// What a user has taken; given back when it is dropped.
@@ -47,6 +55,7 @@ impl Shares {
             all,
             daemon: geteuid().as_raw(),
             used: Mutex::default(),
+            given_back: Condvar::new(),
         })
     }
 
@@ -64,7 +73,50 @@ impl Shares {
 
     /// So much for a user; `None` if that is more than is left of the share.
     pub fn take(self: &Arc<Self>, user: u32, amount: u64) -> Option<Share> {
+        let used = self.lock();
+        self.take_of(used, user, amount)
+    }
+
+    /// The same, after a wait for what others of the user give back: as long as
+    /// anything is given back at least every second, but no longer than this.
+    pub fn take_within(
+        self: &Arc<Self>,
+        user: u32,
+        amount: u64,
+        patience: Duration,
+    ) -> Option<Share> {
+        let deadline = Instant::now() + patience;
         let mut used = self.lock();
+        while !self.fits(&used, user, amount) {
+            let moves = used.last.is_some_and(|at| at.elapsed() < STILL);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !moves || left.is_zero() {
+                return None;
+            }
+            let waited = self.given_back.wait_timeout(used, left);
+            (used, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        self.take_of(used, user, amount)
+    }
+
+    /// The same, however long that takes; `None` if nobody may have so much.
+    pub fn wait_for(self: &Arc<Self>, user: u32, amount: u64) -> Option<Share> {
+        // More than the share itself would never come.
+        if amount > self.each.min(self.all) {
+            return None;
+        }
+        let is_short = |used: &mut Used| !self.fits(used, user, amount);
+        let waited = self.given_back.wait_while(self.lock(), is_short);
+        let used = waited.unwrap_or_else(PoisonError::into_inner);
+        self.take_of(used, user, amount)
+    }
+
+    fn take_of(
+        self: &Arc<Self>,
+        mut used: MutexGuard<'_, Used>,
+        user: u32,
+        amount: u64,
+    ) -> Option<Share> {
         if !self.fits(&used, user, amount) {
             return None;
         }
@@ -77,6 +129,22 @@ impl Shares {
         })
     }
 
+    fn give_back(&self, user: u32, amount: u64) {
+        let mut used = self.lock();
+        used.all = used.all.saturating_sub(amount);
+        if let Some(own) = used.by_user.get_mut(&user) {
+            *own = own.saturating_sub(amount);
+            if *own == 0 {
+                used.by_user.remove(&user);
+            }
+        }
+        if amount > 0 {
+            used.last = Some(Instant::now());
+            drop(used);
+            self.given_back.notify_all();
+        }
+    }
+
     fn fits(&self, used: &Used, user: u32, amount: u64) -> bool {
         let own = used.by_user.get(&user).copied().unwrap_or_default();
         let is_bound = user != self.daemon && user != 0;
@@ -85,16 +153,33 @@ impl Shares {
     }
 }
 
+impl Share {
+    /// Makes it another amount; `false`, and as before, if the user may not have
+    /// that.
+    pub fn resize(&mut self, amount: u64) -> bool {
+        if amount <= self.amount {
+            self.shares.give_back(self.user, self.amount - amount);
+        } else {
+            let more = self.shares.take(self.user, amount - self.amount);
+            let Some(mut more) = more else {
+                return false;
+            };
+            // It is this one's from now on.
+            more.amount = 0;
+        }
+        self.amount = amount;
+        true
+    }
+
+    /// Whether another one is the same user's.
+    pub fn is_of_same_user(&self, other: &Self) -> bool {
+        self.user == other.user
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut used = self.shares.lock();
-        used.all = used.all.saturating_sub(self.amount);
-        if let Some(own) = used.by_user.get_mut(&self.user) {
-            *own = own.saturating_sub(self.amount);
-            if *own == 0 {
-                used.by_user.remove(&self.user);
-            }
-        }
+        self.shares.give_back(self.user, self.amount);
     }
 }
 
@@ -124,7 +209,32 @@ mod tests {
         drop((first, other));
         assert!(shares.take(ANN, 8).is_none());
         drop((shares.take(ANN, 7).unwrap(), second, own));
+        let mut share = shares.take(ANN, 0).unwrap();
+        assert!(share.resize(10) && !share.resize(11) && shares.take(ANN, 1).is_none());
+        assert!(share.resize(3) && shares.take(ANN, 8).is_none());
+        assert!(shares.take(ANN, 7).unwrap().is_of_same_user(&share));
+        drop(share);
         let used = shares.lock();
         assert!(used.by_user.is_empty() && used.all == 0, "{used:?}");
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_waited_for() {
+        let patience = Duration::from_secs(60);
+        let shares = Shares::new(1, 9);
+        let taken = shares.take(ANN, 1).unwrap();
+        // Nothing is given back that could be waited for.
+        assert!(shares.take_within(ANN, 1, patience).is_none());
+        drop(shares.take(BOB, 1));
+        let short = Duration::from_millis(1);
+        assert!(shares.take_within(ANN, 1, short).is_none());
+        assert!(shares.take_within(BOB, 1, short).is_some());
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| shares.wait_for(ANN, 1).is_some());
+            let second = scope.spawn(|| shares.wait_for(ANN, 1).is_some());
+            drop(taken);
+            assert!(first.join().unwrap() && second.join().unwrap());
+        });
+        assert!(shares.wait_for(ANN, 2).is_none(), "more than there is");
     }
 }

@@ -14,7 +14,7 @@ mod staging;
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,8 @@ pub(super) struct Writer {
     first_owner: (u32, u32),
     /// Its descriptors, in the share of its user.
     _share: Share,
+    /// The errno of a piece that it lacks, which it has not been told of.
+    lost: AtomicI32,
     state: Mutex<State>,
 }
 
@@ -166,6 +168,7 @@ impl Writer {
             first_umask,
             first_owner: origin.first_owner,
             _share: origin.share,
+            lost: AtomicI32::new(0),
             state: Mutex::new(State {
                 base: origin.base,
                 removed: origin.removed,
@@ -253,6 +256,12 @@ impl Writer {
         self.keep_failure(&mut state, written)
     }
 
+    /// A piece could not be kept, for this reason: what it lacks is never
+    /// published. Waits for nobody.
+    pub(super) fn lose(&self, why: sys::Errno) {
+        self.lost.store(why.raw_os_error(), Ordering::SeqCst);
+    }
+
     /// Changes a range of the content, for the thread `tid`: a change like a
     /// write. An error among `harmless` has lost nothing: it is told, and
     /// otherwise as if the change had not been asked for.
@@ -329,6 +338,10 @@ impl Writer {
         };
         let committing = self.activity.busy();
         self.activity.settled();
+        match self.lost.swap(0, Ordering::SeqCst) {
+            0 => {}
+            lost => return Err(Fail::Errno(lost)),
+        }
         let how = self.how(state);
         let start = Instant::now();
         let result = staged.replace(&how);

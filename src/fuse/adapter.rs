@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use fuser::{Errno, ReplyData, Request, TimeOrNow};
 
 use super::buffers::Buffers;
+use super::threads::Threads;
 use super::workers::Workers;
 use crate::fs::{Caller, Fail, Fs, Patience, Result};
 use crate::sys::memory;
@@ -17,15 +18,17 @@ pub(super) const MAX_PIECE: u32 = 1 << 20;
 /// A [`Fs`], for fuser.
 pub struct Adapter {
     pub(super) fs: Arc<Fs>,
+    pub(super) threads: Threads,
     pub(super) workers: Workers,
     pub(super) buffers: Buffers,
 }
 
 impl Adapter {
-    /// Serves `fs`.
-    pub fn new(fs: Arc<Fs>) -> Self {
+    /// Serves `fs` with so many threads that take requests.
+    pub fn new(fs: Arc<Fs>, threads: usize) -> Self {
         Self {
             fs,
+            threads: Threads::new(threads),
             workers: Workers::default(),
             buffers: Buffers::default(),
         }
@@ -49,7 +52,7 @@ impl Adapter {
     }
 
     /// Does `operation` and answers with what comes of it; on a worker, if it
-    /// would have to wait. For what ends something, and gives memory back, and for
+    /// would have to wait, or no other thread is free. For what ends something, and gives memory back, and for
     /// what changes the content of a writer: it has to know of what it lacks, or
     /// it would be published so.
     pub(super) fn finish<R, T>(
@@ -61,9 +64,11 @@ impl Adapter {
         R: Send + 'static,
         T: 'static,
     {
-        let result = guarded(|| operation(&self.fs, Patience::None, &reply));
-        if !matches!(result, Err(Fail::WouldBlock)) {
-            return answer(reply, result.map_err(Fail::errno));
+        if let Some(_inside) = self.threads.enter() {
+            let result = guarded(|| operation(&self.fs, Patience::None, &reply));
+            if !matches!(result, Err(Fail::WouldBlock)) {
+                return answer(reply, result.map_err(Fail::errno));
+            }
         }
         let fs = self.fs.clone();
         self.workers.run(move || {
@@ -71,6 +76,14 @@ impl Adapter {
             let result = guarded(|| operation(&fs, Patience::Wait, &reply));
             answer(reply, result.map_err(Fail::errno));
         });
+    }
+
+    /// Does what never has to wait for anybody, but for the disk perhaps.
+    pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        match self.threads.enter() {
+            Some(_inside) => job(),
+            None => self.workers.run(job),
+        }
     }
 }
 
@@ -103,10 +116,10 @@ pub(super) fn read(
     fs: &Fs,
     buffers: &Buffers,
     reply: ReplyData,
-    (handle, at, size): (u64, u64, u32),
+    (user, handle, at, size): (u32, u64, u64, u32),
     patience: Patience,
 ) -> Option<ReplyData> {
-    let mut buffer = match buffers.take(size as usize) {
+    let mut buffer = match buffers.take(user, size as usize, patience) {
         Ok(buffer) => buffer,
         Err(errno) => {
             reply.error(Fail::from(errno).errno());

@@ -1,10 +1,11 @@
 //! The answers to the kernel, one for each kind of reply.
 
+use std::ffi::CString;
 use std::time::Duration;
 
 use fuser::{
-    Errno, FileAttr, FileHandle, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr,
+    Errno, FileAttr, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use crate::fs::{Created, Entry, Opened, Result};
@@ -92,6 +93,36 @@ pub(super) fn create(reply: ReplyCreate, result: Answer<Created>) {
 pub(super) fn written(reply: ReplyWrite, result: Answer<u32>) {
     match result {
         Ok(bytes) => reply.written(bytes),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn link(reply: ReplyData, result: Answer<CString>) {
+    match result {
+        Ok(target) => reply.data(target.as_bytes()),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn opened(reply: ReplyOpen, result: Answer<u64>) {
+    match result {
+        Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+pub(super) fn statfs(reply: ReplyStatfs, result: Answer<rustix::fs::StatVfs>) {
+    match result {
+        Ok(stat) => reply.statfs(
+            stat.f_blocks,
+            stat.f_bfree,
+            stat.f_bavail,
+            stat.f_files,
+            stat.f_ffree,
+            u32::try_from(stat.f_bsize).unwrap_or(4096),
+            u32::try_from(stat.f_namemax).unwrap_or(255),
+            u32::try_from(stat.f_frsize).unwrap_or(4096),
+        ),
         Err(errno) => reply.error(errno),
     }
 }

@@ -27,12 +27,14 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    threads: usize,
     idle: usize,
 }
 
 impl Workers {
     /// Runs a job on a thread of its own, without delay. If no thread can be
-    /// started it runs here and now: late is better than never.
+    /// started it is the next that one of the others does, and if there is none it
+    /// runs here and now: late is better than never.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.shared.lock();
         queue.jobs.push_back(Box::new(job));
@@ -41,6 +43,7 @@ impl Workers {
             self.shared.more.notify_one();
             return;
         }
+        queue.threads += 1;
         drop(queue);
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new().name("worker".into());
@@ -49,8 +52,11 @@ impl Workers {
         let room = memory::require_room().map_err(std::io::Error::from);
         if let Err(e) = room.and_then(|()| thread.spawn(move || shared.work())) {
             log::warn!("cannot start a thread: {e}");
-            let job = self.shared.lock().jobs.pop_back();
-            if let Some(job) = job {
+            let mut queue = self.shared.lock();
+            queue.threads -= 1;
+            let job = (queue.threads == 0).then(|| queue.jobs.pop_back());
+            drop(queue);
+            if let Some(Some(job)) = job {
                 job();
             }
         }
@@ -79,6 +85,7 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
             queue.idle -= 1;
             if waited.timed_out() && queue.jobs.is_empty() {
+                queue.threads -= 1;
                 return;
             }
         }

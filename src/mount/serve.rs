@@ -182,7 +182,12 @@ fn start(
         Access::Owner | Access::Everybody => SessionACL::All,
     };
     config.acl = acl;
-    let session = Session::from_fd(Adapter::new(fs.clone()), connection, acl, config)?;
+    let session = Session::from_fd(
+        Adapter::new(fs.clone(), request.threads),
+        connection,
+        acl,
+        config,
+    )?;
     let (sender, events) = mpsc::channel();
     // A receiver that is gone belongs to a process at its end.
     let tell = sender.clone();

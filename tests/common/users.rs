@@ -1,7 +1,7 @@
 //! Users that are not root, and mounts that let them in.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -54,7 +54,12 @@ pub struct Program {
 
 impl Program {
     pub fn start(user: User, directory: &Path, program: &str) -> Self {
-        let mut child = command_of(user, directory, &["python3", "-c", program])
+        Self::start_with(user, directory, program, &[])
+    }
+
+    pub fn start_with(user: User, directory: &Path, program: &str, arguments: &[&str]) -> Self {
+        let program = [&["python3", "-c", program], arguments].concat();
+        let mut child = command_of(user, directory, &program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -69,8 +74,21 @@ impl Program {
         }
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// Gives it a line to read.
+    pub fn go_on(&mut self) {
+        let input = self.child.stdin.as_mut().unwrap();
+        input.write_all(b"\n").unwrap();
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> usize {
+        super::observe::threads(self.child.id(), None).len()
+    }
+
+    /// What it says until it ends.
+    pub fn rest(mut self) -> String {
+        drop(self.child.stdin.take());
+        std::io::read_to_string(self.child.stdout.take().unwrap()).unwrap()
     }
 }
 

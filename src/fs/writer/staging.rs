@@ -1,5 +1,6 @@
 //! What a writer's first change does: it takes the session's slot, and stages.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{State, Writer, staged};
@@ -54,6 +55,7 @@ impl Writer {
             // A fresh start: nothing of what was lost is in it.
             state.failed = None;
             state.is_void = false;
+            self.lost.store(0, Ordering::SeqCst);
         }
         self.change(state, Keep { most: size, tid }, patience)?;
         let _acting = self.credentials.begin()?;
