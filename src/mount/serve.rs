@@ -180,6 +180,7 @@ fn start(
     };
     config.acl = acl;
     let session = Session::from_fd(Adapter::new(fs.clone()), connection, acl, config)?;
+    fs.notify_by(session.notifier());
     let (sender, events) = mpsc::channel();
     // A receiver that is gone belongs to a process at its end.
     let tell = sender.clone();
