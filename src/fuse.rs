@@ -6,6 +6,7 @@
 
 mod adapter;
 mod buffers;
+mod locks;
 mod reply;
 mod threads;
 mod workers;
@@ -25,7 +26,7 @@ use fuser::{
 
 pub use self::adapter::Adapter;
 use self::adapter::{MAX_PIECE, caller, fitting, guarded, read, time};
-use crate::fs::{Fail, Patience, SetAttr};
+use crate::fs::{Ask, Fail, Patience, SetAttr};
 use crate::sys::memory;
 
 /// Requests in the background (read-ahead, for the most part) before the
@@ -47,6 +48,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_PASSTHROUGH,
+            // And not those of fcntl(2).
+            InitFlags::FUSE_FLOCK_LOCKS,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 log::info!("this kernel does not offer {wanted:?}");
@@ -83,7 +86,7 @@ impl Filesystem for Adapter {
         std::thread::Builder::new()
             .name("removals".into())
             .spawn(move || fs.carry_out_removals())?;
-        Ok(())
+        locks::start(self.fs.clone())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -492,6 +495,35 @@ impl Filesystem for Adapter {
             move |fs, patience, _| fs.copy_range(from, to, len, caller, patience),
             reply::written,
         );
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        typ: i32,
+        _pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (node, handle, caller) = (ino.0, fh.0, caller(request));
+        match locks::flock(typ) {
+            Ok(what) => self.lock(
+                Ask {
+                    node,
+                    handle,
+                    what,
+                    waits: sleep,
+                    caller,
+                },
+                reply,
+            ),
+            Err(fail) => reply.error(fail.errno()),
+        }
     }
 
     fn ioctl(

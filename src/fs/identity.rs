@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 
 use super::process;
-use crate::sys::process::{pidfd, pidfd_identity, pidfd_of_thread, pidfd_thread_group};
+use crate::sys::process::{has_ended, pidfd, pidfd_identity, pidfd_of_thread, pidfd_thread_group};
 
 /// A process or a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +59,17 @@ impl Process {
     fn behind(pid: u32, pidfd: &OwnedFd) -> Option<Self> {
         let start = pidfd_identity(pidfd).ok()?;
         Some(Self { pid, start })
+    }
+
+    /// Whether it is known to have ended, whether its parent has heard of it or not.
+    pub(super) fn has_ended(self) -> bool {
+        if !self.is_known() {
+            return false;
+        }
+        match Self::with_pidfd(self.pid) {
+            Some((process, pidfd)) => process != self || has_ended(&pidfd),
+            None => true,
+        }
     }
 
     /// Whether it can be told from others.

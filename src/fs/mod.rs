@@ -10,6 +10,7 @@ mod attr;
 mod credentials;
 mod entries;
 mod errno;
+mod flock;
 mod handle;
 mod hold;
 pub mod holders;
@@ -48,11 +49,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use fuser::FileAttr;
+use fuser::{FileAttr, Notifier};
 
 use self::activity::{Activity, Counted};
 pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
+use self::flock::Flocks;
+pub use self::flock::{Ask, Flock, Locked};
 use self::handle::Handles;
 use self::hold::Holds;
 pub use self::node::Forgotten;
@@ -146,12 +149,15 @@ pub struct Fs {
     slots: Slots,
     removals: Removals,
     replacements: Arc<Replacements>,
+    flocks: Flocks,
     activity: Arc<Activity>,
     statistics: Arc<Statistics>,
     /// Whether the times of birth of the repository's files tell them apart.
     keeps_births: OnceLock<bool>,
     since: SystemTime,
     next_writer: AtomicU64,
+    /// Tells the kernel what it must not believe any more.
+    notifier: OnceLock<Notifier>,
     /// The device of the mount.
     device: Arc<OnceLock<(u32, u32)>>,
     /// Whether passthrough still seems possible.
@@ -193,11 +199,13 @@ impl Fs {
             retries: Retries::default(),
             slots: Slots::default(),
             removals: Removals::default(),
+            flocks: Flocks::default(),
             activity: Arc::default(),
             statistics: Arc::default(),
             keeps_births: OnceLock::new(),
             since: SystemTime::now(),
             next_writer: AtomicU64::new(first_writer()),
+            notifier: OnceLock::new(),
             device: Arc::default(),
         }
     }

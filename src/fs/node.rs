@@ -226,11 +226,12 @@ impl Nodes {
         let is_written = self.with(id, |node| {
             node.open.iter().filter_map(Weak::upgrade).any(writes)
         });
-        if is_written != Some(false) {
+        if is_written == Some(true) {
             return;
         }
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if shown.get(&id).is_some_and(|w| w.strong_count() > 0) {
+        let shows_it = |writer: &Weak<Writer>| writer.upgrade().is_some_and(|w| w.shown() == id);
+        if shown.get(&id).is_some_and(shows_it) {
             return;
         }
         if shown.len() >= 64 && shown.len() == shown.capacity() {

@@ -93,6 +93,7 @@ impl Fs {
                 }
                 let share = self.reserve(caller, 1)?;
                 writer.open(flags & libc::O_TRUNC != 0, caller.tid, patience)?;
+                writer.note_open(flags);
                 Ok(self.opened_writer(writer, share, FopenFlags::empty()))
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
@@ -403,7 +404,13 @@ impl Fs {
     /// The reason why the save was not made.
     pub fn flush(&self, handle: u64, caller: Caller, patience: Patience) -> Result<()> {
         match &*self.handles.get(handle)? {
-            Handle::Writer(writer) => writer.flush(caller.tid, patience),
+            Handle::Writer(writer) => {
+                let flushed = writer.flush(caller.tid, patience);
+                if !writer.is_unsaved() {
+                    self.flocks.saved(handle);
+                }
+                flushed
+            }
             // Some filesystems tell of a failed write at close(2) only. The
             // descriptor is closed by way of a duplicate.
             Handle::File { file, .. } => {
@@ -421,7 +428,11 @@ impl Fs {
     pub fn fsync(&self, handle: u64, data_only: bool, patience: Patience) -> Result<()> {
         must_wait(patience)?;
         match &*self.handles.get(handle)? {
-            Handle::Writer(writer) => writer.sync(patience),
+            Handle::Writer(writer) => {
+                let synced = writer.sync(patience);
+                self.flocks.saved(handle);
+                synced
+            }
             Handle::File { file, .. } if data_only => Ok(sys::fdatasync(&**file)?),
             Handle::File { file, .. } => Ok(sys::fsync(&**file)?),
             Handle::Directory(_) | Handle::Report(_) => Err(Errno::INVAL.into()),
@@ -439,12 +450,13 @@ impl Fs {
         {
             return Err(Fail::WouldBlock);
         }
-        if let Some(handle) = self.handles.remove(handle)
-            && let Handle::Writer(writer) = &*handle
+        if let Some(open) = self.handles.remove(handle)
+            && let Handle::Writer(writer) = &*open
             && writer.release()
         {
             self.nodes.retire(writer.ino);
         }
+        self.flocks.release(handle);
         Ok(())
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Sought {
     pub(super) ino: u64,
     /// The number that fstat(2) shows: the checkpoint's, as a rule.
     pub(super) shown: u64,
+    /// What it has shown before, as long as nobody has asked since.
+    pub(super) shown_before: u64,
     /// The device of the mount; `None` while that is not known.
     pub(super) device: Option<(u32, u32)>,
 }
@@ -256,7 +258,10 @@ fn is_sought(
 ) -> bool {
     let number = |name| field(fdinfo, name).and_then(|value| value.parse::<u64>().ok());
     let ino = number("ino:");
-    if ino != Some(sought.ino) && ino != Some(sought.shown) {
+    if ![sought.ino, sought.shown, sought.shown_before]
+        .map(Some)
+        .contains(&ino)
+    {
         return false;
     }
     if sought.device.is_some()
@@ -410,6 +415,7 @@ mod tests {
         let sought = |ino, shown| Sought {
             ino,
             shown,
+            shown_before: shown,
             device: None,
         };
         assert_eq!(closer(me, sought(ino, 0)), Closer::Holds);
@@ -437,6 +443,7 @@ mod tests {
             let sought = Sought {
                 ino,
                 shown,
+                shown_before: shown,
                 device: None,
             };
             assert_eq!(table(std::process::id(), sought).unwrap(), Table::Other);

@@ -10,11 +10,12 @@
 mod attributes;
 mod authors;
 mod close;
+mod follow;
 mod staging;
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,10 @@ pub(super) struct Writer {
     /// that of what they have opened (vim, sqlite): it is the checkpoint's,
     /// for one of its writers at a time.
     shown: AtomicU64,
+    /// What they have seen before it has gone over to another checkpoint.
+    shown_before: AtomicU64,
+    /// How it has been opened: bits of [`follow`].
+    opens: AtomicU8,
     /// The device of the mount.
     device: Arc<OnceLock<(u32, u32)>>,
     session: Session,
@@ -134,6 +139,8 @@ struct State {
     is_void: bool,
     /// A save point has been made.
     published: bool,
+    /// It has gone over to another checkpoint, whose size the kernel may not know.
+    has_followed: bool,
     /// Why the last save was not made, if only another process than the
     /// opener has been told. Starting a program closes copies of what its
     /// parent has open: that close may be the last by a hair.
@@ -151,6 +158,8 @@ impl Writer {
         Self {
             ino,
             shown: AtomicU64::new(ino),
+            shown_before: AtomicU64::new(ino),
+            opens: AtomicU8::new(0),
             device: origin.device,
             session: origin.session,
             node: origin.node,
@@ -182,7 +191,7 @@ impl Writer {
         self.shown.store(ino, Ordering::Relaxed);
     }
 
-    fn shown(&self) -> u64 {
+    pub(super) fn shown(&self) -> u64 {
         self.shown.load(Ordering::Relaxed)
     }
 
@@ -190,6 +199,7 @@ impl Writer {
         Sought {
             ino: self.ino,
             shown: self.shown(),
+            shown_before: self.shown_before.load(Ordering::Relaxed),
             device: self.device.get().copied(),
         }
     }
@@ -249,8 +259,16 @@ impl Writer {
         let written = self
             .change(&mut state, Keep::all(tid), patience)
             .and_then(|()| {
+                let staged = staged(&state)?;
+                // The end that the kernel knows may be that of the checkpoint before.
+                let is_append = state.has_followed && self.only_appends();
+                let at = if is_append {
+                    staged.stat()?.stx_size
+                } else {
+                    at
+                };
                 let _acting = self.credentials.begin()?;
-                self.log_if_failed(staged(&state)?.write_at(bytes, at))
+                self.log_if_failed(staged.write_at(bytes, at))
             });
         self.note_data(&mut state, tid);
         self.keep_failure(&mut state, written)

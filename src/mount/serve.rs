@@ -188,6 +188,7 @@ fn start(
         acl,
         config,
     )?;
+    fs.notify_by(session.notifier());
     let (sender, events) = mpsc::channel();
     // A receiver that is gone belongs to a process at its end.
     let tell = sender.clone();

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{fstat, fstatfs};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -110,6 +111,15 @@ fn info(pidfd: impl AsFd, mask: u64) -> Result<Info> {
         0 => Ok(info),
         _ => Err(errno_of(&std::io::Error::last_os_error())),
     }
+}
+
+/// Whether the process of a pidfd has ended.
+pub fn has_ended(pidfd: impl AsFd) -> bool {
+    let pidfd = pidfd.as_fd();
+    let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
+    // Not to wait, and not to fail: without an answer it lives.
+    let now = Timespec::default();
+    poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]

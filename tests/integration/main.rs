@@ -30,6 +30,7 @@ mod exit_statuses;
 mod failing_disk;
 mod file_types;
 mod first_use;
+mod flock;
 mod frozen;
 mod full_disk;
 mod hostile;

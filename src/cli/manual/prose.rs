@@ -23,7 +23,10 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
              an error, or the writer was killed, the old checkpoint is whole. fsync(2), and a \
              rename(2) over \"session\", are saves as well.",
             "One writer at a time: a second one gets EBUSY. A writer that did not truncate and \
-             finds that another save came first gets ESTALE, and the newer checkpoint stands.",
+             finds that another save came first gets ESTALE, and the newer checkpoint stands. \
+             Programs that take turns with flock(2) on \"session\" lose nothing: it is a lock of \
+             the session, and whoever gets it before it changes anything has the current \
+             checkpoint open.",
         ],
         "mount" => &[
             "Mounts a repository. It is also done by mount(8) and by lines of fstab(5): see \

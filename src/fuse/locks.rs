@@ -1,0 +1,59 @@
+//! flock(2): see [`crate::fs`]. Of fcntl(2) locks nothing comes here: they are the
+//! kernel's, as `FUSE_POSIX_LOCKS` is not asked for.
+
+use std::io;
+use std::sync::Arc;
+
+use fuser::ReplyEmpty;
+
+use super::adapter::{Adapter, guarded};
+use super::reply;
+use crate::fs::{Ask, Fail, Flock, Fs, Locked, Patience, Result};
+
+/// What flock(2) asks for, of the type of a lock as of fcntl(2).
+pub(super) fn flock(typ: i32) -> Result<Flock> {
+    match typ {
+        libc::F_RDLCK => Ok(Flock::Shared),
+        libc::F_WRLCK => Ok(Flock::Exclusive),
+        libc::F_UNLCK => Ok(Flock::Unlock),
+        _ => Err(Fail::Errno(libc::EINVAL)),
+    }
+}
+
+impl Adapter {
+    /// Does what is asked for, or puts off the answer.
+    pub(super) fn lock(&self, ask: Ask, reply: ReplyEmpty) {
+        let result = guarded(|| self.fs.flock(&ask, Patience::None));
+        if !matches!(result, Err(Fail::WouldBlock)) {
+            return settle(&self.fs, ask, reply, result);
+        }
+        let fs = self.fs.clone();
+        self.workers.run(move || {
+            let result = guarded(|| fs.flock(&ask, Patience::Wait));
+            settle(&fs, ask, reply, result);
+        });
+    }
+}
+
+fn settle(fs: &Fs, ask: Ask, reply: ReplyEmpty, result: Result<Locked>) {
+    let answer = |result: Result<()>| reply::empty(reply, result.map_err(Fail::errno));
+    match result {
+        Ok(Locked::Now) => answer(Ok(())),
+        Ok(Locked::NotYet) => fs.wait_for_flock(ask, Box::new(answer)),
+        Err(fail) => answer(Err(fail)),
+    }
+}
+
+/// Starts the thread that answers those who have waited for a lock.
+pub(super) fn start(fs: Arc<Fs>) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name("locks".into());
+    thread.spawn(move || {
+        loop {
+            for due in fs.due_flocks() {
+                let result = guarded(|| fs.settle_flock(&due));
+                due.answer(result);
+            }
+        }
+    })?;
+    Ok(())
+}
