@@ -198,6 +198,12 @@ fn write_lines(text: &mut String, report: &Value) -> std::fmt::Result {
             writeln!(text, "  {pid} ({command}) {how} {path}")?;
         }
     }
+    if report["all_processes"] == false {
+        writeln!(
+            text,
+            "  and perhaps others: they have too much open to look at all of it"
+        )?;
+    }
     Ok(())
 }
 

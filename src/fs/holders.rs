@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::mountinfo;
 use super::process::{all_processes, field, may_be_in_exec};
@@ -50,31 +51,64 @@ pub struct Holder {
 /// The places of a mount in one mount namespace: ids and mountpoints.
 type Places = Vec<(u64, PathBuf)>;
 
+/// How many descriptors of one process are looked at, and how long it may take in
+/// all: what others have open costs them the answer, and us no more (DESIGN 13.2).
+const MOST_DESCRIPTORS: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The processes but this one that use the filesystem with this device
-/// number, as far as we may look.
+/// number, as far as we may look, and as the time allows.
 pub fn holders(device: (u32, u32)) -> Vec<Holder> {
+    search(device).0
+}
+
+/// The same; and whether all that we may look at was looked at.
+pub fn search(device: (u32, u32)) -> (Vec<Holder>, bool) {
+    let deadline = Instant::now() + PATIENCE;
     let mut namespaces: HashMap<OsString, Places> = HashMap::new();
-    let mut holders: Vec<Holder> = all_processes()
-        .filter(|pid| *pid != std::process::id())
-        .filter_map(|pid| {
-            let files = if may_be_in_exec(pid) {
-                open_in_exec(pid, &places(pid, device))
-            } else {
-                let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
-                let places = namespaces
-                    .entry(namespace.into_os_string())
-                    .or_insert_with(|| places(pid, device));
-                used(pid, places)
+    let mut holders: Vec<Holder> = Vec::new();
+    let mut is_complete = true;
+    for pid in all_processes().filter(|pid| *pid != std::process::id()) {
+        if Instant::now() > deadline {
+            is_complete = false;
+            break;
+        }
+        let (files, all) = if may_be_in_exec(pid) {
+            open_in_exec(pid, &places(pid, device))
+        } else {
+            let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else {
+                continue;
             };
-            (!files.is_empty()).then(|| Holder {
+            let places = namespaces
+                .entry(namespace.into_os_string())
+                .or_insert_with(|| places(pid, device));
+            used(pid, places)
+        };
+        is_complete &= all;
+        if !files.is_empty() {
+            holders.push(Holder {
                 pid,
                 command: command(pid),
                 files,
-            })
-        })
-        .collect();
+            });
+        }
+    }
     holders.sort_by_key(|holder| holder.pid);
-    holders
+    (holders, is_complete)
+}
+
+/// The descriptors of a process, each with its mount and whether it is open for
+/// writing; and whether these are all.
+fn descriptors(pid: u32) -> (Vec<(OsString, u64, bool)>, bool) {
+    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+    let mut entries = entries.into_iter().flatten().flatten();
+    let looked_at = entries.by_ref().take(MOST_DESCRIPTORS);
+    let found = looked_at.filter_map(|entry| {
+        let (mount, writes) = parse_fdinfo(&fs::read(entry.path()).ok()?)?;
+        Some((entry.file_name(), mount, writes))
+    });
+    let found = found.collect();
+    (found, entries.next().is_none())
 }
 
 /// Where the process sees the mount.
@@ -84,7 +118,7 @@ fn places(pid: u32, device: (u32, u32)) -> Places {
     ours.map(|entry| (entry.id, entry.mountpoint)).collect()
 }
 
-fn used(pid: u32, places: &Places) -> Vec<Used> {
+fn used(pid: u32, places: &Places) -> (Vec<Used>, bool) {
     let mut files = Vec::new();
     let mut add = |how, path: PathBuf| {
         let file = Used { how, path };
@@ -101,14 +135,13 @@ fn used(pid: u32, places: &Places) -> Vec<Used> {
             }
         }
     }
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo"));
-    for entry in descriptors.into_iter().flatten().flatten() {
-        let info = fs::read(entry.path()).unwrap_or_default();
-        let Some((mount, writes)) = parse_fdinfo(&info) else {
-            continue;
-        };
+    let (descriptors, all) = match places[..] {
+        // Where it is not seen, nothing of it can be opened.
+        [] => (Vec::new(), true),
+        _ => descriptors(pid),
+    };
+    for (number, mount, writes) in descriptors {
         if places.iter().any(|(id, _)| *id == mount) {
-            let number = entry.file_name();
             let link = Path::new("/proc")
                 .join(pid.to_string())
                 .join("fd")
@@ -117,27 +150,23 @@ fn used(pid: u32, places: &Places) -> Vec<Used> {
             add(how, without_mark(fs::read_link(link).unwrap_or_default()));
         }
     }
-    files
+    (files, all)
 }
 
 /// What a process has open that is in exec(2): it may be for long, if another
 /// filesystem hangs, and nobody is to wait for it. The mountpoint stands for the
 /// paths, which cannot be asked for.
-fn open_in_exec(pid: u32, places: &Places) -> Vec<Used> {
+fn open_in_exec(pid: u32, places: &Places) -> (Vec<Used>, bool) {
     let mut files = Vec::new();
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo"));
-    for entry in descriptors.into_iter().flatten().flatten() {
-        let info = fs::read(entry.path()).unwrap_or_default();
-        let Some((mount, writes)) = parse_fdinfo(&info) else {
-            continue;
-        };
+    let (descriptors, all) = descriptors(pid);
+    for (_, mount, writes) in descriptors {
         if let Some((_, at)) = places.iter().find(|(id, _)| *id == mount) {
             let how = if writes { Use::Writes } else { Use::Reads };
             let path = at.clone();
             files.push(Used { how, path });
         }
     }
-    files
+    (files, all)
 }
 
 /// A path without what the kernel puts behind it when its name leads to

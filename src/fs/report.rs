@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
-use super::holders::{Holder, Use, holders};
+use super::holders::{Holder, Use, search};
 use super::node::{Identity, REPORT, ROOT, Role};
 use super::open::{Opened, changes};
 use super::{Caller, Entry, Fs};
@@ -78,9 +78,9 @@ impl Fs {
     fn report(&self) -> Value {
         let (saves, latencies) = (self.statistics.saves(), self.statistics.latencies());
         let (unsaved, _) = self.activity.now();
-        let holders = match self.device.get() {
-            Some(device) => holders(*device),
-            None => Vec::new(),
+        let (holders, all_processes) = match self.device.get() {
+            Some(device) => search(*device),
+            None => (Vec::new(), true),
         };
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         json!({
@@ -103,6 +103,7 @@ impl Fs {
             "unsaved_writers": unsaved,
             "saving": self.saving(),
             "processes": holders.iter().map(process).collect::<Vec<_>>(),
+            "all_processes": all_processes,
             "errors": self.errors(),
         })
     }

@@ -123,10 +123,12 @@ pub fn serve(
         );
         place.keep();
         if !place.repository.exists() {
-            warn(&format!(
-                "the repository {} does not exist yet; the first session that is made makes it",
-                place.repository.display()
-            ));
+            let path = place.repository.display();
+            let then = match request.options.read_only {
+                true => "and nothing makes it through this mount",
+                false => "the first session that is made makes it",
+            };
+            warn(&format!("the repository {path} does not exist yet; {then}"));
         }
         ready()?;
         service::ready(&format!("Serving {}", place.repository.display()));

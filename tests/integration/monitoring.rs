@@ -361,3 +361,49 @@ fn rule_13_2_nothing_is_read_that_waits_for_the_memory_of_others() {
         assert_eq!(line, None);
     }
 }
+
+/// What one process has open costs nobody else the answer.
+#[test]
+fn rule_13_2_processes_with_very_many_descriptors_are_looked_at_in_part() {
+    let mount = Mount::new(Backing::Here);
+    let session = mount.session("a");
+    fs::write(session.file(), "saved").unwrap();
+    let reader = File::open(session.file()).unwrap();
+    let program = "
+import os, resource, sys
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+first = os.open('/dev/null', os.O_RDONLY)
+for _ in range(min(most - 10, 20000)): os.dup(first)
+print('ready', flush=True)
+sys.stdin.readline()";
+    let mut many: Vec<Program> = (0..4)
+        .map(|_| {
+            let mut python = Command::new("python3");
+            let python = python.args(["-c", program]).stdin(Stdio::piped());
+            Program(python.stdout(Stdio::piped()).spawn().unwrap())
+        })
+        .collect();
+    for one in &mut many {
+        let mut line = String::new();
+        BufReader::new(one.0.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "ready\n");
+    }
+    let output = status(&["--json"], Some(&mount.mountpoint));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told[0]["all_processes"], false, "{told}");
+    let own = std::process::id();
+    let named = told[0]["processes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|p| p["pid"] == own);
+    assert!(named, "{told}");
+    let lines = text(&status(&[], Some(&mount.mountpoint)).stdout);
+    assert!(lines.contains("and perhaps others"), "{lines}");
+    drop(many);
+    drop(reader);
+}

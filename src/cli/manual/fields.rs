@@ -76,6 +76,11 @@ pub(super) fn fields(about: &str) -> Vec<(&'static str, &'static str)> {
                  1970, \"errno\" as a number and \"reason\" in words.",
             ),
             (
+                "all_processes",
+                "Whether all that may be looked at was: no more than 4096 descriptors of a process \
+                 are, and for two seconds.",
+            ),
+            (
                 "processes",
                 "Who uses the mount: \"pid\", \"command\" and \"files\", each with \"path\" and \
                  \"how\": reads, writes, or uses (as its directory or program).",
