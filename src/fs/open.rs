@@ -319,8 +319,7 @@ impl Fs {
         let mut origin = self.origin(session, parent, None, caller)?;
         origin.removed = removed;
         origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
-        // Nobody else may write it, unless its mode is changed.
-        origin.first_mode = Some(mode & 0o755);
+        origin.first_mode = Some(mode & 0o777);
         let writer = self.writer(origin);
         let share = self.reserve(caller, 1)?;
         // An empty file is a file: it is saved even if nothing is written. With

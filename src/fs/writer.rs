@@ -22,17 +22,17 @@ pub(super) use self::attributes::empty_attr;
 use self::authors::Authors;
 use self::staging::Keep;
 pub(super) use self::staging::QUICK_COPY;
-use super::Caller;
 use super::activity::Activity;
 use super::credentials::Credentials;
 use super::errno::{Fail, Patience, Result};
 use super::identity::Process;
 use super::kin::Kin;
-use super::process::{self, Sought};
+use super::process::Sought;
 use super::replaced::Replacements;
 use super::shares::Share;
 use super::slot::{Published, Slot};
 use super::statistics::Statistics;
+use super::{Caller, umask};
 use crate::repo::{self, Base, Checkpoint, Commit, Committed, Kind, Session, Staged};
 use crate::sys;
 
@@ -96,7 +96,7 @@ pub(super) struct Origin {
     pub(super) caller: Caller,
     /// Its ids.
     pub(super) credentials: Credentials,
-    /// Mode of a first checkpoint; 0644 less the opener's umask if nobody says.
+    /// Mode of a first checkpoint, if the kernel has told it.
     pub(super) first_mode: Option<u32>,
     /// Owner and group of a first checkpoint.
     pub(super) first_owner: (u32, u32),
@@ -144,8 +144,7 @@ impl Writer {
         let (first_mode, first_umask) = match (origin.first_mode, &origin.base) {
             (Some(mode), _) => (mode, 0),
             (None, Some(_)) => (0o600, 0),
-            // FUSE_OPEN does not tell the umask.
-            (None, None) => (0o644, process::umask(origin.caller.tid)),
+            (None, None) => umask::of_first(origin.caller.tid),
         };
         Self {
             ino,

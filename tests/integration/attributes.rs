@@ -7,14 +7,19 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::common::tools::{close, open_rw, output_of};
+use crate::common::observe;
+use crate::common::side_by_side::SideBySide;
+use crate::common::tools::{close, open_rw, output_of, python};
 use crate::common::{Backing, Mount, Session, shell};
 
 on_each_filesystem!(
     rule_2_7_a_save_keeps_what_was_set_in_the_repository,
     rule_2_7_a_save_keeps_what_was_set_through_the_mount,
     rule_2_7_every_kind_of_save_keeps_the_attributes,
-    rule_2_7_a_first_checkpoint_gets_0644_less_the_umask,
+    rule_2_7_a_first_checkpoint_gets_the_umask,
+    rule_2_7_a_first_checkpoint_is_made_as_any_file_is,
+    rule_2_7_what_a_writer_sets_is_on_its_file_at_once,
+    rule_13_3_attributes_cost_no_memory_and_no_save,
     rule_2_7_touch_is_no_save,
     section_4_attributes_set_before_a_change_are_set_at_once,
     section_4_attributes_set_after_a_change_go_with_the_save,
@@ -115,10 +120,10 @@ fn rule_2_7_every_kind_of_save_keeps_the_attributes(backing: Backing) {
     assert_kept(&session, &set, "d\n");
 }
 
-fn rule_2_7_a_first_checkpoint_gets_0644_less_the_umask(backing: Backing) {
+fn rule_2_7_a_first_checkpoint_gets_the_umask(backing: Backing) {
     let mount = Mount::new(backing);
     let mut number = 0;
-    for (umask, mode) in [("027", 0o640), ("077", 0o600), ("0", 0o644), ("022", 0o644)] {
+    for umask in ["027", "077", "0", "022"] {
         for save in [
             "echo x > session",
             "echo x >> session",
@@ -128,6 +133,13 @@ fn rule_2_7_a_first_checkpoint_gets_0644_less_the_umask(backing: Backing) {
         ] {
             number += 1;
             let session = mount.session(format!("{number}"));
+            // Who only cuts it off asks for no mode.
+            let asked = if save.contains("os.truncate") {
+                0o644
+            } else {
+                0o666
+            };
+            let mode = asked & !u32::from_str_radix(umask, 8).unwrap();
             output_of(
                 &session.on_mount,
                 "bash",
@@ -147,6 +159,121 @@ fn rule_2_7_a_first_checkpoint_gets_0644_less_the_umask(backing: Backing) {
             assert_eq!(attributes.mode() & 0o7777, mode, "umask {umask}; {save}");
         }
     }
+}
+
+/// Python: the output of a shell command.
+const SHELL: &str = "
+import subprocess, time
+def sh(command):
+    done = subprocess.run(['sh', '-c', command], capture_output=True, text=True)
+    return done.returncode, done.stdout
+";
+
+fn rule_2_7_a_first_checkpoint_is_made_as_any_file_is(backing: Backing) {
+    let both = SideBySide::new(backing);
+    let said = both.same(&format!(
+        "{SHELL}
+number = 0
+acls = ('', 'u::rwx,g::rx,o::-', 'u::rw,u:1234:rw,g::rwx,o::r', 'u::rwx,u:1234:rwx,g:5:r,g::-,m::rx,o::x')
+for acl in acls:
+    for umask in (0o22, 0o77, 0):
+        os.umask(umask)
+        for mode in (0o600, 0o666, 0o640, 0o777, 0o444):
+            for flags in (os.O_TRUNC, os.O_EXCL, os.O_APPEND):
+                number += 1
+                d = f'../n{{number}}.session'
+                os.mkdir(d, 0o755)
+                if acl: t('acl', lambda: sh(f'setfacl -d -m {{acl}} {{d}}'))
+                fd = os.open(d + '/session', os.O_WRONLY | os.O_CREAT | flags, mode)
+                os.write(fd, b'x')
+                print(oct(os.fstat(fd).st_mode))
+                os.close(fd)
+print(sh('cd ..; stat -c \"%n %a %u %g\" n*/session; getfacl -n n*/session'))
+"
+    ));
+    assert!(said.contains("user:1234:rw-"), "{said}");
+    assert!(said.contains("0o100600"), "{said}");
+}
+
+fn rule_2_7_what_a_writer_sets_is_on_its_file_at_once(backing: Backing) {
+    let both = SideBySide::new(backing);
+    let said = both.same(&format!(
+        "{SHELL}
+def names(fd): return sorted(name for name in os.listxattr(fd) if name.startswith('user.'))
+for first in (True, False):
+    fd = os.open('session', os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.write(fd, b'new')
+    t('create', lambda: os.setxattr(fd, 'user.a', b'1', os.XATTR_CREATE))
+    t('create', lambda: os.setxattr(fd, 'user.a', b'2', os.XATTR_CREATE))
+    t('replace', lambda: os.setxattr(fd, 'user.b', b'1', os.XATTR_REPLACE))
+    t('replace', lambda: os.setxattr(fd, 'user.a', b'3', os.XATTR_REPLACE))
+    t('get', lambda: (os.getxattr(fd, 'user.a'), names(fd)))
+    t('remove', lambda: os.removexattr(fd, 'user.missing'))
+    t('set', lambda: os.setxattr(fd, 'user.gone', b'1'))
+    t('remove', lambda: (os.removexattr(fd, 'user.gone'), names(fd)))
+    t('get', lambda: os.getxattr(fd, 'user.gone'))
+    t('unknown', lambda: os.setxattr(fd, 'nowhere.a', b'1'))
+    t('trusted', lambda: (os.setxattr(fd, 'trusted.a', b'1'), os.getxattr(fd, 'trusted.a')))
+    t('long', lambda: os.setxattr(fd, 'user.long', b'1' * 3000))
+    t('too long', lambda: os.setxattr(fd, 'user.toolong', b'1' * 70000))
+    t('mode', lambda: (os.fchmod(fd, 0o4751), oct(os.fstat(fd).st_mode)))
+    t('sticky', lambda: (os.fchmod(fd, 0o1640), oct(os.fstat(fd).st_mode)))
+    t('owner', lambda: (os.fchown(fd, 1234, 5678), os.fstat(fd).st_uid, os.fstat(fd).st_gid))
+    t('times', lambda: (os.utime(fd, (5, 7)), os.fstat(fd).st_mtime, os.fstat(fd).st_atime))
+    os.close(fd)
+    print(sh('stat -c \"%a %u %g %Y\" session; getfattr -dm ^user session; cat session'))
+    # A write after it is a change.
+    fd = os.open('session', os.O_WRONLY)
+    os.write(fd, b'N')
+    os.utime(fd, (5, 7))
+    os.write(fd, b'E')
+    t('changed', lambda: os.fstat(fd).st_mtime > time.time() - 100)
+    os.fchmod(fd, 0o444)
+    t('may write', lambda: os.write(fd, b'W'))
+    os.close(fd)
+    print(sh('stat -c \"%a %u %g\" session; getfattr -dm ^user session; cat session'))
+    if first: os.chmod('session', 0o600)
+"
+    ));
+    assert!(said.contains("EEXIST") && said.contains("0o100640") || said.contains("0o101640"));
+    // The mark of a staged file is not its writer's.
+    let mark = "
+fd = os.open('session', os.O_WRONLY | os.O_TRUNC)
+t('get', lambda: os.getxattr(fd, 'user.sessionfs.staged'))
+t('set', lambda: os.setxattr(fd, 'user.sessionfs.staged', b'1'))
+t('remove', lambda: os.removexattr(fd, 'user.sessionfs.staged'))
+t('list', lambda: [name for name in os.listxattr(fd) if 'staged' in name])
+os.close(fd)
+";
+    let program = format!("{}{mark}", crate::common::side_by_side::TRY);
+    let said = python(&both.session.on_mount, &program);
+    assert_eq!(said, "get ENODATA\nset EPERM\nremove ENODATA\nlist []");
+}
+
+fn rule_13_3_attributes_cost_no_memory_and_no_save(backing: Backing) {
+    let (mount, session) = crate::common::mounted(backing);
+    let program = "
+import errno
+fd = os.open('session', os.O_WRONLY | os.O_TRUNC)
+os.write(fd, b'new')
+said = {}
+for n in range(400):
+    try: os.setxattr(fd, f'user.{n}', b'x' * 60000)
+    except OSError as e: said.setdefault(errno.errorcode[e.errno], n)
+# Names of 250 bytes: beyond what is remembered of them.
+for n in range(100):
+    try: os.setxattr(fd, 'user.' + str(n).zfill(245), b'')
+    except OSError as e: said.setdefault(errno.errorcode[e.errno], n)
+os.setxattr(fd, 'user.0', b'short') if 'user.0' in os.listxattr(fd) else None
+os.close(fd)
+print(sorted(said))
+";
+    let program = format!("{}{program}", crate::common::side_by_side::TRY);
+    // Where there is no room is told at once: the rest is saved.
+    assert_eq!(python(&session.on_mount, &program), "['ENOSPC']");
+    crate::common::assert_checkpoint(&session, "new");
+    let most = observe::status(mount.pid(), "VmHWM");
+    assert!(most < observe::MOST_MEMORY, "{most} KiB");
 }
 
 fn rule_2_7_touch_is_no_save(backing: Backing) {
