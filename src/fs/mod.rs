@@ -55,6 +55,7 @@ pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
 use self::handle::Handles;
 use self::hold::Holds;
+use self::listing::Listings;
 pub use self::node::Forgotten;
 use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::{Created, Opened};
@@ -142,6 +143,7 @@ pub struct Fs {
     holds: Holds,
     handles: Handles,
     descriptors: Arc<Shares>,
+    listings: Listings,
     retries: Retries,
     slots: Slots,
     removals: Removals,
@@ -190,6 +192,7 @@ impl Fs {
             holds: Holds::default(),
             handles: Handles::default(),
             descriptors: Shares::of_descriptors(),
+            listings: Listings::default(),
             retries: Retries::default(),
             slots: Slots::default(),
             removals: Removals::default(),
