@@ -30,7 +30,8 @@ pub use self::content::{
     clone_file, copy, fdatasync, fsync, read_at, read_to_end, set_len, write_at,
 };
 pub use self::entries::{
-    link_fd, mkdir, mknod, read_dir, read_link, rename, rmdir, symlink, unlink,
+    PIECE, link_fd, mkdir, mknod, read_dir, read_link, read_names, rename, rmdir, seek_dir,
+    symlink, unlink,
 };
 pub use self::open::{
     into_file, is_nameless, open_dir, open_dir_beneath, open_path, open_root, open_tmpfile, openat,

@@ -1,24 +1,54 @@
 //! Directories: OPENDIR and READDIRPLUS.
 
+mod pieces;
+mod sorted;
+
 use std::ffi::{OsStr, OsString};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use self::pieces::{BEHIND_SHOWN, Pieces};
+use self::sorted::Sorted;
+use super::attr::attr_of;
 use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::lookup::{device, is_dir, is_file, other_role};
 use super::node::{ROOT, Role};
+use super::shares::Shares;
 use super::{Caller, Dir, Entry, Fs, LISTING_TTL};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno};
 
-/// The names of a directory as they were when somebody began to read it: a
-/// descriptor may have been open for long by then. Until he starts over they
-/// have the same places, whatever comes and goes meanwhile.
-#[derive(Debug, Default)]
-pub(super) struct Listing {
-    names: Vec<OsString>,
+/// The memory that listings may take of one user, and of whoever runs the daemon,
+/// in bytes.
+const OF_USER: u64 = 64 << 20;
+const OF_ALL: u64 = 256 << 20;
+
+/// What is read of an open directory.
+#[derive(Debug)]
+pub(super) enum Listing {
+    /// The root's sessions, once somebody has begun to read them.
+    Root(Option<Arc<Sorted>>),
+    /// Any other directory.
+    Other(Pieces),
+}
+
+/// The memory of all listings.
+#[derive(Debug)]
+pub(super) struct Listings {
+    memory: Arc<Shares>,
+    /// The last one of the root, for the next if that is the same.
+    last: Mutex<Weak<Sorted>>,
+}
+
+impl Default for Listings {
+    fn default() -> Self {
+        Self {
+            memory: Shares::new(OF_USER, OF_ALL),
+            last: Mutex::default(),
+        }
+    }
 }
 
 /// One entry of a directory.
@@ -42,43 +72,22 @@ impl Fs {
             self.settle_removal(id, patience)?;
         }
         let share = self.reserve(caller, 1)?;
-        // A repository that is missing lists as empty.
-        if id != ROOT || self.repository.root()?.is_some() {
-            sys::open_dir(&*self.dir(id)?.fd, OsStr::new("."))?;
-        }
-        Ok(self.handles.add(Handle::Directory(Mutex::default()), share))
-    }
-
-    /// The names in a directory: of the root the sessions, youngest first; of
-    /// a session always `session` among them, but to who has removed it.
-    fn names(&self, id: u64, caller: Caller) -> Result<Vec<OsString>> {
         let role = self.role(id)?;
-        if let Role::Root = role {
-            let entries = self.repository.list()?;
-            return Ok(entries
-                .into_iter()
-                .map(|entry| entry.name.as_os_str().to_owned())
-                .collect());
-        }
-        let dir = self.dir(id)?;
-        let mut names = sys::read_dir(&*dir.fd)?;
-        if let Role::Session = role {
-            let is_there = names.iter().any(|name| name == CHECKPOINT);
-            // To who has removed it, it is not there; a newer one is.
-            let is_removed = self
-                .removals
-                .asked_by(caller.tid, id)
-                .is_some_and(|removal| {
-                    sys::stat(&*dir.fd, CHECKPOINT.as_ref()).is_ok_and(|s| removal.is_of(s.stx_ino))
-                        || !is_there
-                });
-            if is_removed {
-                names.retain(|name| name != CHECKPOINT);
-            } else if !is_there {
-                names.insert(0, CHECKPOINT.into());
+        let listing = match role {
+            // A repository that is missing lists as empty.
+            Role::Root => {
+                if let Some(root) = self.repository.root()? {
+                    sys::open_dir(&*root, OsStr::new("."))?;
+                }
+                Listing::Root(None)
             }
-        }
-        Ok(names)
+            _ => {
+                let dir = sys::open_dir(&*self.dir(id)?.fd, OsStr::new("."))?;
+                Listing::Other(Pieces::new(dir, matches!(role, Role::Session)))
+            }
+        };
+        let handle = Handle::Directory(Mutex::new(listing));
+        Ok(self.handles.add(handle, share))
     }
 
     /// Gives the entries from `offset` on to `take`, until it answers false:
@@ -86,52 +95,189 @@ impl Fs {
     /// but for `.` and `..`.
     ///
     /// # Errors
-    /// `EBADF`; `ESTALE` if the directory is not where it was.
+    /// `EBADF`; `ESTALE` if the directory is not where it was; `ENOMEM`.
     pub fn readdirplus(
         &self,
         id: u64,
         handle: u64,
         offset: u64,
         caller: Caller,
-        mut take: impl FnMut(&Listed) -> bool,
+        take: impl FnMut(&Listed) -> bool,
     ) -> Result<()> {
         let handle = self.handles.get(handle)?;
         let Handle::Directory(listing) = &*handle else {
             return Err(Errno::NOTDIR.into());
         };
         let mut listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset == 0 {
-            listing.names = self.names(id, caller)?;
+        match &mut *listing {
+            Listing::Root(sessions) => self.read_root(sessions, offset, caller, take),
+            Listing::Other(pieces) => self.read_pieces((id, pieces), offset, caller, take),
         }
-        if offset == 0 && !take(&self.dot(1, ".", id)?) {
+    }
+
+    /// The sessions, youngest first.
+    fn read_root(
+        &self,
+        sessions: &mut Option<Arc<Sorted>>,
+        offset: u64,
+        caller: Caller,
+        mut take: impl FnMut(&Listed) -> bool,
+    ) -> Result<()> {
+        let sessions = match sessions {
+            Some(sessions) if offset > 0 => sessions,
+            _ => {
+                *sessions = None;
+                sessions.insert(self.sorted(caller)?)
+            }
+        };
+        if offset == 0 && !take(&self.dot(1, ".", ROOT)?) {
             return Ok(());
         }
-        if offset <= 1 && !take(&self.dot(2, "..", self.parent_of(id)?)?) {
+        if offset <= 1 && !take(&self.dot(2, "..", ROOT)?) {
             return Ok(());
         }
-        let dir = match self.dir(id) {
+        let dir = match self.dir(ROOT) {
             Ok(dir) => dir,
             // A repository that is missing lists as empty.
-            Err(_) if listing.names.is_empty() => return Ok(()),
+            Err(_) if sessions.len() == 0 => return Ok(()),
             Err(fail) => return Err(fail),
         };
         let first = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
-        for (index, name) in listing.names.iter().enumerate().skip(first) {
+        for index in first..sessions.len() {
+            let Some(name) = sessions.get(index) else {
+                return Ok(());
+            };
             // What has vanished since is left out.
-            let Ok(Some(entry)) = self.listed_entry(id, &dir, name, caller) else {
+            let Ok(Some(entry)) = self.listed_entry(ROOT, &dir, name, caller) else {
                 continue;
             };
             let listed = Listed {
                 offset: index as u64 + 3,
-                name: name.clone(),
+                name: name.to_owned(),
                 entry,
             };
-            if !take(&listed) {
-                self.nodes.forget(listed.entry.attr.ino.0, 1);
+            if !self.give(&listed, &mut take) {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// The names of the sessions as they are now; those that the user has in
+    /// memory already, if they are the same.
+    fn sorted(&self, caller: Caller) -> Result<Arc<Sorted>> {
+        let new = Sorted::new(&self.repository, &self.listings.memory, caller.uid)?;
+        let last = &self.listings.last;
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.upgrade().filter(|last| last.is_same(&new)) {
+            return Ok(last);
+        }
+        let new = Arc::new(new);
+        *last = Arc::downgrade(&new);
+        Ok(new)
+    }
+
+    /// The entries of any other directory, in the filesystem's order; of a session
+    /// always `session` among them, but to who has removed it.
+    fn read_pieces(
+        &self,
+        (id, pieces): (u64, &mut Pieces),
+        offset: u64,
+        caller: Caller,
+        mut take: impl FnMut(&Listed) -> bool,
+    ) -> Result<()> {
+        let dir = pieces.dir()?;
+        let mut is_first = true;
+        if offset == 0 {
+            let (hides, shows) = self.sees(id, &dir, caller)?;
+            pieces.begin(hides, shows);
+            // What cannot be looked at is left out.
+            if shows && let Ok(entry) = self.lookup_checkpoint(id, caller) {
+                let listed = Listed {
+                    offset: BEHIND_SHOWN,
+                    name: CHECKPOINT.into(),
+                    entry,
+                };
+                if !self.give(&listed, &mut take) {
+                    return Ok(());
+                }
+                is_first = false;
+            }
+        }
+        pieces.go_to(offset)?;
+        loop {
+            let (name, behind) = match pieces.first() {
+                Ok(Some(first)) => first,
+                // Those that were listed are told of, and the error next time.
+                Err(errno) if is_first => return Err(errno.into()),
+                Ok(None) | Err(_) => return Ok(()),
+            };
+            let listed = self.listed((id, &dir), name, behind, caller);
+            if let Some(listed) = listed {
+                if !self.give(&listed, &mut take) {
+                    pieces.keep(&self.listings.memory, caller.uid);
+                    return Ok(());
+                }
+                is_first = false;
+            }
+            pieces.pass();
+        }
+    }
+
+    /// Whether the caller, who begins to read a directory, is not to see the
+    /// `session` that is there, and whether he sees one that is not.
+    fn sees(&self, id: u64, dir: &Dir, caller: Caller) -> Result<(bool, bool)> {
+        if !matches!(self.role(id)?, Role::Session) {
+            return Ok((false, false));
+        }
+        let there = match sys::stat(&*dir.fd, CHECKPOINT.as_ref()) {
+            Ok(stat) => Some(stat.stx_ino),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(errno.into()),
+        };
+        // To who has removed it, it is not there; a newer one is.
+        let removal = self.removals.asked_by(caller.tid, id);
+        let is_removed =
+            removal.is_some_and(|removal| there.is_none_or(|there| removal.is_of(there)));
+        Ok((is_removed, !is_removed && there.is_none()))
+    }
+
+    /// One entry of a directory; `None` if it has vanished since, or is no part of
+    /// the mount.
+    fn listed(
+        &self,
+        (id, dir): (u64, &Dir),
+        name: &OsStr,
+        offset: u64,
+        caller: Caller,
+    ) -> Option<Listed> {
+        if name == ".." {
+            return self.dot(offset, "..", self.parent_of(id).ok()?).ok();
+        }
+        let entry = if name == "." {
+            Entry {
+                attr: attr_of(&dir.stat, id),
+                generation: 0,
+                entry_ttl: Duration::ZERO,
+                attr_ttl: Duration::ZERO,
+            }
+        } else {
+            self.listed_entry(id, dir, name, caller).ok()??
+        };
+        Some(Listed {
+            offset,
+            name: name.to_owned(),
+            entry,
+        })
+    }
+
+    /// Gives an entry, which has been looked up, unless there is no room.
+    fn give(&self, listed: &Listed, take: &mut impl FnMut(&Listed) -> bool) -> bool {
+        let is_taken = take(listed);
+        if !is_taken && listed.name != "." && listed.name != ".." {
+            self.nodes.forget(listed.entry.attr.ino.0, 1);
+        }
+        is_taken
     }
 
     fn listed_entry(

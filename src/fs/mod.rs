@@ -58,6 +58,7 @@ use self::flock::Flocks;
 pub use self::flock::{Ask, Flock, Locked};
 use self::handle::Handles;
 use self::hold::Holds;
+use self::listing::Listings;
 pub use self::node::Forgotten;
 use self::node::{FIRST_WRITER, Nodes, ROOT, Role};
 pub use self::open::{Created, Opened};
@@ -145,6 +146,7 @@ pub struct Fs {
     holds: Holds,
     handles: Handles,
     descriptors: Arc<Shares>,
+    listings: Listings,
     retries: Retries,
     slots: Slots,
     removals: Removals,
@@ -196,6 +198,7 @@ impl Fs {
             holds: Holds::default(),
             handles: Handles::default(),
             descriptors: Shares::of_descriptors(),
+            listings: Listings::default(),
             retries: Retries::default(),
             slots: Slots::default(),
             removals: Removals::default(),

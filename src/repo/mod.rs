@@ -121,32 +121,53 @@ impl Repository {
     /// # Errors
     /// [`Kind::Os`] if the repository itself cannot be read.
     pub fn list(&self) -> Result<Vec<Entry>> {
-        let Some(root) = self.root()? else {
-            return Ok(Vec::new());
-        };
-        let device = device(&sys::fstat(&*root).during("stat the repository")?);
-        let names = sys::read_dir(&*root).during("read the repository")?;
-        let mut entries: Vec<Entry> = names
-            .into_iter()
-            .filter_map(|name| {
-                let name = SessionName::new(name).ok()?;
-                let stat = match sys::stat(&*root, name.as_os_str()) {
-                    Ok(stat) => stat,
-                    Err(Errno::NOENT) => return None,
-                    Err(errno) => {
-                        log::warn!("{name}: left out of the list: {errno}");
-                        return None;
-                    }
-                };
-                let is_session = is_directory(&stat) && self::device(&stat) == device;
-                is_session.then(|| Entry {
-                    name,
-                    modified: modified(&stat),
-                })
-            })
-            .collect();
+        let mut entries = Vec::new();
+        self.visit(|name, modified| {
+            entries.push(Entry { name, modified });
+            true
+        })?;
         entries.sort_by(|a, b| (b.modified.cmp(&a.modified)).then_with(|| a.name.cmp(&b.name)));
         Ok(entries)
+    }
+
+    /// Gives all sessions to `each`, in the filesystem's order, with the time of
+    /// the last change of their directory, until it answers false. For what is left
+    /// out see [`list`](Self::list).
+    ///
+    /// # Errors
+    /// As of [`list`](Self::list).
+    pub(crate) fn visit(
+        &self,
+        mut each: impl FnMut(SessionName, SystemTime) -> bool,
+    ) -> Result<()> {
+        let Some(root) = self.root()? else {
+            return Ok(());
+        };
+        let device = device(&sys::fstat(&*root).during("stat the repository")?);
+        let dir = sys::open_dir(&*root, OsStr::new(".")).during("read the repository")?;
+        let (mut goes_on, mut pieces) = (true, 0_usize);
+        while goes_on {
+            // What is remembered of them grows by as much as is asked for here.
+            if pieces.is_multiple_of(16) {
+                sys::memory::require_room().during("read the repository")?;
+            }
+            pieces += 1;
+            let any = sys::read_names(&dir, |name, _| {
+                let Ok(name) = SessionName::new(name) else {
+                    return Ok(());
+                };
+                match sys::stat(&*root, name.as_os_str()) {
+                    Ok(stat) if is_directory(&stat) && self::device(&stat) == device => {
+                        goes_on = goes_on && each(name, modified(&stat));
+                    }
+                    Ok(_) | Err(Errno::NOENT) => {}
+                    Err(errno) => log::warn!("{name}: left out of the list: {errno}"),
+                }
+                Ok(())
+            });
+            goes_on &= any.during("read the repository")?;
+        }
+        Ok(())
     }
 
     /// Opens a session.

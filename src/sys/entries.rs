@@ -1,8 +1,11 @@
 //! The entries of a directory: reading, making, renaming and removing them.
 
 use std::ffi::{CString, OsStr, OsString};
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{RawDir, SeekFrom};
 
 use super::{
     AtFlags, CWD, Call, Change, Mode, RenameFlags, Result, call, memory, note, open_dir, proc_path,
@@ -26,6 +29,43 @@ pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
             names.push(OsStr::from_bytes(name).to_owned());
         }
     }
+}
+
+/// How much of a directory is read at a time by [`read_names`], in bytes.
+pub const PIECE: usize = 1 << 10;
+
+/// The next names in an open directory from where its descriptor stands, `.` and
+/// `..` among them, as many as one getdents64(2) of [`PIECE`] bytes answers: each
+/// with the place behind it. Answers whether there are any; an error of `each`
+/// ends it.
+pub fn read_names(dir: impl AsFd, mut each: impl FnMut(&OsStr, u64) -> Result<()>) -> Result<bool> {
+    let mut piece = [MaybeUninit::uninit(); PIECE];
+    let mut entries = RawDir::new(dir, &mut piece);
+    let mut any = false;
+    while !any || !entries.is_buffer_empty() {
+        // The first asks the kernel, the others are in the piece.
+        let is_end = call(Call::ReadDir, || match entries.next() {
+            None => Ok(true),
+            Some(Err(errno)) => Err(errno),
+            Some(Ok(entry)) => {
+                let name = OsStr::from_bytes(entry.file_name().to_bytes());
+                each(name, entry.next_entry_cookie())?;
+                Ok(false)
+            }
+        })?;
+        if is_end {
+            return Ok(any);
+        }
+        any = true;
+    }
+    Ok(true)
+}
+
+/// Has the next [`read_names`] begin at a place.
+pub fn seek_dir(dir: impl AsFd, place: u64) -> Result<()> {
+    call(Call::ReadDir, || {
+        rustix::fs::seek(dir.as_fd(), SeekFrom::Start(place)).map(drop)
+    })
 }
 
 /// mkdirat(2)

@@ -1,12 +1,19 @@
 //! Large, deep and long: directories of many entries that are read while they
 //! change, paths up to `PATH_MAX`, and beyond by descriptor (DESIGN 2.13).
 
+use std::fs;
+
+use crate::common::observe::status;
 use crate::common::side_by_side::SideBySide;
-use crate::common::{Backing, times};
+use crate::common::tools::output_of;
+use crate::common::users::{Program, User, shared_mount_by};
+use crate::common::{Backing, Mount, times};
 
 on_each_filesystem!(
     rule_2_13_entries_that_stay_are_listed_once,
     rule_2_13_long_names_and_deep_directories,
+    section_1_a_session_that_is_shown_is_listed_once,
+    rule_13_3_an_open_listing_takes_little_memory,
 );
 
 /// readdir(3), telldir(3) and seekdir(3), which python does not have.
@@ -110,4 +117,146 @@ t('left', lambda: sorted(len(name) for name in os.listdir('.') if len(name) > 20
     // 130 times 81 bytes: more than twice PATH_MAX.
     let said = both.same(&format!("{STREAM}DEPTH = 130\n{program}"));
     assert!(said.contains("below (7, b'content', None)"), "{said}");
+}
+
+/// A checkpoint that comes, is replaced or goes while a session is listed.
+fn section_1_a_session_that_is_shown_is_listed_once(backing: Backing) {
+    let program = "
+def all():
+    libc.rewinddir(ctypes.c_void_p(stream))
+    return [tell_name for tell_name in iter(lambda: read(stream), None)]
+for i in range(COUNT): make(f'a.session/{i}')
+stream = libc.opendir(b'a.session')
+def found(name):
+    seek(stream, places[name])
+    return read(stream)
+print('shown', all().count(b'session'), len(set(all())) == len(all()) == COUNT + 3)
+libc.rewinddir(ctypes.c_void_p(stream))
+places, names = {}, []
+while True:
+    at, name = tell(stream), read(stream)
+    if not name: break
+    names.append(name); places[name] = at
+    if len(names) in (COUNT // 3, COUNT // 2): save(f'saved {len(names)}')
+print('saved meanwhile', names.count(b'session'), len(names))
+print('places', [found(name) for name in names[1::50]] == names[1::50])
+print('then', all().count(b'session'))
+libc.rewinddir(ctypes.c_void_p(stream))
+names = []
+while name := read(stream):
+    names.append(name)
+    if len(names) % 100 == 0: save('again')
+print('replaced meanwhile', names.count(b'session'), len(names))
+os.unlink('a.session/session')
+print('removed', all().count(b'session'), subprocess.run(['ls', 'a.session'], capture_output=True).stdout.count(b'session'))
+save('anew')
+print('anew', all().count(b'session'))
+";
+    let mount = Mount::new(backing);
+    mount.session("a");
+    let count = 1000;
+    let save = "
+def save(text):
+    with open('a.session/session', 'w') as f: f.write(text)
+";
+    let start = "import ctypes, os\nlibc = ctypes.CDLL(None)\nn = ctypes.c_long\n";
+    let program = format!("{start}{STREAM}{save}COUNT = {count}\n{program}");
+    let said = output_of(&mount.mountpoint, "python3", &["-c", &program]);
+    let expected = format!(
+        "shown 1 True\nsaved meanwhile 1 {0}\nplaces True\nthen 1\n\
+         replaced meanwhile 1 {0}\nremoved 0 1\nanew 1",
+        count + 3
+    );
+    assert_eq!(said, expected);
+}
+
+/// So many names of this length, in a directory of the repository.
+fn fill(dir: &std::path::Path, count: usize, len: usize, end: &str) {
+    for number in 0..count {
+        let name = format!("{number:0>len$}{end}");
+        if end.is_empty() {
+            fs::write(dir.join(name), "").unwrap();
+        } else {
+            fs::create_dir(dir.join(name)).unwrap();
+        }
+    }
+}
+
+/// Listings that somebody has begun, and that he has read, and keeps.
+const BEGUN: &str = "
+import errno, os, sys
+def begin(count, between=lambda: None):
+    begun = []
+    try:
+        for _ in range(count):
+            listing = os.scandir(sys.argv[1])
+            next(listing)
+            begun.append(listing)
+            between()
+        print(len(begun), 'all', flush=True)
+    except OSError as e: print(len(begun), errno.errorcode[e.errno], flush=True)
+    sys.stdin.readline()
+";
+
+fn rule_13_3_an_open_listing_takes_little_memory(backing: Backing) {
+    let count = times(50_000);
+    let mount = Mount::new(backing);
+    let session = mount.session("a");
+    let dir = session.in_repository.join("dir");
+    fs::create_dir(&dir).unwrap();
+    fill(&dir, count, 240, "");
+    // The kernel knows all of them then, and the daemon its nodes.
+    let list = "import os, sys; print(len(os.listdir(sys.argv[1])))";
+    let on_mount = session.on_mount.join("dir");
+    let path = on_mount.to_str().unwrap();
+    for _ in 0..2 {
+        let listed = output_of(&session.on_mount, "python3", &["-c", list, path]);
+        assert_eq!(listed, count.to_string());
+    }
+    let before = status(mount.pid(), "RssAnon");
+    let begun = format!(
+        "{BEGUN}kept = [os.open(sys.argv[1], os.O_RDONLY) for n in range(30)]\nfor fd in kept: assert len(os.listdir(fd)) == {count}\nbegin(300)"
+    );
+    let lister = Program::start_with(User::Root, &session.on_mount, &begun, &[path]);
+    assert_eq!(lister.line, "300 all");
+    let now = status(mount.pid(), "RssAnon");
+    println!("330 listings of {count} names: {before} KiB became {now} KiB");
+    assert!(now < before + (4 << 10), "{before} KiB became {now} KiB");
+}
+
+/// In the root, which is sorted, each listing that is not the same as another takes
+/// memory: up to the user's share.
+#[test]
+fn rule_13_3_listings_of_the_root_have_a_share() {
+    let mount = shared_mount_by(&[], Backing::Tmpfs, &[]);
+    fill(&mount.repository, 20_000, 200, ".session");
+    let made = crate::common::users::run_as(
+        User::Bob,
+        &mount.mountpoint,
+        "mkdir bob0.session bob1.session",
+    );
+    assert!(made.status.success(), "{made:?}");
+    let list = |user, program: &str| {
+        Program::start_with(
+            user,
+            &mount.mountpoint,
+            &format!("{BEGUN}{program}"),
+            &["."],
+        )
+    };
+    let before = status(mount.pid(), "RssAnon");
+    let same = list(User::Bob, "begin(50)");
+    assert_eq!(same.line, "50 all");
+    let changed = "import itertools\nturn = itertools.count()\nbegin(50, lambda: os.utime(f'bob{next(turn) % 2}.session'))";
+    let bob = list(User::Bob, changed);
+    let (count, why) = bob.line.split_once(' ').unwrap();
+    let count: usize = count.parse().unwrap();
+    assert!((10..20).contains(&count) && why == "ENOMEM", "{}", bob.line);
+    let now = status(mount.pid(), "RssAnon");
+    println!("{count} listings: {before} KiB became {now} KiB");
+    assert!(now < before + (96 << 10), "{before} KiB became {now} KiB");
+    let ann = list(User::Ann, "begin(50)");
+    assert_eq!(ann.line, "50 all");
+    drop((same, bob, ann));
+    assert_eq!(list(User::Bob, "begin(1)").line, "1 all");
 }

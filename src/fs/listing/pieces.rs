@@ -1,0 +1,150 @@
+//! A directory that is read in pieces: what is not listed yet is with the
+//! filesystem, but for a few names.
+//!
+//! A place in it is the filesystem's own (`d_off` of getdents64(2)), so that what
+//! comes and goes meanwhile moves no other, and a program that comes back to a
+//! place finds what it would there. Only the one behind a `session` that is shown
+//! and not there is ours.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use super::super::Dir;
+use super::super::shares::{Share, Shares};
+use crate::repo::CHECKPOINT;
+use crate::sys::{self, Result};
+
+/// The place behind a `session` that is not there, which is shown first. No
+/// filesystem has it: ext4 has the last of all places at its end, btrfs too, and
+/// none shortly before (Linux 6.18).
+pub(super) const BEHIND_SHOWN: u64 = i64::MAX as u64 - 1;
+
+/// What the names take that are kept between two requests, in bytes of memory, at
+/// the most.
+const KEPT: u64 = 4 * sys::PIECE as u64;
+
+/// An open directory, and how far it has been read.
+#[derive(Debug)]
+pub(in crate::fs) struct Pieces {
+    dir: Arc<OwnedFd>,
+    /// Whether it is a session's.
+    is_session: bool,
+    /// Where its descriptor stands.
+    at: u64,
+    /// The names that have been read and not listed, in reverse order, each with
+    /// the place behind it.
+    unlisted: Vec<(OsString, u64)>,
+    /// The place before the first of them.
+    next: u64,
+    /// Of who has it open: for the names between two requests.
+    share: Option<Share>,
+    /// To who lists it there is no `session`.
+    hides_session: bool,
+    /// The place behind the `session` that has been listed since its beginning:
+    /// where a save makes another entry of the same name it is not listed again.
+    session: Option<u64>,
+}
+
+impl Pieces {
+    pub(super) fn new(dir: OwnedFd, is_session: bool) -> Self {
+        Self {
+            dir: Arc::new(dir),
+            is_session,
+            at: 0,
+            unlisted: Vec::new(),
+            next: 0,
+            share: None,
+            hides_session: false,
+            session: None,
+        }
+    }
+
+    pub(super) fn dir(&self) -> Result<Dir> {
+        Ok(Dir {
+            stat: sys::fstat(&*self.dir)?,
+            fd: self.dir.clone(),
+        })
+    }
+
+    /// It is read from its beginning. `shows_session`: with one that is not
+    /// there.
+    pub(super) fn begin(&mut self, hides_session: bool, shows_session: bool) {
+        self.unlisted = Vec::new();
+        // What has changed since is seen from the beginning only.
+        self.at = u64::MAX;
+        self.hides_session = hides_session;
+        self.session = shows_session.then_some(BEHIND_SHOWN);
+    }
+
+    /// It is read from a place on.
+    pub(super) fn go_to(&mut self, place: u64) -> Result<()> {
+        let place = if place == BEHIND_SHOWN { 0 } else { place };
+        if !self.unlisted.is_empty() && self.next == place {
+            return Ok(());
+        }
+        self.unlisted.clear();
+        if self.at != place {
+            sys::seek_dir(&*self.dir, place)?;
+            self.at = place;
+        }
+        self.next = place;
+        Ok(())
+    }
+
+    /// The next name, and the place behind it.
+    pub(super) fn first(&mut self) -> Result<Option<(&OsStr, u64)>> {
+        loop {
+            while let Some((name, behind)) = self.unlisted.last() {
+                if !self.passes_over(name, *behind) {
+                    break;
+                }
+                self.pass();
+            }
+            if !self.unlisted.is_empty() {
+                break;
+            }
+            let (unlisted, at) = (&mut self.unlisted, &mut self.at);
+            let any = sys::read_names(&*self.dir, |name, behind| {
+                unlisted.push((name.to_owned(), behind));
+                *at = behind;
+                Ok(())
+            })?;
+            if !any {
+                // Nothing is kept of a directory that has been read.
+                self.unlisted = Vec::new();
+                self.share = None;
+                return Ok(None);
+            }
+            self.unlisted.reverse();
+        }
+        let first = self.unlisted.last();
+        Ok(first.map(|(name, behind)| (&**name, *behind)))
+    }
+
+    fn passes_over(&self, name: &OsStr, behind: u64) -> bool {
+        name.as_bytes() == CHECKPOINT.as_bytes()
+            && self.is_session
+            && (self.hides_session || self.session.is_some_and(|listed| listed != behind))
+    }
+
+    /// The first name has been listed, or is not to be.
+    pub(super) fn pass(&mut self) {
+        if let Some((_, behind)) = self.unlisted.pop() {
+            self.next = behind;
+        }
+    }
+
+    /// A request has been answered: what is not listed is kept if the user may
+    /// have that much memory, and read again if not.
+    pub(super) fn keep(&mut self, memory: &Arc<Shares>, user: u32) {
+        if self.unlisted.is_empty() || self.share.is_some() {
+            return;
+        }
+        self.share = memory.take(user, KEPT);
+        if self.share.is_none() {
+            self.unlisted = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The sessions of a repository in their order, youngest first, as they were when
+//! somebody began to read: until he begins anew they have the same places.
+
+use std::cmp::Reverse;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::super::errno::{Fail, Result};
+use super::super::shares::{Share, Shares};
+use crate::repo::Repository;
+use crate::sys::Errno;
+
+/// The names, one behind the other, and where each of them is.
+#[derive(Debug)]
+pub(in crate::fs) struct Sorted {
+    text: Vec<u8>,
+    places: Vec<(u32, u8)>,
+    /// Of who reads it.
+    share: Share,
+}
+
+/// A name on its way to its place.
+struct Found {
+    modified: SystemTime,
+    start: u32,
+    len: u8,
+}
+
+impl Sorted {
+    /// Those that there are now, in the share of a user.
+    ///
+    /// # Errors
+    /// `ENOMEM` if that is too small, and those of reading the directory.
+    pub(super) fn new(repository: &Repository, memory: &Arc<Shares>, user: u32) -> Result<Self> {
+        let no_memory = Fail::from(Errno::NOMEM);
+        let mut share = memory.take(user, 0).ok_or(no_memory)?;
+        let (mut text, mut found) = (Vec::new(), Vec::new());
+        let mut is_short = false;
+        repository.visit(|name, modified| {
+            let name = name.as_os_str().as_bytes();
+            let (start, len) = (u32::try_from(text.len()), u8::try_from(name.len()));
+            let (Ok(start), Ok(len)) = (start, len) else {
+                is_short = true;
+                return false;
+            };
+            text.extend_from_slice(name);
+            found.push(Found {
+                modified,
+                start,
+                len,
+            });
+            is_short = !share.resize(size(&text, &found));
+            !is_short
+        })?;
+        if is_short {
+            return Err(no_memory);
+        }
+        let name = |found: &Found| &text[range(found.start, found.len)];
+        found.sort_unstable_by(|a, b| {
+            let by_time = Reverse(a.modified).cmp(&Reverse(b.modified));
+            by_time.then_with(|| name(a).cmp(name(b)))
+        });
+        let mut places: Vec<_> = found.iter().map(|found| (found.start, found.len)).collect();
+        drop(found);
+        text.shrink_to_fit();
+        places.shrink_to_fit();
+        // It has become less.
+        share.resize(size(&text, &places));
+        Ok(Self {
+            text,
+            places,
+            share,
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&OsStr> {
+        let (start, len) = *self.places.get(index)?;
+        Some(OsStr::from_bytes(&self.text[range(start, len)]))
+    }
+
+    /// Whether it is the same, and the same user's.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.share.is_of_same_user(&other.share)
+            && self.places == other.places
+            && self.text == other.text
+    }
+}
+
+fn range(start: u32, len: u8) -> std::ops::Range<usize> {
+    start as usize..start as usize + usize::from(len)
+}
+
+fn size<T>(text: &Vec<u8>, entries: &Vec<T>) -> u64 {
+    (text.capacity() + entries.capacity() * size_of::<T>()) as u64
+}
