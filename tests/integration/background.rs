@@ -198,11 +198,10 @@ fn the_log_goes_to_syslog_with_the_severity_of_each_line() {
     assert!(begins(&lines[0], 30, "info: "), "{lines:?}");
     assert!(lines[0].contains("is mounted on"), "{lines:?}");
     assert!(
-        lines.iter().any(|line| begins(
-            line,
-            28,
-            "warning: a.session: a process that was writing was killed"
-        )),
+        lines.iter().any(|line| {
+            begins(line, 28, "warning: a.session: process ")
+                && line.contains(" (sh) was killed while it was writing")
+        }),
         "{lines:?}"
     );
     assert!(begins(lines.last().unwrap(), 30, "info: "), "{lines:?}");
