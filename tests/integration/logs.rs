@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::common::storage::text;
 use crate::common::tools::save;
-use crate::common::{Backing, Disk, Mount, SESSIONFS, run, wait_until};
+use crate::common::{Backing, Disk, Mount, SESSIONFS, wait_until};
 
 fn sessionfs(arguments: &[&str], path: &Path) -> Output {
     let mut command = Command::new(SESSIONFS);
@@ -55,7 +55,7 @@ fn who_unmounts_is_named_in_the_log() {
         assert!(line.unwrap().ends_with(" of user 0"), "{log}");
     }
     let mut mount = Mount::new(Backing::Here);
-    run("umount", [&mount.mountpoint]);
+    crate::common::unmount("umount", &[&mount.mountpoint]);
     assert!(mount.wait().success());
     assert!(
         mount.log().contains(": unmounted by another program\n"),
