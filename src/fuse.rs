@@ -350,14 +350,16 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let caller = caller(request);
         let inside = self.threads.enter();
+        let write =
+            |patience| guarded(|| (self.fs).write(fh.0, offset, data, flags.0, caller, patience));
         if inside.is_some() {
-            let result = guarded(|| self.fs.write(fh.0, offset, data, caller, Patience::None));
+            let result = write(Patience::None);
             if !matches!(result, Err(Fail::WouldBlock)) {
                 return reply::write(reply, data.len(), result);
             }
@@ -367,8 +369,7 @@ impl Filesystem for Adapter {
         let copy = match self.buffers.copy(caller.uid, data, inside.is_none()) {
             Ok(copy) => copy,
             Err(_) if inside.is_some() => {
-                let result = guarded(|| self.fs.write(fh.0, offset, data, caller, Patience::Wait));
-                return reply::write(reply, data.len(), result);
+                return reply::write(reply, data.len(), write(Patience::Wait));
             }
             Err(errno) => {
                 // A writer has to know of each piece that it lacks.
@@ -378,7 +379,7 @@ impl Filesystem for Adapter {
         };
         let (fs, data) = (self.fs.clone(), copy);
         self.workers.run(move || {
-            let result = guarded(|| fs.write(fh.0, offset, &data, caller, Patience::Wait));
+            let result = guarded(|| fs.write(fh.0, offset, &data, flags.0, caller, Patience::Wait));
             reply::write(reply, data.len(), result);
         });
     }

@@ -19,7 +19,6 @@
 //! (`queue`), and given by one thread that serves no requests.
 
 mod queue;
-mod signals;
 
 use std::sync::Arc;
 
@@ -188,12 +187,10 @@ impl Fs {
     fn replace_base(&self, node: u64, writer: &Arc<Writer>, newer: Checkpoint) {
         // What has been written to a mapping is a change.
         self.forget_content(node);
-        let shown = newer.stat().stx_ino;
         let last = newer.len().checked_sub(1);
         if !writer.follow(newer) {
             return;
         }
-        self.nodes.show_writer(shown, writer);
         self.forget_content(node);
         let mut byte = [0];
         if let Some(at) = last

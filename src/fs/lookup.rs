@@ -40,6 +40,9 @@ impl Fs {
                 if let Some(writer) = self.retries.lookup(caller.tid, parent) {
                     return self.writer_entry(parent, &writer, patience);
                 }
+                if let Some(writer) = self.made_anew(parent, caller) {
+                    return self.writer_entry(parent, &writer, patience);
+                }
                 self.settle_removal(parent, patience)?;
                 let entry = self.lookup_checkpoint(parent, caller)?;
                 if self.is_absent_to(caller, parent, entry.attr.ino.0) {
@@ -63,6 +66,16 @@ impl Fs {
         } else {
             self.has_removed_inode(session, found, caller)
         }
+    }
+
+    /// The checkpoint that the caller's process has made where it found none, and
+    /// has open: nobody else sees it before it is closed (DESIGN 2.12).
+    fn made_anew(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
+        let slot = self.slots.find(session)?;
+        // What it has made a save point of, it finds like everybody.
+        let published = slot.last_published().map(|published| published.writer);
+        let mut writers = slot.writers_of(caller.tid).into_iter();
+        writers.find(|writer| writer.is_new() && Some(writer.ino) != published)
     }
 
     fn lookup_session(&self, name: &OsStr, caller: Caller) -> Result<Entry> {
@@ -270,6 +283,11 @@ impl Fs {
         if id == ROOT {
             self.admit(caller)?;
         }
+        if handle.is_none()
+            && let Some(writer) = self.own_sharer(id, caller)
+        {
+            return writer.attr(patience);
+        }
         let mut attr = self.attributes(id, handle, patience)?;
         if let Some(shown) = self.shown_to_writer(id, caller) {
             attr.ino = INodeNo(shown);
@@ -303,6 +321,9 @@ impl Fs {
                 Handle::Directory(_) | Handle::Report(_) => {}
             }
         }
+        if let Some(session) = self.nodes.follows(id) {
+            return self.followed_attr(id, session);
+        }
         match self.role(id)? {
             Role::Root => self.root_attr(),
             Role::Report => self.report_attr(),
@@ -325,15 +346,8 @@ impl Fs {
             }
             Role::Session | Role::Directory => Ok(attr_of(&self.dir(id)?.stat, id)),
             Role::Checkpoint | Role::Other => {
-                if let Some(file) = self.nodes.open_file(id).or_else(|| self.nodes.held(id)) {
-                    return Ok(attr_of(&sys::fstat(file.as_fd())?, id));
-                }
-                let (dir, name) = self.locate(id)?;
-                let stat = sys::stat(&*dir.fd, &name)?;
-                if stat.stx_ino != id {
-                    return Err(Errno::STALE.into());
-                }
-                Ok(attr_of(&stat, id))
+                let file = self.path_fd(id)?;
+                Ok(attr_of(&sys::fstat(file.as_fd())?, id))
             }
         }
     }

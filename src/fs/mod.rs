@@ -15,6 +15,7 @@ mod handle;
 mod hold;
 pub mod holders;
 mod identity;
+mod interrupt;
 mod kin;
 mod listing;
 mod lookup;
@@ -24,6 +25,7 @@ mod open;
 #[cfg(any(test, fuzzing))]
 pub mod outside_input;
 mod passthrough;
+mod pathless;
 mod process;
 mod ranges;
 mod removal;
@@ -328,13 +330,20 @@ impl Fs {
         if id == ROOT {
             return Ok(self.dir(ROOT)?.fd);
         }
-        if let Some(fd) = self.nodes.open_file(id).or_else(|| self.nodes.held(id)) {
+        if let Some(session) = self.nodes.follows(id) {
+            let checkpoint = self.followed(session)?.ok_or(Errno::NOENT)?;
+            return Ok(Arc::new(checkpoint));
+        }
+        if let Some(fd) = self.nodes.own_file(id) {
             return Ok(fd);
         }
         let (dir, name) = self.locate(id)?;
-        let fd = sys::open_path(&*dir.fd, &name)?;
+        let fd = match sys::open_path(&*dir.fd, &name) {
+            Err(Errno::NOENT) if self.nodes.session(id).is_some() => return Err(self.is_gone(id)),
+            fd => fd?,
+        };
         if sys::fstat(&fd)?.stx_ino != id {
-            return Err(Errno::STALE.into());
+            return Err(self.is_gone(id));
         }
         Ok(Arc::new(fd))
     }

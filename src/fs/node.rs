@@ -5,7 +5,7 @@
 //! leads to that inode. So 100,000 nodes need no descriptor, and a change
 //! made directly in the repository is noticed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -26,6 +26,10 @@ pub(super) const FIRST_WRITER: u64 = 0xfffe << 48;
 /// The checkpoint of a session that has none, with the low bits of its
 /// session's inode number below.
 const FIRST_EMPTY: u64 = 0xfffd << 48;
+
+/// How many replaced checkpoints are kept that somebody may open without their
+/// path.
+const MOST_KEPT: usize = 1024;
 
 /// The report on what goes on.
 pub(super) const REPORT: u64 = FIRST_EMPTY - 1;
@@ -99,6 +103,11 @@ pub(super) struct Node {
     lookups: u64,
     /// It between its lookup and its open, while a thread holds it.
     held: Weak<Held>,
+    /// It, though it has been replaced, while the kernel knows the node: it may be
+    /// opened without its path.
+    kept: Option<Arc<OwnedFd>>,
+    /// It stands for its session's checkpoint, whichever that is.
+    follows: bool,
     /// The open files, for attributes after the name is gone: whichever of
     /// them is closed last.
     open: Vec<Weak<OwnedFd>>,
@@ -114,6 +123,7 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub struct Forgotten {
     held: Option<Arc<Held>>,
+    _kept: Option<Arc<OwnedFd>>,
     _writer: Option<Arc<Writer>>,
 }
 
@@ -129,9 +139,8 @@ impl Drop for Forgotten {
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     by_id: Mutex<HashMap<u64, Node>>,
-    /// The writers that programs see under the number of a checkpoint. Not part
-    /// of its node: the kernel forgets that as soon as the writer has its name.
-    shown: Mutex<HashMap<u64, Weak<Writer>>>,
+    /// The nodes whose file is kept, oldest first.
+    kept: Mutex<VecDeque<u64>>,
 }
 
 impl Nodes {
@@ -159,6 +168,8 @@ impl Nodes {
             generation: 0,
             lookups: 0,
             held: Weak::new(),
+            kept: None,
+            follows: false,
             open: Vec::new(),
             executed: Weak::new(),
             backing: Weak::new(),
@@ -173,10 +184,14 @@ impl Nodes {
             node.backing = Weak::new();
             node.open = Vec::new();
             node.held = Weak::new();
+            node.kept = None;
+            node.follows = false;
             node.session = None;
         }
-        if let Role::Checkpoint | Role::Empty = role {
-            node.session = Some(parent);
+        match role {
+            Role::Checkpoint | Role::Empty => node.session = Some(parent),
+            // It has got another name, and is what that stands for.
+            _ => node.follows = false,
         }
         if node.parent != parent || node.name != name {
             node.parent = parent;
@@ -214,33 +229,6 @@ impl Nodes {
         held.unwrap_or(new)
     }
 
-    /// The descriptor held for a node.
-    pub(super) fn held(&self, id: u64) -> Option<Arc<OwnedFd>> {
-        self.with(id, |node| node.held.upgrade())??.file()
-    }
-
-    /// Lets programs see a writer under the number of the checkpoint that it
-    /// starts from, unless they see another file so that is open for writing:
-    /// in `/proc` they could not be told apart.
-    pub(super) fn show_writer(&self, id: u64, writer: &Arc<Writer>) {
-        let is_written = self.with(id, |node| {
-            node.open.iter().filter_map(Weak::upgrade).any(writes)
-        });
-        if is_written == Some(true) {
-            return;
-        }
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let shows_it = |writer: &Weak<Writer>| writer.upgrade().is_some_and(|w| w.shown() == id);
-        if shown.get(&id).is_some_and(shows_it) {
-            return;
-        }
-        if shown.len() >= 64 && shown.len() == shown.capacity() {
-            shown.retain(|_, writer| writer.strong_count() > 0);
-        }
-        shown.insert(id, Arc::downgrade(writer));
-        writer.show_as(id);
-    }
-
     /// The kernel has forgotten so many lookups. Answers what is to be let go of,
     /// which closes files and may take time.
     pub(super) fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
@@ -252,15 +240,77 @@ impl Nodes {
         }
         let gone = by_id.remove(&id)?;
         drop(by_id);
+        if gone.kept.is_some() {
+            self.kept().retain(|kept| *kept != id);
+        }
         let writer = match gone.role {
             Role::Writer(writer) => Some(writer),
             _ => None,
         };
         let held = gone.held.upgrade();
-        (held.is_some() || writer.is_some()).then_some(Forgotten {
+        let is_anything = held.is_some() || writer.is_some() || gone.kept.is_some();
+        is_anything.then_some(Forgotten {
             held,
+            _kept: gone.kept,
             _writer: writer,
         })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<u64>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the file of a node that is being replaced, if the kernel knows the
+    /// node: somebody may come to open it without its path. It keeps its blocks:
+    /// beyond some the oldest go.
+    pub(super) fn keep(&self, id: u64, file: Arc<OwnedFd>) {
+        let is_new = self.with(id, |node| node.kept.replace(file).is_none());
+        if is_new != Some(true) {
+            return;
+        }
+        let mut kept = self.kept();
+        kept.push_back(id);
+        let oldest = if kept.len() > MOST_KEPT {
+            kept.pop_front()
+        } else {
+            None
+        };
+        drop(kept);
+        let gone = oldest.and_then(|oldest| self.with(oldest, |node| node.kept.take()));
+        drop(gone);
+    }
+
+    /// From now on a node stands for its session's checkpoint, whichever that
+    /// is, and the kernel keeps nothing of it. Answers whether it can: not while
+    /// the kernel reads it by itself.
+    pub(super) fn follow(&self, id: u64, own: Option<Arc<OwnedFd>>) -> bool {
+        let follows = self.with(id, |node| {
+            let is_checkpoint = matches!(node.role, Role::Checkpoint | Role::Empty);
+            if !is_checkpoint || node.backing.strong_count() > 0 {
+                return false;
+            }
+            node.cached = None;
+            node.follows = true;
+            true
+        });
+        if let Some(own) = own.filter(|_| follows == Some(true)) {
+            self.keep(id, own);
+        }
+        follows == Some(true)
+    }
+
+    /// The session whose checkpoint a node stands for, whichever that is.
+    pub(super) fn follows(&self, id: u64) -> Option<u64> {
+        self.with(id, |node| node.session.filter(|_| node.follows))?
+    }
+
+    /// The file of a node, if it is open, or held, or kept.
+    pub(super) fn own_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
+        let (open, held, kept) = self.with(id, |node| {
+            let open = node.open.iter().find_map(Weak::upgrade);
+            (open, node.held.upgrade(), node.kept.clone())
+        })?;
+        open.or_else(|| held?.file()).or(kept)
     }
 
     /// A writer is closed. The kernel may know its node until somebody looks
@@ -346,7 +396,7 @@ impl Nodes {
         self.with(id, |node| {
             let is_first = !node.open.iter().any(|file| file.strong_count() > 0);
             let backing = match node.backing.upgrade() {
-                None if is_first => new_backing(),
+                None if is_first && !node.follows => new_backing(),
                 others => others,
             };
             node.backing = backing.as_ref().map_or_else(Weak::new, Arc::downgrade);
@@ -373,12 +423,6 @@ impl Nodes {
     pub(super) fn open_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
         self.with(id, |node| node.open.iter().find_map(Weak::upgrade))?
     }
-}
-
-/// Whether a file is open for writing.
-fn writes(file: Arc<OwnedFd>) -> bool {
-    let flags = rustix::fs::fcntl_getfl(&*file);
-    flags.is_ok_and(|flags| flags.bits() & libc::O_ACCMODE.cast_unsigned() != 0)
 }
 
 /// The node id of a session's checkpoint while there is none.

@@ -14,7 +14,7 @@ use super::lookup::other_role;
 use super::node::{Role, empty_id};
 use super::passthrough::OpenBacking;
 use super::shares::OF_WRITER;
-use super::writer::{Origin, Writer};
+use super::writer::{Origin, Wait, Writer};
 use super::{Caller, Entry, Fs, Share};
 use crate::repo::{Checkpoint, Session, own_lock};
 use crate::sys::{self, Errno, Mode, OFlags};
@@ -92,8 +92,8 @@ impl Fs {
                     return Err(Errno::STALE.into());
                 }
                 let share = self.reserve(caller, 1)?;
-                writer.open(flags & libc::O_TRUNC != 0, caller.tid, patience)?;
-                writer.note_open(flags);
+                let (truncates, wait) = (flags & libc::O_TRUNC != 0, Wait::For(caller.tid));
+                writer.open(truncates, caller.tid, wait, patience)?;
                 Ok(self.opened_writer(writer, share, FopenFlags::empty()))
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
@@ -101,22 +101,19 @@ impl Fs {
             {
                 self.change_checkpoint(
                     (&role, id, session),
-                    flags & libc::O_TRUNC != 0,
                     caller,
+                    |session| self.new_writer(session, id, flags, caller),
                     || self.open_other(id, flags, caller, open_backing, patience),
-                    |writer| self.open_shared(id, writer, (flags, caller), patience),
+                    |writer| self.open_shared(id, writer, flags, caller, patience),
                 )
+            }
+            Role::Checkpoint | Role::Empty if let Some(session) = self.nodes.follows(id) => {
+                self.open_followed(id, session, caller, patience)
             }
             Role::Checkpoint => self.open_checkpoint(id, caller, open_backing),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                let session = self.session(parent)?;
-                let writer = self.writer(self.origin(session, parent, None, caller)?);
-                // It never writes: others may be shown so as well.
-                writer.show_as(id);
-                let share = self.reserve(caller, 1)?;
-                writer.open(false, caller.tid, patience)?;
-                Ok(self.opened_writer(writer, share, FopenFlags::FOPEN_NOFLUSH))
+                self.open_absent(id, parent, FopenFlags::empty(), caller, patience)
             }
             Role::Other => self.open_other(id, flags, caller, open_backing, patience),
             Role::Report => self.open_report(flags, caller, patience),
@@ -124,26 +121,58 @@ impl Fs {
         }
     }
 
+    /// Opens a checkpoint that is not there, for reading.
+    pub(super) fn open_absent(
+        &self,
+        id: u64,
+        parent: u64,
+        flags: FopenFlags,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<Opened> {
+        let session = self.session(parent)?;
+        let writer = self.writer(self.origin(session, parent, None, caller)?);
+        // It never writes.
+        writer.show_as(id);
+        let share = self.reserve(caller, 1)?;
+        writer.open(false, caller.tid, Wait::Never, patience)?;
+        let handle = self.handles.add(Handle::Writer(writer), share);
+        Ok(Opened {
+            handle,
+            flags: flags | FopenFlags::FOPEN_NOFLUSH,
+            backing: None,
+        })
+    }
+
     /// Sends a thread that is to change a node on its second walk (DESIGN 4), if
     /// that is the checkpoint of a session, or has been: then the thread may
-    /// have come by another name. `other` changes the node as the file that it
-    /// is, `shared` is for a caller that has no second walk.
+    /// have come by another name. `find` finds or makes the writer, `other` changes the node as the file that it
+    /// is, `shared` is for a caller that has no second walk: it has no number, or
+    /// comes by no path.
     pub(super) fn change_checkpoint<T>(
         &self,
         (role, id, session): (&Role, u64, u64),
-        replaces: bool,
         caller: Caller,
+        find: impl FnOnce(u64) -> Result<Arc<Writer>>,
         other: impl Fn() -> Result<T>,
-        shared: impl FnOnce(Arc<Writer>) -> Result<T>,
+        shared: impl Fn(Arc<Writer>) -> Result<T>,
     ) -> Result<T> {
         if let Some(done) = self.retries.by_link(caller.tid, id, &other) {
             return done;
         }
         let is_other = matches!(role, Role::Other);
+        let by_no_path = self.retries.by_no_path(caller.tid, id, |writer| {
+            // What a session was replaced by, or has been renamed to, is a file
+            // of its own.
+            if is_other { other() } else { shared(writer) }
+        });
+        if let Some(done) = by_no_path {
+            return done;
+        }
         if is_other && caller.tid == 0 {
             return other();
         }
-        let writer = match self.new_writer(session, id, replaces, caller) {
+        let writer = match find(session) {
             // Its session is gone, and cannot have been meant.
             Err(_) if is_other => return other(),
             writer => writer?,
@@ -155,40 +184,13 @@ impl Fs {
         Err(Errno::STALE.into())
     }
 
-    /// A caller that we cannot tell from others (pid 0) has no second walk:
-    /// its writer shares the checkpoint's inode. The kernel must keep nothing
-    /// of it then, and readers are served by us from now on.
-    fn open_shared(
+    pub(super) fn opened_writer(
         &self,
-        id: u64,
         writer: Arc<Writer>,
-        (flags, caller): (i32, Caller),
-        patience: Patience,
-    ) -> Result<Opened> {
-        // In this order: a reader that finds no passthrough asks for the other
-        // next, and must not take it for one that may use the page cache.
-        let is_first = !self.has_shared_writers.swap(true, Ordering::SeqCst);
-        self.passthrough.store(false, Ordering::SeqCst);
-        if is_first {
-            log::info!(
-                "a program outside of this process id namespace writes: \
-                 checkpoints are read through the daemon from now on"
-            );
-        }
-        let in_use = self.nodes.with(id, |node| {
-            node.cached = None;
-            node.backing.strong_count() > 0
-        });
-        if in_use == Some(true) {
-            // The kernel would answer EIO: one inode is open in one way only.
-            return Err(Errno::BUSY.into());
-        }
-        let share = self.reserve(caller, 1)?;
-        writer.open(flags & libc::O_TRUNC != 0, caller.tid, patience)?;
-        Ok(self.opened_writer(writer, share, FopenFlags::FOPEN_DIRECT_IO))
-    }
-
-    fn opened_writer(&self, writer: Arc<Writer>, share: Share, flags: FopenFlags) -> Opened {
+        share: Share,
+        flags: FopenFlags,
+    ) -> Opened {
+        writer.announce();
         Opened {
             handle: self.handles.add(Handle::Writer(writer), share),
             flags,
@@ -197,12 +199,12 @@ impl Fs {
     }
 
     /// A writer that starts from the current checkpoint of a session, which
-    /// the kernel has found as the node `id`.
+    /// the kernel has found as the node `id`. It is opened with these flags.
     pub(super) fn new_writer(
         &self,
         parent: u64,
         id: u64,
-        replaces: bool,
+        flags: i32,
         caller: Caller,
     ) -> Result<Arc<Writer>> {
         let session = self.session(parent)?;
@@ -211,10 +213,11 @@ impl Fs {
         // What the kernel has looked up may have been replaced since.
         let is_same = base.as_ref().map_or(empty_id(parent), |b| b.stat().stx_ino) == id;
         let mut origin = self.origin(session, parent, base, caller)?;
-        origin.replaces = replaces;
+        origin.replaces = flags & libc::O_TRUNC != 0;
+        origin.is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
         let writer = self.writer(origin);
         if is_same {
-            self.nodes.show_writer(id, &writer);
+            writer.show_as(id);
         }
         Ok(writer)
     }
@@ -230,7 +233,7 @@ impl Fs {
             share: self.reserve(caller, OF_WRITER)?,
             base,
             slot: self.slots.of(parent),
-            node: parent,
+            directory: parent,
             replacements: self.replacements.clone(),
             activity: self.activity.clone(),
             statistics: self.statistics.clone(),
@@ -238,6 +241,8 @@ impl Fs {
             device: self.device.clone(),
             removed: None,
             replaces: false,
+            is_new: false,
+            is_read_only: false,
             caller,
             credentials: caller.credentials()?,
             first_mode: None,
@@ -305,20 +310,24 @@ impl Fs {
         let session = self.session(parent)?;
         let mut base = session.checkpoint()?;
         let removed = base.take_if(|base| self.has_removed(parent, base, caller));
-        if base.is_some() {
-            // Made since the kernel looked, and it has not checked who may
-            // write it: it is to look again.
-            let is_exclusive = flags & libc::O_EXCL != 0;
-            return Err(if is_exclusive {
-                Errno::EXIST
-            } else {
-                Errno::STALE
+        if let Some(base) = base {
+            if flags & libc::O_EXCL != 0 {
+                return Err(Errno::EXIST.into());
             }
-            .into());
+            // Made since the kernel looked, and it has not checked who may
+            // write it: it is to look again, and walks once more only.
+            let id = base.stat().stx_ino;
+            let writer = self.new_writer(parent, id, flags, caller)?;
+            if caller.tid != 0 {
+                self.retries.remember(caller.tid, parent, id, writer);
+            }
+            return Err(Errno::STALE.into());
         }
         self.check_writer(&session, None, caller)?;
         let mut origin = self.origin(session, parent, None, caller)?;
         origin.removed = removed;
+        origin.is_new = true;
+        origin.is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
         origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
         origin.first_mode = Some(mode & 0o777);
         let writer = self.writer(origin);
@@ -326,7 +335,7 @@ impl Fs {
         // An empty file is a file: it is saved even if nothing is written. With
         // the writer the removal is part of a save, and one that is refused
         // leaves the old checkpoint.
-        let opened = writer.open(true, caller.tid, patience);
+        let opened = writer.open(true, caller.tid, Wait::Never, patience);
         if opened != Err(Fail::WouldBlock) {
             self.removals.forget(parent);
         }
@@ -362,7 +371,7 @@ impl Fs {
         }
     }
 
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`; `flags` are those that the file is open with.
     ///
     /// # Errors
     /// `EBUSY` if it is the first change of a checkpoint that another writer
@@ -372,6 +381,7 @@ impl Fs {
         handle: u64,
         at: u64,
         bytes: &[u8],
+        flags: i32,
         caller: Caller,
         patience: Patience,
     ) -> Result<()> {
@@ -380,7 +390,10 @@ impl Fs {
                 Err(Fail::WouldBlock)
             }
             Handle::File { file, .. } => Ok(sys::write_at(&**file, bytes, at)?),
-            Handle::Writer(writer) => writer.write(bytes, at, caller.tid, patience),
+            Handle::Writer(writer) => {
+                let appends = flags & libc::O_APPEND != 0;
+                writer.write(bytes, at, appends, caller.tid, patience)
+            }
             Handle::Report(_) => Err(Errno::BADF.into()),
             Handle::Directory(_) => Err(Errno::ISDIR.into()),
         }

@@ -45,7 +45,8 @@ pub(super) enum Closer {
 /// a lookup, and at fstat(2) the one that programs are to see.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sought {
-    /// The node id, of a range that nothing else uses.
+    /// The node id, of a range that nothing else uses; but for a writer that
+    /// shares the node of its checkpoint.
     pub(super) ino: u64,
     /// The number that fstat(2) shows: the checkpoint's, as a rule.
     pub(super) shown: u64,
@@ -53,6 +54,9 @@ pub(super) struct Sought {
     pub(super) shown_before: u64,
     /// The device of the mount; `None` while that is not known.
     pub(super) device: Option<(u32, u32)>,
+    /// It was opened for reading, and truncated by that: descriptors that only
+    /// read are its own. As a rule they are readers that have come to its node.
+    pub(super) may_only_read: bool,
 }
 
 /// Looks at the thread that sent a FLUSH of the file, and waits for the answer.
@@ -187,8 +191,11 @@ fn own_table(tid: u32, sought: Sought) -> io::Result<Table> {
         if sys::fuse_node_at(&links, &name) != Ok(Some(sought.ino)) {
             continue;
         }
-        let fdinfo = fs::read(entry.path()).unwrap_or_default();
-        match flags_of(&fdinfo) {
+        let flags = flags_of(&fs::read(entry.path()).unwrap_or_default());
+        if !writes(flags) && !sought.may_only_read {
+            continue;
+        }
+        match flags {
             Some(flags) if flags & i64::from(libc::O_CLOEXEC) != 0 => {
                 found = Table::HoldsUntilExec;
             }
@@ -245,6 +252,11 @@ fn flags_of(fdinfo: &[u8]) -> Option<i64> {
     field(fdinfo, "flags:").and_then(|flags| i64::from_str_radix(flags, 8).ok())
 }
 
+/// Whether a descriptor writes; yes, if nobody can tell.
+fn writes(flags: Option<i64>) -> bool {
+    flags.is_none_or(|flags| flags & i64::from(libc::O_ACCMODE) != 0)
+}
+
 /// Whether a descriptor is of the writer's file: the kernel knows its node id.
 ///
 /// Where that cannot be asked for, the number that is shown has to do. It is also
@@ -264,12 +276,12 @@ fn is_sought(
     {
         return false;
     }
+    let writes = writes(flags);
     if sought.device.is_some()
         && let Some(node) = node_of(pid, descriptor)
     {
-        return node == sought.ino;
+        return node == sought.ino && (writes || sought.may_only_read);
     }
-    let writes = flags.is_none_or(|flags| flags & i64::from(libc::O_ACCMODE) != 0);
     if !writes || ino == Some(sought.ino) {
         return writes;
     }
@@ -417,6 +429,7 @@ mod tests {
             shown,
             shown_before: shown,
             device: None,
+            may_only_read: false,
         };
         assert_eq!(closer(me, sought(ino, 0)), Closer::Holds);
         assert_eq!(closer(me, sought(0, ino)), Closer::Holds);
@@ -445,6 +458,7 @@ mod tests {
                 shown,
                 shown_before: shown,
                 device: None,
+                may_only_read: false,
             };
             assert_eq!(table(std::process::id(), sought).unwrap(), Table::Other);
         }

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,13 +24,12 @@ const TIME_TO_REPLACE: Duration = Duration::from_secs(60);
 /// How many sessions are remembered. Beyond that a removal is done at once.
 const CAPACITY: usize = 1024;
 
-/// How long a removal waits for a save in progress, and how often it looks.
-const LOCK_TIME: Duration = Duration::from_secs(1);
-const LOCK_POLL: Duration = Duration::from_millis(2);
+/// How often it is tried again if the session is locked, and how long a removal
+/// that was promised meanwhile may go unwatched.
+const RETRY: Duration = Duration::from_millis(50);
 
-/// How often it is tried again if the session is locked for longer, and how
-/// long a removal that was promised meanwhile may go unwatched.
-const RETRY: Duration = Duration::from_secs(1);
+/// After how many attempts a lock is taken for one that stays.
+const STUCK: u32 = 20;
 const WATCH_TICK: Duration = Duration::from_millis(100);
 
 /// The removals of a mount, by the node of their session.
@@ -49,8 +48,8 @@ pub(super) struct Removal {
     /// What is to be removed; held, so that its number stays its own.
     checkpoint: Mutex<Option<Checkpoint>>,
     is_done: AtomicBool,
-    /// A foreign lock was in the way at the last attempt.
-    is_blocked: AtomicBool,
+    /// How often a lock has been in the way, without an end.
+    blocked: AtomicU32,
     since: Instant,
     askers: Mutex<Vec<Asker>>,
 }
@@ -100,7 +99,7 @@ impl Removals {
             ino,
             checkpoint: Mutex::new(Some(checkpoint)),
             is_done: AtomicBool::new(false),
-            is_blocked: AtomicBool::new(false),
+            blocked: AtomicU32::new(0),
             since: Instant::now(),
             askers: Mutex::new(asker.into_iter().collect()),
         });
@@ -128,7 +127,7 @@ impl Removals {
                 ino: 0,
                 checkpoint: Mutex::new(None),
                 is_done: AtomicBool::new(true),
-                is_blocked: AtomicBool::new(false),
+                blocked: AtomicU32::new(0),
                 since: Instant::now(),
                 askers: Mutex::new(Asker::of(tid).into_iter().collect()),
             };
@@ -245,7 +244,12 @@ impl Removal {
     /// Whether it waits for somebody to break a lock: who only looks need not
     /// wait as well.
     pub(super) fn is_blocked(&self) -> bool {
-        self.is_blocked.load(Ordering::Acquire)
+        self.blocked.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether that lasts for as long as no save does: it is to be told once.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.blocked.load(Ordering::Acquire) == STUCK
     }
 
     fn is_due(&self) -> bool {
@@ -277,8 +281,23 @@ impl Removal {
         self.carry_out()
     }
 
+    /// The same, with patience for a save in progress.
+    ///
+    /// # Errors
+    /// As of [`carry_out`](Self::carry_out).
+    pub(super) fn carry_out_at_last(&self) -> repo::Result<()> {
+        for _ in 0..STUCK {
+            match self.carry_out_due() {
+                Err(e) if e.kind() == Kind::Locked => Removals::wait_to_retry(),
+                other => return other,
+            }
+        }
+        self.carry_out_due()
+    }
+
     /// Does what was promised, unless the checkpoint has been replaced. Waits
-    /// for the disk, and for a save in progress.
+    /// for the disk, and for no lock: whoever asks may hold that of the session's
+    /// directory in the kernel.
     ///
     /// # Errors
     /// [`Kind::Locked`] if the session stays locked; it may be tried again
@@ -291,20 +310,12 @@ impl Removal {
         let Some(which) = &*checkpoint else {
             return Ok(());
         };
-        let deadline = Instant::now() + LOCK_TIME;
-        let removed = loop {
-            match self.session.remove_this_checkpoint(which) {
-                Err(e) if e.kind() == Kind::Locked && Instant::now() < deadline => {
-                    std::thread::sleep(LOCK_POLL);
-                }
-                removed => break removed,
-            }
-        };
-        let is_blocked = removed.as_ref().is_err_and(|e| e.kind() == Kind::Locked);
-        self.is_blocked.store(is_blocked, Ordering::Release);
-        if is_blocked {
+        let removed = self.session.remove_this_checkpoint(which);
+        if removed.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
+            self.blocked.fetch_add(1, Ordering::AcqRel);
             return removed.map(drop);
         }
+        self.blocked.store(0, Ordering::Release);
         *checkpoint = None;
         self.is_done.store(true, Ordering::Release);
         removed.map(drop)

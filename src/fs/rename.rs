@@ -5,8 +5,6 @@ use std::ffi::OsStr;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use log::Level;
-
 use super::entries::must_wait;
 use super::errno::{Fail, Patience, Result};
 use super::identity::Process;
@@ -64,7 +62,7 @@ impl Fs {
             if flags.contains(RenameFlags::NOREPLACE) {
                 self.make_way(to.0, to.1, caller, patience)?;
             }
-            self.rename_to_checkpoint(from, to.0, &stat, flags, patience)?;
+            self.rename_to_checkpoint(from, to.0, &stat, flags, caller, patience)?;
         } else if self.keep_as_backup(from, to, flags, caller, patience)? {
             return Ok(());
         } else {
@@ -127,12 +125,14 @@ impl Fs {
         to: u64,
         stat: &Statx,
         flags: RenameFlags,
+        caller: Caller,
         patience: Patience,
     ) -> Result<()> {
         let source = self.dir(from.0)?;
         must_wait(patience)?;
         let session = self.session(to)?;
-        let _writers = self.keep_writers_out(to)?;
+        let mut writers = self.keep_writers_out(to, caller)?;
+        let replaced = session.checkpoint().ok().flatten();
         // Whoever made `session.next` through this mount has it open still,
         // or is the original's kind of program, which does not mark it.
         let owns_lock =
@@ -143,7 +143,7 @@ impl Fs {
             if owns_lock {
                 session.adopt_lock()?;
             } else if exchanges {
-                let _theirs = self.keep_writers_out(from.0)?;
+                let _theirs = self.keep_writers_out(from.0, caller)?;
                 session.exchange(&self.session(from.0)?)?;
             } else if flags.is_empty() && self.removals.promised(to, stat.stx_ino).is_some() {
                 session.take_back(&*source.fd, from.1)?;
@@ -152,6 +152,12 @@ impl Fs {
             }
             Ok(())
         })?;
+        if !exchanges {
+            writers.lose_names();
+            if let Some(replaced) = replaced {
+                self.replacements.keep(&replaced);
+            }
+        }
         self.removals.forget(to);
         Ok(())
     }
@@ -230,7 +236,7 @@ impl Fs {
         let dir = self.dir(parent)?;
         if self.is_checkpoint(parent, name)? {
             must_wait(patience)?;
-            let _writers = self.keep_writers_out(parent)?;
+            let _writers = self.keep_writers_out(parent, caller)?;
             let session = self.session(parent)?;
             self.count_save(&session, || Ok(session.adopt_link(&*file)?))?;
             self.removals.forget(parent);
@@ -270,6 +276,7 @@ impl Fs {
             // An empty `session` is shown to others still: that one can be
             // removed as often as anybody likes.
             self.removals.note_absence(node, session, caller.tid);
+            self.own_writers_lose_names(node, caller);
             return Ok(());
         };
         if session.is_locked()? {
@@ -280,9 +287,20 @@ impl Fs {
         sys::access(session.dir(), libc::W_OK | libc::X_OK)?;
         must_wait(patience)?;
         may_be_changed(&session)?;
-        match self.removals.ask(node, session, checkpoint, caller.tid) {
-            Asked::Promised => Ok(()),
-            Asked::Due(removal) => carry_out(&removal, patience),
+        if let Asked::Due(removal) = self.removals.ask(node, session, checkpoint, caller.tid) {
+            carry_out(&removal, patience)?;
+        }
+        self.own_writers_lose_names(node, caller);
+        Ok(())
+    }
+
+    /// What the caller's process has open for writing has lost its name to it:
+    /// that is a file without a name, as anywhere.
+    fn own_writers_lose_names(&self, session: u64, caller: Caller) {
+        if let Some(slot) = self.slots.find(session) {
+            for writer in slot.writers_of(caller.tid) {
+                writer.lose_name();
+            }
         }
     }
 
@@ -295,9 +313,12 @@ impl Fs {
             return Ok(());
         }
         must_wait(patience)?;
-        if let Err(error) = removal.carry_out_due() {
+        match removal.carry_out_due() {
+            // A save in progress, or a lock that stays: it is tried again.
+            Err(error) if error.kind() == Kind::Locked => {}
             // Nobody asks for it here; what is there is shown.
-            log::warn!("{error}; it is to be removed");
+            Err(error) => log::warn!("{error}; it is to be removed"),
+            Ok(()) => {}
         }
         Ok(())
     }
@@ -347,8 +368,11 @@ impl Fs {
             for removal in self.removals.wait_for_due() {
                 if let Err(error) = removal.carry_out_due() {
                     let is_locked = error.kind() == Kind::Locked;
-                    let level = if is_locked { Level::Warn } else { Level::Error };
-                    log::log!(level, "{error}; it is to be removed");
+                    if !is_locked {
+                        log::error!("{error}; it is to be removed");
+                    } else if removal.is_stuck() {
+                        log::warn!("{error}; it is to be removed");
+                    }
                     is_left |= is_locked;
                 }
             }
@@ -361,25 +385,31 @@ impl Fs {
     /// Does all removals that have been promised, at the end of the mount.
     pub(super) fn finish_removals(&self) {
         for removal in self.removals.pending() {
-            if let Err(error) = removal.carry_out_due() {
+            if let Err(error) = removal.carry_out_at_last() {
                 log::error!("{error}; it was to be removed");
             }
         }
     }
 
-    /// While the value lives no writer of this mount saves.
-    fn keep_writers_out(&self, session: u64) -> Result<KeptOut> {
+    /// While the value lives no writer of this mount begins a save. The caller's
+    /// own is not in its way.
+    fn keep_writers_out(&self, session: u64, caller: Caller) -> Result<KeptOut> {
         let slot = self.slots.of(session);
         // No writer has the number of a node that is no writer's.
         let owner = Owner {
             writer: ROOT,
             process: Process::UNKNOWN,
         };
-        if slot.take(owner, None) {
-            Ok(KeptOut(slot))
-        } else {
-            Err(Errno::BUSY.into())
-        }
+        let taken_from = match slot.take(owner, None) {
+            Ok(()) => None,
+            Err(_) => slot.take_from_own(owner, caller.tid),
+        };
+        slot.take(owner, None).map_err(|_| Errno::BUSY)?;
+        Ok(KeptOut {
+            slot,
+            taken_from,
+            tid: caller.tid,
+        })
     }
 }
 
@@ -402,11 +432,30 @@ pub(super) fn carry_out(removal: &Removal, patience: Patience) -> Result<()> {
     Ok(removal.carry_out()?)
 }
 
-/// A slot that is taken, and free again when this is dropped.
-struct KeptOut(Arc<Slot>);
+/// A slot that is taken, and given back when this is dropped.
+struct KeptOut {
+    slot: Arc<Slot>,
+    /// The caller's own writer, if that had it.
+    taken_from: Option<Owner>,
+    tid: u32,
+}
+
+impl KeptOut {
+    /// Another file has the name: what the caller's process has open for writing
+    /// has none any more.
+    fn lose_names(&mut self) {
+        self.taken_from = None;
+        for writer in self.slot.writers_of(self.tid) {
+            writer.lose_name();
+        }
+    }
+}
 
 impl Drop for KeptOut {
     fn drop(&mut self) {
-        self.0.free(ROOT);
+        match self.taken_from {
+            Some(writer) => self.slot.give_back(ROOT, writer),
+            None => self.slot.free(ROOT),
+        }
     }
 }

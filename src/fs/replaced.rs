@@ -83,6 +83,9 @@ impl Replacements {
         if !self.nodes.is_known(id) {
             return;
         }
+        if let Some(old) = &checkpoint {
+            self.keep(old);
+        }
         let mut noted = self.noted();
         noted.push_back(Replaced {
             session,
@@ -94,6 +97,14 @@ impl Replacements {
         self.filled.notify_all();
         // Its blocks may go with it: not under the lock.
         drop(oldest);
+    }
+
+    /// Whoever has come to it by its path may open it without one.
+    pub(super) fn keep(&self, old: &Checkpoint) {
+        // Without a descriptor left, it is gone for those.
+        if let Ok(file) = old.as_path_fd().try_clone_to_owned() {
+            self.nodes.keep(old.stat().stx_ino, Arc::new(file));
+        }
     }
 
     /// Takes what has been noted, as soon as there is something.

@@ -4,9 +4,20 @@
 //! `ESTALE` makes the kernel walk the path again, from the same thread
 //! (`LOOKUP_REVAL`, fs/namei.c). What that thread is to be shown then is
 //! remembered here.
+//!
+//! How often it asks for the name on that walk depends on others: each thread
+//! is shown a writer of its own, which makes the kernel drop the name that
+//! another one has just found (seen on Linux 6.18: 60 that open one session
+//! at a time ask more than eight times each). So what is remembered is not
+//! counted down. It ends with the open, with the thread, and after a time; and
+//! there is one for each thread.
+//!
+//! An open that walks no path (`/proc/self/fd/N`, a file that is bound
+//! somewhere, open_by_handle_at(2)) is repeated as well, with no lookup between
+//! the two: by that it is known.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::errno::{Fail, Result};
@@ -16,10 +27,6 @@ use super::writer::Writer;
 /// How many threads may be between the two walks at a time. A thread beyond
 /// that gets `ESTALE`, and tries again itself or does not.
 const CAPACITY: usize = 4096;
-
-/// How often a thread is shown its writer before it opens it. The kernel asks
-/// twice; a lookup that races with others may ask again.
-const LOOKUPS: u8 = 8;
 
 /// How long a thread may take for the second walk. One that takes longer (it
 /// was stopped, say) gets `ESTALE`; one that never makes the walk is not shown
@@ -47,46 +54,59 @@ struct Intent {
     writer: Arc<Writer>,
     /// The checkpoint that it was about to open, by its inode number.
     checkpoint: u64,
-    /// It came by another name of that, which is no way to a save.
-    by_link: bool,
-    lookups: u8,
+    walk: Walk,
     since: Instant,
 }
 
+/// What is seen of the second walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Walk {
+    /// Nothing. If the thread tries the checkpoint again, there was none.
+    Nothing,
+    /// It has come to the name `session`.
+    ToName,
+    /// It has come to another name of the checkpoint, which is no way to a save.
+    ToLink,
+}
+
 impl Retries {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Remembers that the thread, which has tried to open `checkpoint`, is
     /// about to open `writer`.
     pub(super) fn remember(&self, tid: u32, parent: u64, checkpoint: u64, writer: Arc<Writer>) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let intent = Intent {
             thread: Process::thread(tid),
             parent,
             writer,
             checkpoint,
-            by_link: false,
-            lookups: 0,
+            walk: Walk::Nothing,
             since: Instant::now(),
         };
-        if inner.by_thread.insert(tid, intent).is_none() {
+        let mut inner = self.lock();
+        let earlier = inner.by_thread.insert(tid, intent);
+        if earlier.is_none() {
             inner.order.push_back(tid);
         }
         // A thread that never came back must not stay for ever.
+        let mut beyond = Vec::new();
         while inner.order.len() > CAPACITY {
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.by_thread.remove(&oldest);
-            }
+            let oldest = inner.order.pop_front();
+            beyond.extend(oldest.and_then(|oldest| inner.by_thread.remove(&oldest)));
         }
+        drop(inner);
+        // The last descriptor of a file frees its blocks: not under the lock.
+        drop((earlier, beyond));
     }
 
     /// The writer that this thread is looking up in this directory.
     pub(super) fn lookup(&self, tid: u32, parent: u64) -> Option<Arc<Writer>> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         let intent = inner.by_thread.get_mut(&tid)?;
-        let expected = intent.parent == parent
-            && intent.lookups < LOOKUPS
-            && intent.thread == Process::thread(tid);
-        if expected && intent.since.elapsed() < WALK_TIME {
-            intent.lookups += 1;
+        if intent.parent == parent && intent.is_of(tid) {
+            intent.walk = Walk::ToName;
             return Some(intent.writer.clone());
         }
         let late = inner.forget(tid);
@@ -97,30 +117,52 @@ impl Retries {
 
     /// The thread has looked up another name of this checkpoint.
     pub(super) fn looked_up_link(&self, tid: u32, checkpoint: u64) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(intent) = inner.by_thread.get_mut(&tid) {
-            intent.by_link = intent.checkpoint == checkpoint;
+        let mut inner = self.lock();
+        if let Some(intent) = inner.by_thread.get_mut(&tid)
+            && intent.checkpoint == checkpoint
+        {
+            intent.walk = Walk::ToLink;
         }
     }
 
     /// Does what the thread, which tries this checkpoint again, came for by
-    /// another name of it; `None` if it did not come so. It comes once, but for
-    /// what would have to wait.
+    /// another name of it; `None` if it did not come so.
     pub(super) fn by_link<T>(
         &self,
         tid: u32,
         checkpoint: u64,
         f: impl FnOnce() -> Result<T>,
     ) -> Option<Result<T>> {
-        let came = {
-            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let intent = inner.by_thread.get(&tid);
-            intent.is_some_and(|i| i.by_link && i.checkpoint == checkpoint)
+        self.again(tid, checkpoint, Walk::ToLink, |_| f())
+    }
+
+    /// Does what the thread, which tries this checkpoint again, came for by no
+    /// path at all; `None` if it did not come so. It is given the writer that
+    /// was made for it.
+    pub(super) fn by_no_path<T>(
+        &self,
+        tid: u32,
+        checkpoint: u64,
+        f: impl FnOnce(Arc<Writer>) -> Result<T>,
+    ) -> Option<Result<T>> {
+        self.again(tid, checkpoint, Walk::Nothing, f)
+    }
+
+    /// It comes again once, but for what would have to wait.
+    fn again<T>(
+        &self,
+        tid: u32,
+        checkpoint: u64,
+        walk: Walk,
+        f: impl FnOnce(Arc<Writer>) -> Result<T>,
+    ) -> Option<Result<T>> {
+        let writer = {
+            let inner = self.lock();
+            let intent = inner.by_thread.get(&tid)?;
+            let came = intent.walk == walk && intent.checkpoint == checkpoint;
+            (came && intent.is_of(tid)).then(|| intent.writer.clone())?
         };
-        if !came {
-            return None;
-        }
-        let result = f();
+        let result = f(writer);
         if !matches!(result, Err(Fail::WouldBlock)) {
             self.done(tid);
         }
@@ -131,28 +173,36 @@ impl Retries {
     /// too long: it keeps the blocks of a checkpoint that was replaced. Answers
     /// whether there are any others.
     pub(super) fn age(&self) -> bool {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let comes_back =
-            |intent: &Intent| intent.since.elapsed() < WALK_TIME && intent.thread.exists();
+        let mut inner = self.lock();
         let threads = inner.by_thread.iter();
         let late: Vec<u32> = threads
-            .filter(|(_, intent)| !comes_back(intent))
+            .filter(|(_, intent)| intent.is_late() || !intent.thread.exists())
             .map(|(tid, _)| *tid)
             .collect();
         let ended: Vec<_> = late.iter().filter_map(|tid| inner.forget(*tid)).collect();
         let any_left = !inner.by_thread.is_empty();
         drop(inner);
-        // The last descriptor of a file frees its blocks: not under the lock.
         drop(ended);
         any_left
     }
 
     /// The thread has opened what it wanted, or something else.
     pub(super) fn done(&self, tid: u32) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         let done = inner.forget(tid);
         drop(inner);
         drop(done);
+    }
+}
+
+impl Intent {
+    fn is_late(&self) -> bool {
+        self.since.elapsed() >= WALK_TIME
+    }
+
+    /// Whether it is this thread's, and not too old.
+    fn is_of(&self, tid: u32) -> bool {
+        !self.is_late() && self.thread == Process::thread(tid)
     }
 }
 

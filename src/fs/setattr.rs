@@ -1,11 +1,14 @@
 //! Changing attributes: SETATTR.
 
+use std::sync::Arc;
+
 use fuser::FileAttr;
 
 use super::attr::{SetAttr, attr_of};
 use super::errno::{Patience, Result};
 use super::handle::Handle;
 use super::node::{ROOT, Role};
+use super::writer::Writer;
 use super::{Caller, Fs};
 use crate::repo::Checkpoint;
 use crate::sys::{self, Errno, OFlags};
@@ -46,19 +49,27 @@ impl Fs {
             {
                 self.change_checkpoint(
                     (&role, id, session),
-                    false,
                     caller,
+                    |session| match self.own_writer(session, caller) {
+                        Some(own) => Ok(own),
+                        None => self.new_writer(session, id, libc::O_WRONLY, caller),
+                    },
                     || self.set_other(id, set, None, patience),
-                    |writer| writer.set_attr(set, caller, patience),
+                    |writer| {
+                        if !writer.is_open() {
+                            self.share_node(id, &writer, caller, patience)?;
+                        }
+                        writer.set_attr(set, caller, patience)
+                    },
                 )
             }
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                let writer = self.new_writer(parent, id, false, caller)?;
+                let writer = self.new_writer(parent, id, libc::O_WRONLY, caller)?;
                 writer.set_attr(set, caller, patience)
             }
             Role::Checkpoint => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let parent = self.nodes.session(id).ok_or(Errno::STALE)?;
                 let path = self.path_fd(id)?;
                 let fd = sys::reopen(&*path, OFlags::PATH)?;
                 let checkpoint = Checkpoint::from_path_fd(fd)?;
@@ -71,6 +82,13 @@ impl Fs {
                 self.set_other(id, set, None, patience)
             }
         }
+    }
+
+    /// The writer that the caller's process has open, which is what it means by the
+    /// path, too (DESIGN 2.15).
+    fn own_writer(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
+        let slot = self.slots.find(session)?;
+        slot.writers_of(caller.tid).into_iter().next()
     }
 
     fn set_other(

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::holders;
 use super::identity::Process;
+use super::writer::Writer;
 use crate::repo::SessionName;
 
 /// The slots of all sessions that have writers, by the inode number of the
@@ -25,6 +26,8 @@ pub(super) struct Slot {
     told: AtomicU64,
     /// What an open writer has made of the checkpoint.
     published: Mutex<Option<Published>>,
+    /// The writers that have been opened, youngest last.
+    writers: Mutex<Vec<Weak<Writer>>>,
 }
 
 /// Who has a slot.
@@ -93,6 +96,59 @@ impl Slot {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A writer is opened.
+    pub(super) fn opened(&self, writer: &Arc<Writer>) {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        if writers
+            .iter()
+            .any(|known| known.as_ptr() == Arc::as_ptr(writer))
+        {
+            return;
+        }
+        if writers.len() == writers.capacity() {
+            writers.retain(|writer| writer.strong_count() > 0);
+        }
+        writers.push(Arc::downgrade(writer));
+    }
+
+    /// The writers that the process of thread `tid` has open under their name:
+    /// the one that changes the checkpoint first, and then the youngest.
+    pub(super) fn writers_of(&self, tid: u32) -> Vec<Arc<Writer>> {
+        let mut writers: Vec<_> = {
+            let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+            writers.iter().rev().filter_map(Weak::upgrade).collect()
+        };
+        writers.retain(|writer| writer.has_name());
+        if writers.is_empty() {
+            return writers;
+        }
+        let process = Process::of(tid);
+        writers.retain(|writer| process.is_known() && writer.opener() == process);
+        let first = self.owner().map(|owner| owner.writer);
+        writers.sort_by_key(|writer| Some(writer.ino) != first);
+        writers
+    }
+
+    /// Takes the slot from a writer of the process of thread `tid`, if that is
+    /// who has it.
+    pub(super) fn take_from_own(&self, new: Owner, tid: u32) -> Option<Owner> {
+        let known = self.owner().filter(|owner| owner.process.has_thread(tid))?;
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have given it back meanwhile.
+        (*owner == Some(known)).then(|| {
+            *owner = Some(new);
+            known
+        })
+    }
+
+    /// Gives the slot back to a writer that it was taken from by `by`.
+    pub(super) fn give_back(&self, by: u64, to: Owner) {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if owner.is_some_and(|owner| owner.writer == by) {
+            *owner = Some(to);
+        }
+    }
+
     /// Remembers a save point.
     pub(super) fn publish(&self, published: Published) {
         *self.published() = Some(published);
@@ -115,21 +171,28 @@ impl Slot {
     }
 
     /// Takes the slot for a writer, waiting until `deadline` for whoever has
-    /// it. Answers whether it has it now.
-    pub(super) fn take(&self, new: Owner, deadline: Option<Instant>) -> bool {
+    /// it, but not for a writer of the same process.
+    ///
+    /// # Errors
+    /// The owner, if that is another writer.
+    pub(super) fn take(
+        &self,
+        new: Owner,
+        deadline: Option<Instant>,
+    ) -> std::result::Result<(), Owner> {
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match *owner {
-                None => {
+            let other = match *owner {
+                Some(other) if other.writer != new.writer => other,
+                _ => {
                     *owner = Some(new);
-                    return true;
+                    return Ok(());
                 }
-                Some(other) if other.writer == new.writer => return true,
-                Some(_) => {}
-            }
+            };
+            let is_own = other.process.is_known() && other.process == new.process;
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let Some(left) = left.filter(|left| !left.is_zero()) else {
-                return false;
+            let Some(left) = left.filter(|left| !is_own && !left.is_zero()) else {
+                return Err(other);
             };
             (owner, _) = self
                 .freed
@@ -171,24 +234,42 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    fn owner(writer: u64, process: Process) -> Owner {
+        Owner { writer, process }
+    }
+
     #[test]
     fn a_slot_has_one_owner_and_is_passed_on() {
         let slots = Slots::default();
         let slot = &*slots.of(7);
-        let process = Process::of(std::process::id());
-        let owner = |writer| Owner { writer, process };
-        assert!(slot.take(owner(1), None));
-        assert!(slot.take(owner(1), None), "it has it already");
-        assert!(!slots.of(7).take(owner(2), None));
-        assert!(slots.of(8).take(owner(2), None), "another session's");
+        let owner = |writer| owner(writer, Process::UNKNOWN);
+        slot.take(owner(1), None).unwrap();
+        slot.take(owner(1), None).expect("it has it already");
+        assert_eq!(slots.of(7).take(owner(2), None), Err(owner(1)));
+        slots.of(8).take(owner(2), None).expect("another session's");
         assert_eq!(slots.owners(), [(7, owner(1))], "nobody has the other one");
         slot.free(2);
-        assert!(!slot.take(owner(2), None), "not its own to free");
+        slot.take(owner(2), None).expect_err("not its own to free");
         std::thread::scope(|scope| {
             let deadline = Instant::now() + Duration::from_secs(60);
             let waiting = scope.spawn(move || slot.take(owner(2), Some(deadline)));
             slot.free(1);
-            assert!(waiting.join().unwrap());
+            waiting.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn rule_2_8_nobody_waits_for_a_writer_of_its_own_process() {
+        let slots = Slots::default();
+        let slot = slots.of(7);
+        let process = Process::of(std::process::id());
+        slot.take(owner(1, process), None).unwrap();
+        let start = Instant::now();
+        let deadline = Some(start + Duration::from_secs(60));
+        assert_eq!(
+            slot.take(owner(2, process), deadline),
+            Err(owner(1, process))
+        );
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 }

@@ -11,11 +11,13 @@ mod attributes;
 mod authors;
 mod close;
 mod follow;
+mod name;
 mod staging;
+mod wait;
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,7 @@ pub(super) use self::attributes::empty_attr;
 use self::authors::Authors;
 use self::staging::Keep;
 pub(super) use self::staging::QUICK_COPY;
+pub(super) use self::wait::Wait;
 use super::activity::Activity;
 use super::credentials::Credentials;
 use super::errno::{Fail, Patience, Result};
@@ -48,13 +51,21 @@ pub(super) struct Writer {
     shown: AtomicU64,
     /// What they have seen before it has gone over to another checkpoint.
     shown_before: AtomicU64,
-    /// How it has been opened: bits of [`follow`].
-    opens: AtomicU8,
+    /// The node that the kernel knows it by: its own, or that of the checkpoint
+    /// that it shares with readers.
+    node: AtomicU64,
+    /// It has lost its name to its own process: it is a file without one, and
+    /// no save.
+    is_nameless: AtomicBool,
+    /// Made where the opener found nothing: to it the path leads here.
+    is_new: bool,
+    /// Opened for reading, and made or truncated by that.
+    is_read_only: bool,
     /// The device of the mount.
     device: Arc<OnceLock<(u32, u32)>>,
     session: Session,
     /// The node of its directory.
-    node: u64,
+    directory: u64,
     replacements: Arc<Replacements>,
     slot: Arc<Slot>,
     activity: Arc<Activity>,
@@ -87,7 +98,7 @@ pub(super) struct Origin {
     pub(super) device: Arc<OnceLock<(u32, u32)>>,
     pub(super) session: Session,
     /// The node of its directory.
-    pub(super) node: u64,
+    pub(super) directory: u64,
     pub(super) replacements: Arc<Replacements>,
     /// The checkpoint it starts from.
     pub(super) base: Option<Checkpoint>,
@@ -99,6 +110,10 @@ pub(super) struct Origin {
     pub(super) removed: Option<Checkpoint>,
     /// Whether it was opened with `O_TRUNC`.
     pub(super) replaces: bool,
+    /// Whether it was made where the opener found nothing.
+    pub(super) is_new: bool,
+    /// Whether it was opened for reading.
+    pub(super) is_read_only: bool,
     /// The thread that opens it.
     pub(super) caller: Caller,
     /// Its ids.
@@ -159,10 +174,13 @@ impl Writer {
             ino,
             shown: AtomicU64::new(ino),
             shown_before: AtomicU64::new(ino),
-            opens: AtomicU8::new(0),
+            node: AtomicU64::new(ino),
+            is_nameless: AtomicBool::new(false),
+            is_new: origin.is_new,
+            is_read_only: origin.is_read_only,
             device: origin.device,
             session: origin.session,
-            node: origin.node,
+            directory: origin.directory,
             replacements: origin.replacements,
             slot: origin.slot,
             activity: origin.activity,
@@ -186,21 +204,13 @@ impl Writer {
         }
     }
 
-    /// From now on programs see this inode number.
-    pub(super) fn show_as(&self, ino: u64) {
-        self.shown.store(ino, Ordering::Relaxed);
-    }
-
-    pub(super) fn shown(&self) -> u64 {
-        self.shown.load(Ordering::Relaxed)
-    }
-
     fn sought(&self) -> Sought {
         Sought {
-            ino: self.ino,
+            ino: self.node(),
             shown: self.shown(),
             shown_before: self.shown_before.load(Ordering::Relaxed),
             device: self.device.get().copied(),
+            may_only_read: self.is_read_only,
         }
     }
 
@@ -217,14 +227,22 @@ impl Writer {
 
     /// Another handle on it, for the thread `tid`. With `O_TRUNC` the checkpoint is
     /// as good as replaced: the slot is taken and `EBUSY` told now.
-    pub(super) fn open(&self, truncate: bool, tid: u32, patience: Patience) -> Result<()> {
+    pub(super) fn open(
+        &self,
+        truncate: bool,
+        tid: u32,
+        wait: Wait,
+        patience: Patience,
+    ) -> Result<()> {
         let mut state = self.lock(patience)?;
         if state.handles > 0 {
             state.kin.add(Process::of(tid));
         }
         if truncate {
-            let truncated = self.truncate(&mut state, 0, tid, patience);
-            if let Err(Fail::Errno(errno)) = truncated {
+            let truncated = self.truncate(&mut state, 0, wait, patience);
+            if let Err(Fail::Errno(errno)) = truncated
+                && errno != libc::EINTR
+            {
                 self.statistics.failed(self.session.name(), errno);
             }
             truncated?;
@@ -253,20 +271,24 @@ impl Writer {
         }
     }
 
-    /// Writes all of `bytes`, for the thread `tid`.
-    pub(super) fn write(&self, bytes: &[u8], at: u64, tid: u32, patience: Patience) -> Result<()> {
+    /// Writes all of `bytes`, for the thread `tid`. Where to, the kernel says; but
+    /// of what shares its node with readers it does not know the end.
+    pub(super) fn write(
+        &self,
+        bytes: &[u8],
+        at: u64,
+        appends: bool,
+        tid: u32,
+        patience: Patience,
+    ) -> Result<()> {
         let mut state = self.lock(patience)?;
         let written = self
             .change(&mut state, Keep::all(tid), patience)
             .and_then(|()| {
                 let staged = staged(&state)?;
-                // The end that the kernel knows may be that of the checkpoint before.
-                let is_append = state.has_followed && self.only_appends();
-                let at = if is_append {
-                    staged.stat()?.stx_size
-                } else {
-                    at
-                };
+                // The end that the kernel knows may be that of the checkpoint.
+                let at_end = appends && (self.is_shared() || state.has_followed);
+                let at = if at_end { staged.stat()?.stx_size } else { at };
                 let _acting = self.credentials.begin()?;
                 self.log_if_failed(staged.write_at(bytes, at))
             });
@@ -332,6 +354,9 @@ impl Writer {
             return Err(Fail::WouldBlock);
         }
         let mut state = self.lock(patience)?;
+        if self.is_nameless() {
+            return Ok(());
+        }
         if let Some(errno) = state.failed.or(state.untold.take()) {
             return Err(Fail::Errno(errno));
         }
@@ -369,7 +394,7 @@ impl Writer {
             Ok(Committed { new, replaced }) => {
                 // Who removed it has had that told.
                 if state.removed.take().is_none() {
-                    self.replacements.note(self.node, replaced);
+                    self.replacements.note(self.directory, replaced);
                 }
                 self.publish(state, new);
                 state.published = true;
@@ -446,9 +471,11 @@ impl Writer {
         state.has_own_data |= !author.is_known() || author == self.opener;
     }
 
-    /// Remembers the first error of this save, but not that it would wait.
+    /// Remembers the first error of this save, but not that it would wait, or
+    /// was not waited for any more: then nothing has been lost.
     fn keep_failure<T>(&self, state: &mut State, result: Result<T>) -> Result<T> {
         if let Err(Fail::Errno(errno)) = result
+            && errno != libc::EINTR
             && state.failed.is_none()
         {
             state.failed = Some(errno);

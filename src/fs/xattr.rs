@@ -76,7 +76,7 @@ impl Fs {
             Role::Writer(writer) => writer.set_xattr(&name, (value, flags), caller, patience),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                let writer = self.new_writer(parent, id, false, caller)?;
+                let writer = self.new_writer(parent, id, libc::O_WRONLY, caller)?;
                 writer.set_xattr(&name, (value, flags), caller, patience)
             }
             Role::Report => Err(Errno::PERM.into()),

@@ -314,11 +314,14 @@ fn rule_2_11_links_and_exchanges_are_saves(backing: Backing) {
     assert_content(&session, "other\n", "two sessions");
     assert_content(&other, "saved\n", "two sessions");
     assert_eq!(other.names(), ["session"]);
-    // While somebody writes, none of them.
-    let writer = fs::File::create(other.file()).unwrap();
+    // While another process writes, none of them.
+    let script = format!("{PYTHON_PAUSE}f = open('session', 'w'); pause(); os._exit(0)");
+    let mut writer = Running::start("python3", &other.on_mount, &script, &[]);
+    writer.told();
     let busy = fs::rename(&draft, other.file()).unwrap_err();
     assert_eq!(busy.raw_os_error(), Some(libc::EBUSY));
-    drop(writer);
+    writer.go_on();
+    writer.finish();
     run(&session, "mknod third p; rm session; mv -n draft session");
     assert_content(&session, "draft\nchanged\n", "mv -n");
 }

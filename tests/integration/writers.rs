@@ -85,12 +85,31 @@ fn wait_until_it_waits(tid: &AtomicU32, calls: &[libc::c_long]) {
     });
 }
 
+/// Another process that has truncated the checkpoint, and has written "first". It
+/// closes when it may go on.
+fn first_writer(session: &Session) -> Running {
+    let program = format!(
+        "{PYTHON_PAUSE}
+f = open('session', 'w')
+f.write('first'); f.flush(); pause(); f.close()"
+    );
+    let mut writer = Running::start("python3", &session.on_mount, &program, &[]);
+    writer.told();
+    writer
+}
+
+#[track_caller]
+fn closes(mut writer: Running) {
+    writer.go_on();
+    let output = writer.finish();
+    assert!(output.status.success(), "{output:?}");
+}
+
 fn rule_2_8_lock_wait_lets_the_second_writer_wait(backing: Backing) {
     let (_mount, session) = mounted(backing, &["--lock-wait", "60"]);
     for (round, truncates) in [true, false].into_iter().enumerate() {
         // Not by O_TRUNC, which would let the second one's base be the old.
-        let mut first = fs::File::create(session.file()).unwrap();
-        first.write_all(b"first").unwrap();
+        let first = first_writer(&session);
         let waiter = AtomicU32::new(0);
         let is_free = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -114,7 +133,7 @@ fn rule_2_8_lock_wait_lets_the_second_writer_wait(backing: Backing) {
                 &[libc::SYS_openat, libc::SYS_open, libc::SYS_write],
             );
             is_free.store(true, Ordering::SeqCst);
-            close(first).unwrap();
+            closes(first);
             let closed = second.join().unwrap();
             if truncates {
                 closed.unwrap();
@@ -148,8 +167,7 @@ fn rule_2_8_lock_wait_lets_the_second_writer_wait(backing: Backing) {
 
 fn rule_2_8_lock_wait_ends_after_its_time(backing: Backing) {
     let (_mount, session) = mounted(backing, &["--lock-wait", "0.2"]);
-    let mut first = fs::File::create(session.file()).unwrap();
-    first.write_all(b"first").unwrap();
+    let first = first_writer(&session);
     let start = Instant::now();
     assert_eq!(errno(fs::File::create(session.file())), libc::EBUSY);
     assert!(start.elapsed() >= Duration::from_millis(200));
@@ -158,7 +176,7 @@ fn rule_2_8_lock_wait_ends_after_its_time(backing: Backing) {
     assert_eq!(errno(second.write_all_at(b"x", 0)), libc::EBUSY);
     assert!(start.elapsed() >= Duration::from_millis(200));
     drop(second);
-    close(first).unwrap();
+    closes(first);
     assert_saved(&session, "first");
     let next = session.in_repository.join("session.next");
     fs::write(&next, "foreign").unwrap();

@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::signals::is_interrupted;
 use super::{Ask, Flock};
 use crate::fs::errno::{Fail, Result};
 use crate::fs::identity::Process;
+use crate::fs::interrupt::is_interrupted;
 
 /// How many locks one user waits for at the most; beyond that it gets `ENOLCK`.
 const MOST_WAITING: usize = 512;

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use fuser::FileAttr;
 
 use super::staging::Keep;
-use super::{State, Writer};
+use super::{State, Wait, Writer};
 use crate::fs::Caller;
 use crate::fs::attr::{SetAttr, attr_of};
 use crate::fs::errno::{Fail, Patience, Result};
@@ -30,7 +30,8 @@ impl Writer {
         let mut done = Ok(());
         if let Some(size) = set.size {
             state.authors.note(caller.tid);
-            done = self.truncate(&mut state, size, caller.tid, patience);
+            let wait = Wait::For(caller.tid);
+            done = self.truncate(&mut state, size, wait, patience);
             done = self.keep_failure(&mut state, done);
         }
         let attributes = set.attributes();
@@ -138,7 +139,8 @@ impl Writer {
             }
         };
         // The base may have been replaced; this file has its name.
-        Ok(FileAttr { nlink: 1, ..attr })
+        let nlink = if self.is_nameless() { 0 } else { 1 };
+        Ok(FileAttr { nlink, ..attr })
     }
 
     /// The value of an extended attribute; `ENODATA` if there is none.

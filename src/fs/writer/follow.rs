@@ -7,28 +7,10 @@ use super::{State, Writer};
 use crate::fs::errno::Patience;
 use crate::repo::{self, Checkpoint};
 
-/// Opened with `O_APPEND`, and without.
-const APPENDING: u8 = 1;
-const OTHERWISE: u8 = 2;
-
 impl Writer {
-    /// Notes how it has been opened, by the flags of open(2).
-    pub(in crate::fs) fn note_open(&self, flags: i32) {
-        let how = match flags & libc::O_APPEND {
-            0 => OTHERWISE,
-            _ => APPENDING,
-        };
-        self.opens.fetch_or(how, Ordering::Relaxed);
-    }
-
-    /// Whether all that is written to it goes to its end.
-    pub(super) fn only_appends(&self) -> bool {
-        self.opens.load(Ordering::Relaxed) == APPENDING
-    }
-
     /// The node of its session's directory.
     pub(in crate::fs) fn session_node(&self) -> u64 {
-        self.node
+        self.directory
     }
 
     /// Whether it has changed something that is not saved.
@@ -59,7 +41,7 @@ impl Writer {
         let Ok(state) = self.lock(Patience::None) else {
             return Ok(None);
         };
-        if !state.is_clean() {
+        if !state.is_clean() || self.is_nameless() {
             return Ok(None);
         }
         // Its number is no other file's while the base is held.
@@ -81,10 +63,13 @@ impl Writer {
         }
         state.has_followed = true;
         state.shown_base = None;
+        let number = newer.stat().stx_ino;
         state.set_base(Some(newer));
-        // Which the kernel knows until it asks for attributes.
-        self.shown_before.store(self.shown(), Ordering::Relaxed);
-        self.show_as(self.ino);
+        if !self.is_shared() {
+            // Which the kernel knows until it asks for attributes.
+            self.shown_before.store(self.shown(), Ordering::Relaxed);
+            self.show_as(number);
+        }
         true
     }
 }

@@ -1,54 +1,49 @@
 //! What a writer's first change does: it takes the session's slot, and stages.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-use super::{State, Writer, staged};
+use super::{State, Wait, Writer, staged};
 use crate::fs::errno::{Fail, Patience, Result};
 use crate::fs::signals;
-use crate::fs::slot::Owner;
 use crate::repo::{Checkpoint, Staged};
 
 /// Copies of more than this, in bytes, are not made on a thread that takes
 /// requests.
 pub(in crate::fs) const QUICK_COPY: u64 = 64 << 10;
 
-/// How often who waits for another writer looks at anything else.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How often a foreign `session.next` is looked at while waiting for it: it
-/// tells nobody when it goes.
-const LOCK_POLL: Duration = Duration::from_millis(10);
-
 /// What of the base is to be in the staged file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keep {
     /// Its first bytes, so many at the most.
     most: u64,
-    /// The thread that waits for it; the copy ends with that.
-    tid: u32,
+    /// Whether it may wait for another writer, and for which thread; the copy ends
+    /// with that.
+    wait: Wait,
 }
 
 impl Keep {
     /// Nothing.
-    pub(super) const NOTHING: Self = Self { most: 0, tid: 0 };
+    pub(super) const NOTHING: Self = Self {
+        most: 0,
+        wait: Wait::For(0),
+    };
 
     /// All of it, for a thread.
     pub(super) fn all(tid: u32) -> Self {
         Self {
             most: u64::MAX,
-            tid,
+            wait: Wait::For(tid),
         }
     }
 }
 
 impl Writer {
-    /// Cuts or extends the content, for the thread `tid`.
+    /// Cuts or extends the content.
     pub(super) fn truncate(
         &self,
         state: &mut State,
         size: u64,
-        tid: u32,
+        wait: Wait,
         patience: Patience,
     ) -> Result<()> {
         if size == 0 {
@@ -57,7 +52,7 @@ impl Writer {
             state.is_void = false;
             self.lost.store(0, Ordering::SeqCst);
         }
-        self.change(state, Keep { most: size, tid }, patience)?;
+        self.change(state, Keep { most: size, wait }, patience)?;
         let _acting = self.credentials.begin()?;
         self.log_if_failed(staged(state)?.set_len(size))
     }
@@ -78,7 +73,9 @@ impl Writer {
         if patience == Patience::None && len.min(keep.most) > QUICK_COPY {
             return Err(Fail::WouldBlock);
         }
-        self.take_slot(patience)?;
+        if !self.is_nameless() {
+            self.take_slot(keep.wait, patience)?;
+        }
         let has_privileges = |base: &Checkpoint| base.stat().stx_mode & 0o6000 != 0;
         state.keeps_privileges =
             state.base.as_ref().is_some_and(has_privileges) && self.caller.keeps_privileges();
@@ -105,7 +102,7 @@ impl Writer {
             let from = self.log_if_failed(base.open_to_copy())?;
             // As who writes it: what he has no room for is not copied.
             let _acting = self.credentials.begin()?;
-            let copied = staged.copy(&from, keep.most, &signals::lives(keep.tid));
+            let copied = staged.copy(&from, keep.most, &signals::lives(keep.wait.thread()));
             self.log_if_failed(copied)?;
         }
         Ok(staged)
@@ -118,58 +115,6 @@ impl Writer {
         }
         if !state.published {
             self.slot.free(self.ino);
-        }
-    }
-
-    /// Takes the session's slot, and makes sure that no foreign
-    /// `session.next` is in the way.
-    fn take_slot(&self, patience: Patience) -> Result<()> {
-        let busy = Fail::Errno(libc::EBUSY);
-        let refused = match patience {
-            Patience::None if !self.lock_wait.is_zero() => Fail::WouldBlock,
-            _ => busy,
-        };
-        let deadline = (patience == Patience::Wait && !self.lock_wait.is_zero())
-            .then(|| Instant::now() + self.lock_wait);
-        let owner = Owner {
-            writer: self.ino,
-            process: self.opener,
-        };
-        // A look now and then whether the mount is at its end.
-        while !self
-            .slot
-            .take(owner, deadline.map(|at| at.min(Instant::now() + LOOK)))
-        {
-            if self.activity.is_ending() || deadline.is_none_or(|at| Instant::now() >= at) {
-                if refused == busy {
-                    self.slot.tell_owner(self.session.name());
-                }
-                return Err(refused);
-            }
-        }
-        loop {
-            match self.session.is_locked() {
-                Ok(false) => return Ok(()),
-                Ok(true)
-                    if deadline.is_some_and(|at| Instant::now() < at)
-                        && !self.activity.is_ending() =>
-                {
-                    std::thread::sleep(LOCK_POLL);
-                }
-                locked => {
-                    if let Ok(true) = locked
-                        && refused == busy
-                    {
-                        log::warn!(
-                            "{}: EBUSY: session.next of another program is in the way \
-                             (sessionfs break-lock, if that has ended)",
-                            self.session.name()
-                        );
-                    }
-                    self.slot.free(self.ino);
-                    return Err(locked.map_or_else(Fail::from, |_| refused));
-                }
-            }
         }
     }
 }
