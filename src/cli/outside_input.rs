@@ -152,6 +152,7 @@ pub fn report(input: &[u8]) {
         Err(error) => Report::Unknown(error.to_string()),
     };
     let status = Status {
+        also_mounted: Vec::new(),
         mountpoint: PathBuf::from(OsStr::from_bytes(mountpoint)),
         source: String::from_utf8_lossy(source).into_owned(),
         report,

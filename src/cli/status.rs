@@ -124,6 +124,9 @@ pub(super) fn object(mount: &Status) -> Value {
         mount.mountpoint.to_string_lossy().into(),
     );
     object.insert("source".into(), mount.source.clone().into());
+    let also_mounted = mount.also_mounted.iter();
+    let also_mounted: Vec<_> = also_mounted.map(|at| at.to_string_lossy()).collect();
+    object.insert("also_mounted".into(), json!(also_mounted));
     object.entry("schema").or_insert(SCHEMA.into());
     object.insert("state".into(), state.into());
     object.into()
@@ -135,6 +138,10 @@ pub(super) fn lines(mount: &Status) -> String {
     let source = one_line(&mount.source);
     let mountpoint = one_line(&mount.mountpoint.display().to_string());
     let mut text = format!("{source} on {mountpoint}\n");
+    for other in &mount.also_mounted {
+        let other = one_line(&other.display().to_string());
+        text += &format!("  also mounted on {other}: they do not wait for each other\n");
+    }
     let report = match &mount.report {
         Report::Told(report) => report,
         Report::Hangs => return text + "  its daemon does not answer\n",
@@ -243,11 +250,13 @@ mod tests {
         let mount = Status {
             mountpoint: PathBuf::from("/m\n/n on /o"),
             source: "\u{1b}[31m".to_owned(),
+            also_mounted: vec![PathBuf::from("/n\u{9b}")],
             report: Report::Told(report),
         };
         assert_eq!(
             lines(&mount),
-            "\\u{1b}[31m on /m\\n/n on /o\n  daemon ?, version ?, since ; ? saved, ? abandoned, 2 failed\n  \
+            "\\u{1b}[31m on /m\\n/n on /o\n  also mounted on /n\\u{9b}: they do not wait for each other\n  \
+             daemon ?, version ?, since ; ? saved, ? abandoned, 2 failed\n  \
              ? (a\\nb)  \n"
         );
         let object = object(&mount);

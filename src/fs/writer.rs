@@ -46,8 +46,8 @@ pub(super) struct Writer {
     /// The node id, of a range that no filesystem uses.
     pub(super) ino: u64,
     /// The inode number that programs see. Many compare that of the path with
-    /// that of what they have opened (vim, sqlite): it is the checkpoint's,
-    /// for one of its writers at a time.
+    /// that of what they have opened (vim, sqlite, crudini): it is the
+    /// checkpoint's.
     shown: AtomicU64,
     /// What they have seen before it has gone over to another checkpoint.
     shown_before: AtomicU64,

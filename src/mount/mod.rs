@@ -4,6 +4,7 @@
 //! fuser gets the connection.
 
 mod attach;
+mod beside;
 pub mod daemon;
 mod error;
 mod fusermount;

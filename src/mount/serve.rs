@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -12,7 +13,7 @@ use fuser::{Session, SessionACL};
 
 use super::attach::{self, Mounted, Unmount};
 use super::error::{Error, Kind, Result};
-use super::{Access, Request, preflight, presence, service, signals, watches};
+use super::{Access, Request, beside, preflight, presence, service, signals, table, watches};
 use crate::fs::holders::{holders, in_words};
 use crate::fs::{Fs, Options};
 use crate::fuse::Adapter;
@@ -86,6 +87,7 @@ pub fn serve(
     };
     fs.mounted(mounted.device());
     let shown = presence::show(mounted.device());
+    tell_of_others(&place.repository, mounted.device(), warn);
     let is_stacked = mounted.is_stacked();
     place.end_turn();
     let started = if is_stacked {
@@ -134,6 +136,23 @@ pub fn serve(
         service::ready(&format!("Serving {}", place.repository.display()));
         service::watch(&place.mountpoint)
     })
+}
+
+/// Says that a repository is mounted elsewhere as well: what is true of one mount
+/// is not of two.
+fn tell_of_others(repository: &Path, own: (u32, u32), warn: &dyn Fn(&str)) {
+    let mounts = match table::read() {
+        Ok(mounts) => mounts,
+        Err(e) => return log::warn!("cannot read the table of mounts: {e}"),
+    };
+    for other in beside::mounts_of(repository, Some(own), &mounts) {
+        warn(&format!(
+            "{} is also mounted on {}: writers of one do not wait for those of the other; of two \
+             saves the later one stands, or gets ESTALE",
+            repository.display(),
+            other.display()
+        ));
+    }
 }
 
 /// Every file that is open on the mount is open here as well: as many as this

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::error::{Error, Kind, Result};
-use super::is_served_by_us;
 use super::table::{self, Entry, Location};
+use super::{beside, is_served_by_us};
 use crate::fs::REPORT_NAME;
 
 /// How long a daemon may take to answer.
@@ -30,6 +30,8 @@ pub struct Status {
     pub mountpoint: PathBuf,
     /// What it shows as its source.
     pub source: String,
+    /// Where else its repository is mounted.
+    pub also_mounted: Vec<PathBuf>,
     /// What its daemon reports.
     pub report: Report,
 }
@@ -72,10 +74,9 @@ impl Asker {
     /// # Errors
     /// If the table of mounts cannot be read.
     pub fn all(&mut self) -> Result<Vec<Status>> {
-        let entries = table::read()
-            .map_err(|e| Error::failed(format!("cannot read the table of mounts: {e}")))?;
-        let ours = entries.into_iter().filter(is_served_by_us).collect();
-        Ok(self.ask(ours))
+        let entries = mounts()?;
+        let ours = entries.iter().filter(|entry| is_served_by_us(entry));
+        Ok(self.ask(ours.cloned().collect(), &entries))
     }
 
     /// The mount at a mountpoint.
@@ -90,11 +91,11 @@ impl Asker {
         let reason = || format!("{}: it is not a mount of sessionfs", mountpoint.display());
         let entry = entry.filter(is_served_by_us);
         let entry = entry.ok_or_else(|| Error::new(Kind::NotFound, reason()))?;
-        Ok(self.ask(vec![entry]))
+        Ok(self.ask(vec![entry], &mounts()?))
     }
 
     /// All at once: that one hangs costs no more than that several do.
-    fn ask(&mut self, entries: Vec<Entry>) -> Vec<Status> {
+    fn ask(&mut self, entries: Vec<Entry>, all: &[Entry]) -> Vec<Status> {
         self.stuck
             .retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
         let asked: Vec<_> = entries
@@ -118,6 +119,7 @@ impl Asker {
                     Ok(asked) => self.answer(asked, path, deadline),
                     Err(report) => report,
                 },
+                also_mounted: beside::mounts_of(Path::new(&entry.source), Some(entry.device), all),
                 mountpoint: entry.mountpoint,
                 source: entry.source.to_string_lossy().into_owned(),
             })
@@ -147,6 +149,10 @@ impl Asker {
             }
         }
     }
+}
+
+fn mounts() -> Result<Vec<Entry>> {
+    table::read().map_err(|e| Error::failed(format!("cannot read the table of mounts: {e}")))
 }
 
 /// A daemon that has been asked.

@@ -3,11 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::saves::{PYTHON_PAUSE, Running, Saves, kill};
-use crate::common::tools::{assert_next_save_works, assert_saved, errno, output_of, python};
-use crate::common::{Backing, Mount, Session, wait_until};
+use crate::common::tools::{
+    assert_next_save_works, assert_saved, close, errno, open_rw, output_of, python,
+};
+use crate::common::{Backing, Disk, Mount, SESSIONFS, Session, wait_until};
 
 on_each_filesystem!(
     rule_2_8_sixty_at_once_are_told_0_or_ebusy,
@@ -240,6 +245,84 @@ except OSError as e: print(errno.errorcode[e.errno])"
     fs::remove_file(&next).unwrap();
     fs::remove_file(&other).unwrap();
     assert_next_save_works(&session);
+}
+
+/// Another mount of the same repository.
+fn second_mount(first: &Mount, session: &Session) -> (Mount, Session) {
+    let mount = Mount::of(Disk::new(Backing::Here), first.repository.clone(), &[]);
+    let same = Session {
+        on_mount: mount.mountpoint.join("a.session"),
+        in_repository: session.in_repository.clone(),
+    };
+    (mount, same)
+}
+
+#[test]
+fn rule_2_8_a_second_mount_says_so_and_so_does_status() {
+    let (first, session) = mounted(Backing::Tmpfs, &[]);
+    assert!(!first.log().contains("also mounted"), "{}", first.log());
+    let (second, _) = second_mount(&first, &session);
+    let path = |mount: &Mount| mount.mountpoint.display().to_string();
+    wait_until("it says so", || {
+        let said = format!("is also mounted on {}", path(&first));
+        second.log().contains(&said)
+    });
+    for (mount, other) in [(&first, &second), (&second, &first)] {
+        let status = |arguments: &[&str]| {
+            let at = path(mount);
+            let arguments = [&["status", &at], arguments].concat();
+            output_of(&mount.mountpoint, SESSIONFS, &arguments)
+        };
+        let said = status(&[]);
+        assert!(
+            said.contains(&format!("also mounted on {}", path(other))),
+            "{said}"
+        );
+        let told: serde_json::Value = serde_json::from_str(&status(&["--json"])).unwrap();
+        assert_eq!(told[0]["also_mounted"], serde_json::json!([path(other)]));
+    }
+    drop(second);
+    let alone = output_of(&first.mountpoint, SESSIONFS, &["status", &path(&first)]);
+    assert!(!alone.contains("also mounted"), "{alone}");
+}
+
+/// Between two mounts, and between a mount and a command, it is not the writer that
+/// is there first who counts, but the save.
+#[test]
+fn rule_2_9_two_mounts_and_a_command_beside_a_writer() {
+    let (mount, session) = mounted(Backing::Tmpfs, &[]);
+    let (_second, same) = second_mount(&mount, &session);
+    let by_command = |content: &str| {
+        let line = format!("printf %s '{content}' | \"$SAVE\" save -r \"$REPOSITORY\" a");
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]);
+        command
+            .env("SAVE", SESSIONFS)
+            .env("REPOSITORY", &mount.repository);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let by_mount = |content: &str| fs::write(same.file(), content).unwrap();
+    let others: [&dyn Fn(&str); 2] = [&by_command, &by_mount];
+    for other in others {
+        // One that began with the old content finds that it was replaced.
+        fs::write(session.file(), "old").unwrap();
+        let writer = open_rw(session.file()).unwrap();
+        writer.write_all_at(b"O", 0).unwrap();
+        other("newer");
+        assert_eq!(errno(close(writer)), libc::ESTALE);
+        assert_saved(&session, "newer");
+        // One that truncates replaces whatever is there.
+        let mut writer = fs::File::create(session.file()).unwrap();
+        writer.write_all(b"mine").unwrap();
+        other("newer still");
+        assert_eq!(fs::read_to_string(session.file()).unwrap(), "newer still");
+        close(writer).unwrap();
+        assert_saved(&session, "mine");
+        assert_saved(&same, "mine");
+    }
+    assert_next_save_works(&session);
+    assert_next_save_works(&same);
 }
 
 /// Runs a program on the session, which has to come to its end by itself.

@@ -43,6 +43,10 @@ pub(super) fn fields(about: &str) -> Vec<(&'static str, &'static str)> {
                 "Where it is mounted, and what it shows as its source.",
             ),
             (
+                "also_mounted",
+                "Where else the repository is mounted, as far as that can be seen.",
+            ),
+            (
                 "state",
                 "serving; hanging (it does not answer); dead; or unknown, with the reason in \
                  \"reason\". Only what serves has the fields that follow; they are also what the \

@@ -38,6 +38,10 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
              makes one, rm(1) -r removes one, mv(1) renames one; anything else is refused there. \
              All that is in a session beside its checkpoint are ordinary files. Only the user who \
              mounted gets in, unless others are allowed to.",
+            "A repository may be mounted more than once, which is said then and by \
+             sessionfs-status(1): writers of one mount do not wait for those of another, and of \
+             two saves the later one stands, or gets ESTALE if it began with what the other has \
+             replaced. Between a mount and sessionfs-save(1) it is the same.",
             "A mount that is in use when it is to end is detached. Its writers get five seconds, \
              saves in progress the time that they need; a second signal does not wait for them. \
              What was still open for writing then is not saved, and the exit status is 6. A dead \
@@ -133,7 +137,9 @@ pub(super) fn option(long: &str) -> Option<&'static str> {
              endpoint is not connected\" until the next mount there, or an unmount"
         }
         "lock-wait" => {
-            "At the most so many seconds, with fractions; then, and if it is 0, it gets EBUSY"
+            "At the most so many seconds, with fractions; then, and if it is 0, it gets EBUSY. So \
+             does a second writer of one process at once, and what the kernel holds the session's \
+             directory for (rename(2), unlink(2), making a checkpoint anew)"
         }
         "entry-timeout" | "attr-timeout" => {
             "What was changed in the repository itself is seen after so many seconds at the \
