@@ -12,7 +12,7 @@ use log::LevelFilter;
 
 use super::failure::{self, Failure, Result, one_line};
 use super::{logging, output, storage};
-use crate::mount::{self, Access, MountOptions, Request, daemon};
+use crate::mount::{self, Access, Missing, MountOptions, Request, daemon};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -28,8 +28,8 @@ Options:
 {options}
 
 Also --allow-root, --default-permissions, --auto-unmount, --noexec, --noatime,
---fsname, --subtype, --max-read, --entry-timeout, --attr-timeout, --threads,
---nonempty, --no-passthrough: see sessionfs-mount(1).
+--fsname, --subtype, --max-read, --entry-timeout, --attr-timeout, --missing,
+--threads, --nonempty, --no-passthrough: see sessionfs-mount(1).
 
 A missing MOUNTPOINT is made. For the default repository see sessionfs --help.{after-help}";
 
@@ -131,6 +131,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SEC", default_value = "0", value_parser = seconds)]
     lock_wait: Duration,
 
+    /// Show a missing checkpoint as empty or absent
+    #[arg(long, hide_short_help = true, hide_possible_values = true)]
+    #[arg(value_name = "WHAT", default_value = "empty", value_parser = missing())]
+    missing: Missing,
+
     /// Threads that answer the kernel
     #[arg(long, hide_short_help = true)]
     #[arg(value_name = "N", default_value = "8",
@@ -166,6 +171,14 @@ pub(super) struct Arguments {
 }
 
 /// Named in messages and offered by the shells.
+fn missing() -> impl TypedValueParser<Value = Missing> {
+    PossibleValuesParser::new(["empty", "absent"]).map(|what| match &*what {
+        "absent" => Missing::Absent,
+        _ => Missing::Empty,
+    })
+}
+
+/// The same.
 fn levels() -> impl TypedValueParser<Value = LevelFilter> {
     PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
         .try_map(|level| level.parse::<LevelFilter>())
@@ -229,6 +242,7 @@ pub(super) fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> 
         lock_wait: arguments.lock_wait,
         entry_timeout: arguments.entry_timeout,
         attr_timeout: arguments.attr_timeout,
+        missing: arguments.missing,
     };
     let log = logging::Log {
         target: match (&arguments.log_file, arguments.foreground) {

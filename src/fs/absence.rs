@@ -1,22 +1,182 @@
-//! Who is to see that a session has no checkpoint.
+//! What is shown of a session without a checkpoint.
 //!
-//! Everybody is shown an empty `session` then. But a call that makes what was
-//! not there would be refused because of it (`cp -r` of a whole session, `tar`,
-//! `install`, `set -C`, `ln`): those are told the truth.
+//! By default everybody is shown an empty `session` then: the original reads a
+//! missing checkpoint as empty. But a call that makes what was not there would be
+//! refused because of it (`cp -r` of a whole session, `tar`, `install`, `ln`): those
+//! are told the truth. What is renamed or linked becomes a real empty file first.
+//! With [`Missing::Absent`] there is nothing to be seen.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-/// Whether the thread, which waits for our answer, is in a call that refuses
-/// to replace anything: an open(2) with `O_EXCL`, say. A FUSE lookup does not
-/// tell what it is for; `/proc/PID/syscall` does, to those who may trace the
-/// thread (ptrace(2): root may, and the same user where Yama does not forbid
-/// it). Who may not hears "no".
-pub(super) fn makes_something_new(tid: u32) -> bool {
-    if tid == 0 {
-        return false;
+use super::entries::must_wait;
+use super::errno::{Patience, Result};
+use super::node::Role;
+use super::process;
+use super::{Caller, Fs};
+use crate::repo::CHECKPOINT;
+use crate::sys::{self, Errno};
+
+/// What a session without a checkpoint shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Missing {
+    /// An empty `session`.
+    #[default]
+    Empty,
+    /// No `session`.
+    Absent,
+}
+
+impl Fs {
+    /// Whether a thread that looks up an absent checkpoint is to be told so.
+    pub(super) fn is_told_of_absence(&self, tid: u32) -> bool {
+        let is_told = match Aim::of(tid) {
+            Aim::New => true,
+            Aim::Name => self.found.is_recent(tid),
+            Aim::Other => false,
+        };
+        if !is_told {
+            self.found.forget(tid);
+        }
+        is_told
     }
-    let call = fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
-    parse(&call).is_some_and(|(number, arguments)| refuses_to_replace(number, &arguments))
+
+    /// Makes a real empty checkpoint of one that is only shown, before its name is
+    /// changed or it gets another one.
+    pub(super) fn make_shown(
+        &self,
+        (parent, name): (u64, &OsStr),
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
+        if self.options.missing == Missing::Absent
+            || !self.is_checkpoint(parent, name)?
+            || !matches!(sys::stat(&*self.dir(parent)?.fd, name), Err(Errno::NOENT))
+            // To this process it is not there.
+            || self.removals.asked_by(caller.tid, parent).is_some()
+        {
+            return Ok(());
+        }
+        must_wait(patience)?;
+        let mode = self.mode_of_new(parent, 0o644, process::umask(caller.tid))?;
+        self.make_empty_checkpoint(parent, mode, caller, patience)
+    }
+
+    /// The same of a node.
+    pub(super) fn make_shown_node(
+        &self,
+        id: u64,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<Option<OwnedFd>> {
+        if !matches!(self.nodes.role(id), Some(Role::Empty)) {
+            return Ok(None);
+        }
+        let (parent, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        self.make_shown((parent, &name), caller, patience)?;
+        Ok(Some(sys::open_path(
+            &*self.dir(parent)?.fd,
+            OsStr::new(CHECKPOINT),
+        )?))
+    }
+}
+
+/// Which threads have just found a file, but no directory: a few of them, and for a
+/// moment.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// A thread and the time, in milliseconds, each.
+    slots: [AtomicU64; 64],
+    start: Instant,
+}
+
+/// How long a call may take from the first of its two names to the second, in
+/// milliseconds.
+const CALL_TIME: u64 = 1000;
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            slots: std::array::from_fn(|_| AtomicU64::new(0)),
+            start: Instant::now(),
+        }
+    }
+}
+
+impl Found {
+    fn slot(&self, tid: u32) -> &AtomicU64 {
+        &self.slots[tid as usize % self.slots.len()]
+    }
+
+    fn now(&self) -> u64 {
+        // Three weeks, and then a year of them.
+        self.start.elapsed().as_millis() as u64 & 0xffff_ffff
+    }
+
+    pub(super) fn note(&self, tid: u32) {
+        let value = u64::from(tid) << 32 | self.now();
+        self.slot(tid).store(value, Ordering::Relaxed);
+    }
+
+    pub(super) fn forget(&self, tid: u32) {
+        self.slot(tid).store(0, Ordering::Relaxed);
+    }
+
+    fn is_recent(&self, tid: u32) -> bool {
+        let value = self.slot(tid).load(Ordering::Relaxed);
+        let age = self.now().wrapping_sub(value & 0xffff_ffff);
+        tid != 0 && value >> 32 == u64::from(tid) && age <= CALL_TIME
+    }
+}
+
+/// What the call is about that a thread is in, which waits for our answer. A FUSE
+/// lookup does not tell what it is for; `/proc/PID/syscall` does, to those who may
+/// trace the thread (ptrace(2): root may, and the same user where Yama does not
+/// forbid it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// It makes a new name, and refuses to replace one.
+    New,
+    /// The same, by a name that is there already: what it looks up may be the one or
+    /// the other. The kernel looks for the one that is there first.
+    Name,
+    /// Anything else, or nobody can tell.
+    Other,
+}
+
+impl Aim {
+    fn of(tid: u32) -> Self {
+        if tid == 0 {
+            return Self::Other;
+        }
+        let call = fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
+        parse(&call).map_or(Self::Other, |(number, arguments)| {
+            Self::of_call(number, &arguments)
+        })
+    }
+
+    fn of_call(number: i64, arguments: &[u64; 6]) -> Self {
+        let has = |argument: usize, flag: u32| arguments[argument] & u64::from(flag) != 0;
+        // By descriptor, or by way of one in /proc: what is linked has no name here.
+        let by_descriptor = (libc::AT_EMPTY_PATH | libc::AT_SYMLINK_FOLLOW).cast_unsigned();
+        match number {
+            libc::SYS_openat if has(2, libc::O_EXCL.cast_unsigned()) => Self::New,
+            libc::SYS_renameat2 if has(4, libc::RENAME_NOREPLACE) => Self::Name,
+            libc::SYS_linkat if has(4, by_descriptor) => Self::New,
+            libc::SYS_linkat => Self::Name,
+            libc::SYS_symlinkat | libc::SYS_mknodat | libc::SYS_mkdirat => Self::New,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_open if has(1, libc::O_EXCL.cast_unsigned()) => Self::New,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_link => Self::Name,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_symlink | libc::SYS_mknod | libc::SYS_mkdir => Self::New,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// The number of the call and its arguments, in the form of
@@ -31,41 +191,44 @@ pub(super) fn parse(call: &str) -> Option<(i64, [u64; 6])> {
     Some((number, arguments))
 }
 
-fn refuses_to_replace(number: i64, arguments: &[u64; 6]) -> bool {
-    let has = |argument: usize, flag: u32| arguments[argument] & u64::from(flag) != 0;
-    match number {
-        libc::SYS_openat => has(2, libc::O_EXCL.cast_unsigned()),
-        libc::SYS_renameat2 => has(4, libc::RENAME_NOREPLACE),
-        libc::SYS_linkat | libc::SYS_symlinkat | libc::SYS_mknodat | libc::SYS_mkdirat => true,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_open => has(1, libc::O_EXCL.cast_unsigned()),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_link | libc::SYS_symlink | libc::SYS_mknod | libc::SYS_mkdir => true,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn is_told_the_truth(number: i64, arguments: &str) -> bool {
+    fn aim(number: i64, arguments: &str) -> Aim {
         parse(&format!("{number} {arguments} 0x7ff 0x7fe"))
-            .is_some_and(|(number, arguments)| refuses_to_replace(number, &arguments))
+            .map_or(Aim::Other, |(number, arguments)| {
+                Aim::of_call(number, &arguments)
+            })
     }
 
     #[test]
     fn calls_that_replace_nothing_are_told_from_others() {
         let exclusive = "0xffffff9c 0x7f 0xc1 0x1b6 0x0 0x0";
-        assert!(is_told_the_truth(libc::SYS_openat, exclusive));
+        assert_eq!(aim(libc::SYS_openat, exclusive), Aim::New);
         let other = "0xffffff9c 0x7f 0x241 0x1b6 0x0 0x0";
-        assert!(!is_told_the_truth(libc::SYS_openat, other));
-        assert!(!is_told_the_truth(libc::SYS_statx, exclusive));
+        assert_eq!(aim(libc::SYS_openat, other), Aim::Other);
+        assert_eq!(aim(libc::SYS_statx, exclusive), Aim::Other);
         let rename = "0xffffff9c 0x7f 0xffffff9c 0x7f 0x1 0x0";
-        assert!(is_told_the_truth(libc::SYS_renameat2, rename));
+        assert_eq!(aim(libc::SYS_renameat2, rename), Aim::Name);
         let exchange = "0xffffff9c 0x7f 0xffffff9c 0x7f 0x2 0x0";
-        assert!(!is_told_the_truth(libc::SYS_renameat2, exchange));
-        assert!(is_told_the_truth(libc::SYS_linkat, other));
+        assert_eq!(aim(libc::SYS_renameat2, exchange), Aim::Other);
+        let link = "0xffffff9c 0x7f 0xffffff9c 0x7f 0x0 0x0";
+        assert_eq!(aim(libc::SYS_linkat, link), Aim::Name);
+        let by_descriptor = "0x3 0x7f 0xffffff9c 0x7f 0x1000 0x0";
+        assert_eq!(aim(libc::SYS_linkat, by_descriptor), Aim::New);
+    }
+
+    #[test]
+    fn what_a_thread_has_found_is_known_for_a_moment() {
+        let found = Found::default();
+        found.note(5);
+        assert!(found.is_recent(5));
+        assert!(!found.is_recent(6) && !found.is_recent(5 + 64));
+        found.note(5 + 64);
+        assert!(!found.is_recent(5));
+        found.forget(5 + 64);
+        assert!(!found.is_recent(5 + 64) && !found.is_recent(0));
     }
 
     #[test]

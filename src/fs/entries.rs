@@ -80,20 +80,31 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         if self.is_checkpoint(parent, name)? && mode & libc::S_IFMT == libc::S_IFREG {
-            must_wait(patience)?;
-            let flags = libc::O_WRONLY | libc::O_EXCL;
-            let created = self.create_checkpoint(parent, mode, flags, caller, patience)?;
-            let handle = created.opened.handle;
-            let saved = self.fsync(handle, false, patience);
-            let released = self.release(handle, patience);
-            self.nodes.forget(created.entry.attr.ino.0, 1);
-            saved.and(released)?;
+            self.make_empty_checkpoint(parent, mode, caller, patience)?;
             return self.lookup(parent, name, caller, patience);
         }
         self.must_be_a_file(parent, name)?;
         let dir = self.dir(parent)?;
         caller.act(|| sys::mknod(&*dir.fd, name, mode, rdev))?;
         self.other_entry(parent, &dir, name, caller)
+    }
+
+    /// Saves an empty file as the first checkpoint.
+    pub(super) fn make_empty_checkpoint(
+        &self,
+        parent: u64,
+        mode: u32,
+        caller: Caller,
+        patience: Patience,
+    ) -> Result<()> {
+        must_wait(patience)?;
+        let flags = libc::O_WRONLY | libc::O_EXCL;
+        let created = self.create_checkpoint(parent, mode, flags, caller, patience)?;
+        let handle = created.opened.handle;
+        let saved = self.fsync(handle, false, patience);
+        let released = self.release(handle, patience);
+        self.nodes.forget(created.entry.attr.ino.0, 1);
+        saved.and(released)
     }
 
     /// What a symlink says. One that has the name of a checkpoint or of a

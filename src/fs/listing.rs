@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use self::pieces::{BEHIND_SHOWN, Pieces};
 use self::sorted::Sorted;
+use super::absence::Missing;
 use super::attr::attr_of;
 use super::entries::must_wait;
 use super::errno::{Patience, Result};
@@ -178,7 +179,8 @@ impl Fs {
     }
 
     /// The entries of any other directory, in the filesystem's order; of a session
-    /// always `session` among them, but to who has removed it.
+    /// `session` among them also if there is none (see [`Missing`]), but to who has
+    /// removed it.
     fn read_pieces(
         &self,
         (id, pieces): (u64, &mut Pieces),
@@ -239,7 +241,8 @@ impl Fs {
         let removal = self.removals.asked_by(caller.tid, id);
         let is_removed =
             removal.is_some_and(|removal| there.is_none_or(|there| removal.is_of(there)));
-        Ok((is_removed, !is_removed && there.is_none()))
+        let is_shown = there.is_none() && self.options.missing == Missing::Empty;
+        Ok((is_removed, !is_removed && is_shown))
     }
 
     /// One entry of a directory; `None` if it has vanished since, or is no part of

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
-use super::absence::makes_something_new;
+use super::absence::Missing;
 use super::attr::attr_of;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
@@ -62,7 +62,8 @@ impl Fs {
     /// is none and he is about to make it.
     fn is_absent_to(&self, caller: Caller, session: u64, found: u64) -> bool {
         if found == empty_id(session) {
-            self.removals.asked_by(caller.tid, session).is_some() || makes_something_new(caller.tid)
+            self.removals.asked_by(caller.tid, session).is_some()
+                || self.is_told_of_absence(caller.tid)
         } else {
             self.has_removed_inode(session, found, caller)
         }
@@ -98,7 +99,9 @@ impl Fs {
         let dir = self.dir(parent)?;
         let name = OsStr::new(CHECKPOINT);
         let fd = match sys::open_path(&*dir.fd, name) {
-            Err(Errno::NOENT) => return self.empty_entry(parent),
+            Err(Errno::NOENT) if self.options.missing == Missing::Empty => {
+                return self.empty_entry(parent);
+            }
             other => other?,
         };
         let stat = sys::fstat(&fd)?;
@@ -113,6 +116,7 @@ impl Fs {
         };
         let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
         (self.holds).begin(caller, self.nodes.hold(stat.stx_ino, fd));
+        self.found.note(caller.tid);
         Ok(entry)
     }
 
@@ -167,6 +171,9 @@ impl Fs {
             // A mount inside the repository is not crossed: its inode numbers
             // are not ours.
             return Err(Errno::NOENT.into());
+        }
+        if !is_dir(&stat) {
+            self.found.note(caller.tid);
         }
         if self.nodes.session(stat.stx_ino).is_some() {
             self.retries.looked_up_link(caller.tid, stat.stx_ino);

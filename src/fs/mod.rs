@@ -53,6 +53,8 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, Notifier};
 
+use self::absence::Found;
+pub use self::absence::Missing;
 use self::activity::{Activity, Counted};
 pub use self::attr::SetAttr;
 pub use self::errno::{Fail, Patience, Result};
@@ -91,6 +93,8 @@ pub struct Options {
     pub entry_timeout: Option<Duration>,
     /// How long the kernel may believe attributes of what is no checkpoint.
     pub attr_timeout: Option<Duration>,
+    /// What a session without a checkpoint shows.
+    pub missing: Missing,
 }
 
 impl Default for Options {
@@ -101,6 +105,7 @@ impl Default for Options {
             allow_other: false,
             entry_timeout: None,
             attr_timeout: None,
+            missing: Missing::default(),
         }
     }
 }
@@ -154,6 +159,7 @@ pub struct Fs {
     removals: Removals,
     replacements: Arc<Replacements>,
     flocks: Flocks,
+    found: Found,
     activity: Arc<Activity>,
     statistics: Arc<Statistics>,
     /// Whether the times of birth of the repository's files tell them apart.
@@ -205,6 +211,7 @@ impl Fs {
             slots: Slots::default(),
             removals: Removals::default(),
             flocks: Flocks::default(),
+            found: Found::default(),
             activity: Arc::default(),
             statistics: Arc::default(),
             keeps_births: OnceLock::new(),

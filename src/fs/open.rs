@@ -70,6 +70,7 @@ impl Fs {
         let opened = self.open_node(id, flags, caller, open_backing, patience);
         if !matches!(opened, Err(Fail::WouldBlock)) {
             self.holds.end(caller.tid);
+            self.found.forget(caller.tid);
         }
         opened
     }
@@ -273,6 +274,17 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         if self.is_checkpoint(parent, name)? {
+            let has_removed = self.removals.asked_by(caller.tid, parent).is_some();
+            if !changes(flags) && !has_removed {
+                // flock(1) opens so: it must not keep others from saving.
+                self.make_empty_checkpoint(parent, mode, caller, patience)?;
+                let entry = self.lookup(parent, name, caller, patience)?;
+                let opened = self.open(entry.attr.ino.0, flags, caller, open_backing, patience);
+                return Ok(Created {
+                    opened: opened.inspect_err(|_| drop(self.nodes.forget(entry.attr.ino.0, 1)))?,
+                    entry,
+                });
+            }
             return self.create_checkpoint(parent, mode, flags, caller, patience);
         }
         let share = self.reserve(caller, 1)?;

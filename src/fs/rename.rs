@@ -46,6 +46,10 @@ impl Fs {
             && self.is_checkpoint(from.0, from.1)?
             && !self.is_checkpoint(to.0, to.1)?;
         let (from, to) = if swapped { (to, from) } else { (from, to) };
+        self.make_shown(from, caller, patience)?;
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.make_shown(to, caller, patience)?;
+        }
         let stat = sys::stat(&*self.dir(from.0)?.fd, from.1)?;
         let other = if flags.contains(RenameFlags::EXCHANGE) {
             Some(sys::stat(&*self.dir(to.0)?.fd, to.1)?)
@@ -228,7 +232,10 @@ impl Fs {
         if parent == ROOT {
             return Err(Errno::PERM.into());
         }
-        let file = self.linked_file(id)?;
+        let file = match self.make_shown_node(id, caller, patience)? {
+            Some(made) => Arc::new(made),
+            None => self.linked_file(id)?,
+        };
         if !is_file(&sys::fstat(&*file)?) {
             self.must_be_a_file(parent, name)?;
         }

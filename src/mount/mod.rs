@@ -31,6 +31,7 @@ pub use options::{Access, MountOptions};
 pub use preflight::check_repository;
 pub use serve::serve;
 
+pub use crate::fs::Missing;
 use crate::fs::holders::{holders, in_words};
 use attach::Unmount;
 use rustix::io::Errno;
@@ -57,6 +58,8 @@ pub struct Request {
     pub entry_timeout: Option<Duration>,
     /// The same of attributes, of anything but checkpoints.
     pub attr_timeout: Option<Duration>,
+    /// What a session without a checkpoint shows.
+    pub missing: Missing,
 }
 
 /// Unmounts a mount of this program, and waits a few seconds at the most for

@@ -61,6 +61,7 @@ pub fn serve(
         allow_other: request.options.access != Access::Owner,
         entry_timeout: request.entry_timeout,
         attr_timeout: request.attr_timeout,
+        missing: request.missing,
     };
     raise_limit_of_open_files();
     sys::obey_limits_of_space()

@@ -42,6 +42,7 @@ mod limits;
 mod listing;
 mod little_memory;
 mod logs;
+mod missing;
 mod missing_calls;
 mod model;
 mod monitoring;

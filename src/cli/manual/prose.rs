@@ -141,6 +141,11 @@ pub(super) fn option(long: &str) -> Option<&'static str> {
              does a second writer of one process at once, and what the kernel holds the session's \
              directory for (rename(2), unlink(2), making a checkpoint anew)"
         }
+        "missing" => {
+            "\"empty\", as the programs that made the format read it, or \"absent\": then there is \
+             no file until the first save, for programs that do not replace what is there or \
+             take an empty file for a broken one"
+        }
         "entry-timeout" | "attr-timeout" => {
             "What was changed in the repository itself is seen after so many seconds at the \
              latest; a checkpoint is always seen at the next open(2)"

@@ -391,12 +391,22 @@ impl Model {
         Ok(())
     }
 
+    /// The checkpoint, which is made if an empty one is only shown.
+    fn made(&mut self, dir: Directory) -> Result<Inode> {
+        match self.find(dir) {
+            Found::Nothing => return Err(libc::ENOENT),
+            Found::Checkpoint(inode) => return Ok(inode),
+            Found::Empty => {}
+        }
+        let new = self.new_inode(Bytes::default());
+        self.become_checkpoint(new, dir)?;
+        Ok(new)
+    }
+
     /// As editors make a backup: the file has both names until there is a new
     /// checkpoint.
     fn rename_away(&mut self, from: Directory, to: Directory, name: &'static str) -> Result<()> {
-        let Found::Checkpoint(inode) = self.find(from) else {
-            return Err(libc::ENOENT);
-        };
+        let inode = self.made(from)?;
         if self.file(to, name) == Ok(inode) {
             return Ok(());
         }
@@ -409,12 +419,10 @@ impl Model {
     }
 
     fn rename_checkpoint(&mut self, from: Directory, to: Directory) -> Result<()> {
-        let inode = match self.find(from) {
-            Found::Nothing => return Err(libc::ENOENT),
-            Found::Empty if from == to => return Ok(()),
-            Found::Empty => return Err(libc::ENOENT),
-            Found::Checkpoint(inode) => inode,
-        };
+        if self.find(from) == Found::Empty && from == to {
+            return Ok(());
+        }
+        let inode = self.made(from)?;
         if self.find(to) == Found::Checkpoint(inode) {
             return Ok(());
         }
