@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Backing, Mount, run, shell};
+use crate::common::{Backing, Mount, run, shell, wait_until};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -95,6 +95,8 @@ fn what_file_managers_try_in_the_root_is_refused_quietly() {
     let mount = Mount::with(Backing::Here, &["--log-level", "info"]);
     let session = mount.session("a");
     fs::write(session.on_mount.join("file"), "kept").unwrap();
+    // A mount can be used before its log says so.
+    wait_until("the log begins", || mount.log().contains("is mounted on"));
     let before = mount.log();
 
     let trashed = Command::new("gio")

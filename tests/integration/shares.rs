@@ -67,11 +67,11 @@ const KINDS: [(&str, usize); 5] = [
     ("os.open(f'bob.session/{n}', os.O_WRONLY | os.O_CREAT)", 1),
     (
         "os.open(f'{n + 1}.session/session', os.O_WRONLY | os.O_CREAT)",
-        4,
+        5,
     ),
     (
         "os.open(f'{n + 1}.session/session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)",
-        4,
+        5,
     ),
 ];
 
