@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use super::errno::Result;
 use super::process;
 use super::{Caller, Fs};
-use crate::repo::{Checkpoint, Permit, Session};
+use crate::repo::{Attributes, Checkpoint, Permit, Session};
 use crate::sys::{self, Errno};
 
 /// The extended attribute that is the ACL of a file.
@@ -66,6 +66,41 @@ impl Caller {
         self.uid == 0
             && process::keeps_privileges(self.tid)
             && namespace("self").is_some_and(|ours| namespace(&self.tid.to_string()) == Some(ours))
+    }
+
+    /// Has this thread act as the caller while it changes attributes of a file,
+    /// of which this is the status now; `None` if it is to do that as itself.
+    ///
+    /// The kernel has asked whether he may, but goes by the owner and the group
+    /// that it was told of last (setattr_prepare, fs/attr.c, Linux 6.18), which
+    /// may have been changed since. Two things it has decided otherwise: that a
+    /// change of the content takes setuid and setgid off, for who need not own the
+    /// file (file_remove_privs), and what root of a user namespace may do.
+    ///
+    /// # Errors
+    /// As of [`credentials`](Self::credentials).
+    pub(super) fn to_change(
+        self,
+        file: &sys::Statx,
+        attributes: &Attributes,
+    ) -> sys::Result<Option<Acting>> {
+        if self.is_daemon()
+            || takes_privileges_only(file.stx_mode.into(), attributes)
+            || self.rules_over(file)
+        {
+            return Ok(None);
+        }
+        self.credentials()?.begin().map(Some)
+    }
+
+    /// Whether he has capabilities over the owner of a file: those of a user
+    /// namespace count for the users in it (user_namespaces(7)).
+    fn rules_over(self, file: &sys::Statx) -> bool {
+        let read = |name| std::fs::read(format!("/proc/{}/{name}", self.tid)).unwrap_or_default();
+        let maps = |name, id| maps(&read(name), id);
+        has_power_over_files(&read("status"))
+            && maps("uid_map", file.stx_uid)
+            && maps("gid_map", file.stx_gid)
     }
 
     /// Whether he is somebody whom the daemon can act as.
@@ -202,6 +237,47 @@ impl Fs {
     }
 }
 
+/// Whether nothing is to be set but the mode, and of that only setuid and setgid
+/// are taken off.
+fn takes_privileges_only(now: u32, attributes: &Attributes) -> bool {
+    let Attributes {
+        mode: Some(mode),
+        uid: None,
+        gid: None,
+        times: None,
+    } = *attributes
+    else {
+        return false;
+    };
+    let (now, mode) = (now & 0o7777, mode & 0o7777);
+    mode & !now == 0 && now & !mode & !0o6000 == 0
+}
+
+/// Whether a thread has `CAP_CHOWN`, `CAP_FOWNER` and `CAP_FSETID`; `status` is in
+/// the form of proc_pid_status(5).
+fn has_power_over_files(status: &[u8]) -> bool {
+    const ALL: u64 = 1 << 0 | 1 << 3 | 1 << 4;
+    process::field(status, "CapEff:")
+        .and_then(|set| u64::from_str_radix(set, 16).ok())
+        .is_some_and(|set| set & ALL == ALL)
+}
+
+/// Whether a map of a user namespace, in the form of user_namespaces(7), has a
+/// user or group of ours.
+fn maps(map: &[u8], id: u32) -> bool {
+    let map = String::from_utf8_lossy(map);
+    map.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
+        let (_, first, count) = (fields.next(), fields.next(), fields.next());
+        match (first, count) {
+            (Some(Ok(first)), Some(Ok(count))) => {
+                (first..first.saturating_add(count)).contains(&u64::from(id))
+            }
+            _ => false,
+        }
+    })
+}
+
 /// Whether all directories above a path let everybody pass. One with an ACL
 /// may hold up somebody.
 fn is_open_to_all(path: &Path) -> bool {
@@ -235,6 +311,49 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_takes_privileges_only_is_told_from_other_changes() {
+        let mode = |mode| Attributes {
+            mode: Some(mode),
+            ..Attributes::default()
+        };
+        for (now, set, only) in [
+            (0o104_755, 0o755, true),
+            (0o106_755, 0o4755, true),
+            (0o755, 0o755, true),
+            (0o6755, 0o6755, true),
+            (0o755, 0o4755, false),
+            (0o4755, 0o2755, false),
+            (0o4755, 0o700, false),
+            (0o1755, 0o755, false),
+            (0o4755, 0o757, false),
+        ] {
+            assert_eq!(
+                takes_privileges_only(now, &mode(set)),
+                only,
+                "{now:o} {set:o}"
+            );
+        }
+        let owner = Attributes {
+            uid: Some(0),
+            ..mode(0o755)
+        };
+        assert!(!takes_privileges_only(0o4755, &owner));
+        assert!(!takes_privileges_only(0o4755, &Attributes::default()));
+    }
+
+    #[test]
+    fn a_map_has_the_ids_of_its_ranges() {
+        let map = b"         0      61001          1\n      1000     100000      65536\n";
+        for (id, is_in) in [(61001, true), (61002, false), (0, false), (100_000, true)] {
+            assert_eq!(maps(map, id), is_in, "{id}");
+        }
+        assert!(maps(map, 165_535) && !maps(map, 165_536));
+        assert!(maps(b"0 0 4294967295", 7));
+        assert!(!maps(b"", 0) && !maps(b"0 0", 0) && !maps(b"0 x 9", 0));
+        assert!(maps(b"0 1 18446744073709551615", u32::MAX));
+    }
 
     #[test]
     fn one_closed_directory_closes_what_is_below() {

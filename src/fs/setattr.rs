@@ -1,5 +1,6 @@
 //! Changing attributes: SETATTR.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use fuser::FileAttr;
@@ -36,7 +37,7 @@ impl Fs {
             return writer.set_attr(set, caller, patience);
         }
         if let Some(handle @ Handle::File { .. }) = handle.as_deref() {
-            return self.set_other(id, set, Some(handle), patience);
+            return self.set_other(id, set, Some(handle), caller, patience);
         }
         match self.role(id)? {
             Role::Writer(writer) => {
@@ -54,7 +55,7 @@ impl Fs {
                         Some(own) => Ok(own),
                         None => self.new_writer(session, id, libc::O_WRONLY, caller),
                     },
-                    || self.set_other(id, set, None, patience),
+                    || self.set_other(id, set, None, caller, patience),
                     |writer| {
                         if !writer.is_open() {
                             self.share_node(id, &writer, caller, patience)?;
@@ -73,13 +74,17 @@ impl Fs {
                 let path = self.path_fd(id)?;
                 let fd = sys::reopen(&*path, OFlags::PATH)?;
                 let checkpoint = Checkpoint::from_path_fd(fd)?;
-                self.session(parent)?
-                    .set_attributes(&checkpoint, &set.attributes())?;
+                let session = self.session(parent)?;
+                let attributes = set.attributes();
+                let now = sys::fstat(checkpoint.as_path_fd())?;
+                let acting = caller.to_change(&now, &attributes)?;
+                session.set_attributes(&checkpoint, &attributes)?;
+                drop(acting);
                 Ok(attr_of(&sys::fstat(checkpoint.as_path_fd())?, id))
             }
             Role::Report => Err(Errno::PERM.into()),
             Role::Root | Role::Session | Role::Directory | Role::Other => {
-                self.set_other(id, set, None, patience)
+                self.set_other(id, set, None, caller, patience)
             }
         }
     }
@@ -96,14 +101,22 @@ impl Fs {
         id: u64,
         set: &SetAttr,
         handle: Option<&Handle>,
+        caller: Caller,
         patience: Patience,
     ) -> Result<FileAttr> {
         let attributes = set.attributes();
+        let apply = |fd: BorrowedFd<'_>| {
+            if attributes.is_empty() {
+                return Ok(());
+            }
+            let _acting = caller.to_change(&sys::fstat(fd)?, &attributes)?;
+            attributes.apply(fd)
+        };
         if let Some(Handle::File { file, .. }) = handle {
             if let Some(size) = set.size {
                 sys::set_len(&**file, size)?;
             }
-            attributes.apply(file)?;
+            apply(file.as_fd())?;
             return Ok(attr_of(&sys::fstat(&**file)?, id));
         }
         let fd = self.path_fd(id)?;
@@ -111,7 +124,7 @@ impl Fs {
             self.check_link(id, patience)?;
             sys::set_len(sys::reopen(&*fd, OFlags::WRONLY)?, size)?;
         }
-        attributes.apply(&fd)?;
+        apply(fd.as_fd())?;
         Ok(attr_of(&sys::fstat(&*fd)?, id))
     }
 }

@@ -15,6 +15,8 @@ on_each_filesystem!(
     rule_13_1_a_checkpoint_that_is_gone_is_made_by_who_may_make_one,
     rule_13_1_privileges_do_not_survive_a_change,
     rule_13_1_root_of_a_user_namespace_keeps_no_privileges,
+    rule_13_1_who_owned_a_file_changes_no_attributes_of_it,
+    rule_13_1_root_of_a_container_changes_what_is_its_own,
 );
 
 /// Python that becomes a user, opens `session` on the mount as `flags` say, and
@@ -22,6 +24,7 @@ on_each_filesystem!(
 /// each part says.
 const WRITER: &str = "
 import errno, sys
+name = globals().get('name', 'session')
 told, go = open(os.environ['TOLD'], 'w'), open(os.environ['GO'])
 uid = int(os.environ['USER_ID'])
 if uid:
@@ -33,7 +36,7 @@ def step(f):
 fd = -1
 def before():
     global fd
-    fd = os.open('session', flags, 0o644)
+    fd = os.open(name, flags, 0o644)
     first(fd)
 def after():
     second(fd)
@@ -404,5 +407,105 @@ fn rule_13_1_root_of_a_user_namespace_keeps_no_privileges(backing: Backing) {
         });
         let kept = user == Root && !how.starts_with("unshare");
         assert_eq!(modes[0], if kept { "6777\n" } else { "777\n" });
+    }
+}
+
+/// The kernel goes by the owner that it was told of last.
+fn rule_13_1_who_owned_a_file_changes_no_attributes_of_it(backing: Backing) {
+    let mount = shared_mount(backing);
+    let cases = [
+        ("session", "os.O_RDONLY", "pass"),
+        ("session", "os.O_RDWR", "pass"),
+        ("other", "os.O_RDONLY", "pass"),
+        ("other", "os.O_RDWR", "os.write(fd, b'hi')"),
+    ];
+    let changes = [
+        ("os.fchmod(fd, 0o4755)", "0:0"),
+        ("os.fchmod(fd, 0o666)", "0:0"),
+        ("os.fchown(fd, -1, 61010)", "0:0"),
+        ("os.utime(fd, (5, 7))", "0:0"),
+        // His still, and of a group that he is not in.
+        ("os.fchmod(fd, 0o2755)", "61002:0"),
+    ];
+    for (number, (name, flags, first)) in cases.into_iter().enumerate() {
+        for (second, owner) in changes {
+            let id = format!(
+                "{number}-{}",
+                second.replace(|c: char| !c.is_alphanumeric(), "")
+            );
+            let session = session_of(&mount, &id, "61002:61002");
+            do_as(
+                Bob,
+                &session,
+                &format!("echo old > {name}; chmod 755 {name}"),
+            );
+            let writer = Writer {
+                flags: &format!("{flags}; name = '{name}'"),
+                first: &format!("os.fstat(fd); {first}"),
+                second,
+                ..Writer::default()
+            };
+            let told = writer.run(&session, &[(Root, &format!("chown {owner} {name}"))]);
+            let show = format!("stat -c '%u:%g %a' {name}");
+            let left = run_as(Root, &session.in_repository, &show);
+            let left = String::from_utf8(left.stdout).unwrap();
+            let said = if owner == "0:0" { "0 EPERM 0" } else { "0 0 0" };
+            let of = format!("{name} {flags} {second}");
+            assert_eq!(
+                (&*told, left.trim()),
+                (said, &*format!("{owner} 755")),
+                "{of}"
+            );
+        }
+    }
+}
+
+/// What user namespaces are for: root of one owns what its users own.
+fn rule_13_1_root_of_a_container_changes_what_is_its_own(backing: Backing) {
+    let mount = shared_mount(backing);
+    let session = session_of(&mount, "a", "61001:61001");
+    let make = "echo x > session; echo x > other; chown 61003:61003 session other";
+    do_as(Root, &session, &format!("{make}; chmod 755 ."));
+    // Ann is its root, and Cid the user 1000 in it.
+    let program = "
+import os, sys, ctypes
+r, w = os.pipe(); r2, w2 = os.pipe()
+if os.fork() == 0:
+    os.setgroups([]); os.setresgid(61001, 61001, 61001); os.setresuid(61001, 61001, 61001)
+    if ctypes.CDLL(None).unshare(0x10000000): os._exit(1)
+    os.write(w, b'x'); os.read(r2, 1)
+    os.setresgid(0, 0, 0); os.setresuid(0, 0, 0)
+    said = []
+    for name in ('session', 'other'):
+        fd = os.open(name, os.O_RDONLY)
+        for change in (lambda: os.chmod(name, 0o640), lambda: os.chown(name, 0, 1000),
+                       lambda: os.fchmod(fd, 0o600), lambda: os.fchown(fd, 1000, 0),
+                       lambda: os.utime(name, (5, 7))):
+            try: change(); said.append('0')
+            except OSError as e: said.append(str(e.errno))
+        os.close(fd)
+    print(' '.join(said), flush=True)
+    os._exit(0)
+os.close(w)
+if not os.read(r, 1): sys.exit('no user namespace')
+child = int(open('/proc/self/task/%d/children' % os.getpid()).read().split()[0])
+for kind in 'ug':
+    with open(f'/proc/{child}/{kind}id_map', 'w') as f: f.write('0 61001 1\\n1000 61003 1\\n')
+os.write(w2, b'x')
+os.wait()
+";
+    let output = crate::common::tools::python(&session.on_mount, program);
+    assert_eq!(output, ["0"; 10].join(" "));
+    for name in ["session", "other"] {
+        let left = run_as(
+            Root,
+            &session.in_repository,
+            &format!("stat -c '%u:%g %a %Y' {name}"),
+        );
+        assert_eq!(
+            String::from_utf8_lossy(&left.stdout),
+            "61003:61001 600 7\n",
+            "{name}"
+        );
     }
 }

@@ -60,34 +60,31 @@ impl Writer {
         caller: Caller,
         patience: Patience,
     ) -> Result<()> {
-        // Of a change by who does not own the file the kernel tells so.
-        let is_forced = self.takes_privileges_only(state, attributes)?;
+        if state.base.is_none() {
+            self.change(state, Keep::NOTHING, patience)?;
+        }
+        let now = match (&state.staged, &state.base) {
+            (Some(staged), _) => staged.stat()?,
+            (None, Some(base)) => sys::fstat(base.as_path_fd())?,
+            // `change` has just made it.
+            (None, None) => return Err(Fail::Errno(libc::EIO)),
+        };
+        let _acting = caller.to_change(&now, attributes)?;
         self.change_attributes(
             state,
-            (!is_forced).then_some(caller),
-            patience,
             |base| self.session.set_attributes(base, attributes),
             |staged| staged.set_attributes(attributes),
         )
     }
 
-    /// Changes attributes as the caller: the kernel has asked whether he may, but
-    /// of what it knew of the file. Before a change of the content they go to the
-    /// checkpoint at once, after it with the save, and after a save point to both
-    /// (DESIGN 4).
+    /// Changes attributes: before a change of the content of the checkpoint at once,
+    /// after it with the save, and after a save point of both (DESIGN 4).
     fn change_attributes(
         &self,
         state: &mut State,
-        caller: Option<Caller>,
-        patience: Patience,
         of_checkpoint: impl Fn(&Checkpoint) -> repo::Result<()>,
         of_staged: impl Fn(&mut Staged) -> repo::Result<()>,
     ) -> Result<()> {
-        if state.base.is_none() {
-            self.change(state, Keep::NOTHING, patience)?;
-        }
-        let credentials = caller.map(Caller::credentials).transpose()?;
-        let _acting = credentials.as_ref().map(|his| his.begin()).transpose()?;
         let at_once = state.staged.is_none() || state.published;
         if let Some(base) = state.base.as_ref().filter(|_| at_once) {
             match of_checkpoint(base) {
@@ -100,24 +97,6 @@ impl Writer {
             of_staged(staged)?;
         }
         Ok(())
-    }
-
-    /// Whether nothing is to be set but the mode, and of that only setuid and
-    /// setgid are taken off: the kernel does that when somebody changes the
-    /// content who need not own the file (file_remove_privs, Linux 6.18).
-    fn takes_privileges_only(&self, state: &State, attributes: &Attributes) -> Result<bool> {
-        let Attributes {
-            mode: Some(mode),
-            uid: None,
-            gid: None,
-            times: None,
-        } = *attributes
-        else {
-            return Ok(false);
-        };
-        let now = u32::from(self.attr_of(state)?.perm);
-        let taken = now & !mode;
-        Ok(mode & !now == 0 && taken & !0o6000 == 0)
     }
 
     /// What the holder of a descriptor sees of it.
@@ -178,19 +157,26 @@ impl Writer {
         if state.handles == 0 && patience == Patience::None {
             return Err(Fail::WouldBlock);
         }
-        let done = if is_mark(name) {
-            Err(value
-                .map_or(sys::Errno::NODATA, |_| sys::Errno::PERM)
-                .into())
-        } else {
+        let mut set = || {
+            if is_mark(name) {
+                return Err(value
+                    .map_or(sys::Errno::NODATA, |_| sys::Errno::PERM)
+                    .into());
+            }
+            if state.base.is_none() {
+                self.change(&mut state, Keep::NOTHING, patience)?;
+            }
+            // As the caller: the kernel has asked whether he may, but for an ACL it
+            // goes by the owner that it was told of last.
+            let credentials = caller.credentials()?;
+            let _acting = credentials.begin()?;
             self.change_attributes(
                 &mut state,
-                Some(caller),
-                patience,
                 |base| self.session.set_xattr(base, name, value, flags),
                 |staged| staged.set_xattr(name, value, flags),
             )
         };
+        let done = set();
         self.save_if_alone(&mut state, done)
     }
 
