@@ -278,6 +278,7 @@ impl Fs {
     /// about every second. Answers whether there are any left.
     pub fn housekeep(&self) -> bool {
         let holds_any = self.holds.age();
+        self.removals.forget_ended();
         self.retries.age() || holds_any
     }
 

@@ -167,6 +167,21 @@ impl Removals {
         drop(forgotten);
     }
 
+    /// Lets go of what has been done for processes that have ended: each keeps
+    /// descriptors.
+    pub(super) fn forget_ended(&self) {
+        let mut ended = Vec::new();
+        self.lock().retain(|_, removal| {
+            let has_ended = removal.is_done() && !removal.is_asker_alive();
+            if has_ended {
+                ended.push(removal.clone());
+            }
+            !has_ended
+        });
+        // Not under the lock.
+        drop(ended);
+    }
+
     /// All that are promised and not done.
     pub(super) fn pending(&self) -> Vec<Arc<Removal>> {
         let removals = self.lock();
@@ -297,7 +312,8 @@ impl Removal {
 
     /// Does what was promised, unless the checkpoint has been replaced. Waits
     /// for the disk, and for no lock: whoever asks may hold that of the session's
-    /// directory in the kernel.
+    /// directory in the kernel. As of any file that is removed, it is durable when
+    /// somebody syncs.
     ///
     /// # Errors
     /// [`Kind::Locked`] if the session stays locked; it may be tried again
@@ -310,7 +326,7 @@ impl Removal {
         let Some(which) = &*checkpoint else {
             return Ok(());
         };
-        let removed = self.session.remove_this_checkpoint(which);
+        let removed = self.session.unlink_this_checkpoint(which);
         if removed.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
             self.blocked.fetch_add(1, Ordering::AcqRel);
             return removed.map(drop);

@@ -101,7 +101,8 @@ impl Session {
     /// # Errors
     /// [`Kind::Locked`], [`Kind::NotDurable`], and [`Kind::Os`].
     pub fn remove_checkpoint(&self) -> Result<bool> {
-        self.unlink_checkpoint(None).map_err(|e| e.of(self.name()))
+        self.unlink_checkpoint(None, true)
+            .map_err(|e| e.of(self.name()))
     }
 
     /// The same, if `which` is the current checkpoint still.
@@ -109,11 +110,22 @@ impl Session {
     /// # Errors
     /// As of [`remove_checkpoint`](Self::remove_checkpoint).
     pub fn remove_this_checkpoint(&self, which: &Checkpoint) -> Result<bool> {
-        self.unlink_checkpoint(Some(which))
+        self.unlink_checkpoint(Some(which), true)
             .map_err(|e| e.of(self.name()))
     }
 
-    fn unlink_checkpoint(&self, which: Option<&Checkpoint>) -> Result<bool> {
+    /// The same as far as unlink(2) goes: it is durable when the directory is
+    /// synced.
+    ///
+    /// # Errors
+    /// As of [`remove_checkpoint`](Self::remove_checkpoint), but for
+    /// [`Kind::NotDurable`](super::Kind::NotDurable).
+    pub(crate) fn unlink_this_checkpoint(&self, which: &Checkpoint) -> Result<bool> {
+        self.unlink_checkpoint(Some(which), false)
+            .map_err(|e| e.of(self.name()))
+    }
+
+    fn unlink_checkpoint(&self, which: Option<&Checkpoint>, syncs: bool) -> Result<bool> {
         let name = OsStr::new(CHECKPOINT);
         // What has been replaced need not wait for the lock; what has not may
         // be replaced until that is held.
@@ -130,7 +142,9 @@ impl Session {
             Err(errno) => return Err(errno).during("remove the checkpoint"),
         }
         drop(lock);
-        self.sync_dir()?;
+        if syncs {
+            self.sync_dir()?;
+        }
         Ok(true)
     }
 

@@ -227,12 +227,20 @@ fn rule_2_3_a_change_of_names_that_is_not_durable_is_no_success() {
     let make: Change = |mount, _| fs::create_dir(mount.mountpoint.join("new.session"));
     let rename: Change =
         |mount, session| fs::rename(&session.on_mount, mount.mountpoint.join("new.session"));
-    let remove: Change = |mount, _| fs::remove_dir(mount.mountpoint.join("empty.session"));
+    // What is removed is so for good when somebody syncs, as in any directory.
+    fn sync(mount: &Mount) -> std::io::Result<()> {
+        fs::File::open(&mount.mountpoint)?.sync_all()
+    }
+    let remove: Change = |mount, _| {
+        fs::remove_dir(mount.mountpoint.join("empty.session"))?;
+        sync(mount)
+    };
     // As `rm -r`: with the second call it relies on the first, which is only a
     // promise (DESIGN 2.12).
-    let remove_all: Change = |_, session| {
+    let remove_all: Change = |mount, session| {
         fs::remove_file(session.file())?;
-        fs::remove_dir(&session.on_mount)
+        fs::remove_dir(&session.on_mount)?;
+        sync(mount)
     };
     let changes = [make, rename, remove, remove_all];
     for filesystem in FILESYSTEMS {

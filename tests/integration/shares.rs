@@ -3,9 +3,10 @@
 
 use std::fs;
 
-use crate::common::observe::descriptors;
+use crate::common::observe::{Strace, descriptors};
+use crate::common::tools::output_of;
 use crate::common::users::{Program, User, run_as, shared_mount_by, told};
-use crate::common::{Backing, Mount, wait_until};
+use crate::common::{Backing, Mount, times, wait_until};
 
 /// How many descriptors the daemon may have.
 const LIMIT: usize = 1000;
@@ -123,4 +124,37 @@ fn rule_13_3_a_walk_is_not_bound() {
     let walk = "find . -type f -links 1 | wc -l && ls -lR . | wc -l";
     let said = told(&run_as(User::Bob, &mount.mountpoint, walk));
     assert!(said.starts_with("Some(0): 2003\n"), "{said}");
+}
+
+/// Nothing is kept of sessions that are removed, nor of those whose checkpoint is,
+/// once whoever did it has ended; and the disk is not waited for once for each.
+#[test]
+fn rule_13_3_what_is_removed_keeps_no_descriptors() {
+    let mount = Mount::new(Backing::Ext4);
+    let before = descriptors(mount.pid()).len();
+    let count = times(3000);
+    for (remove, is_left) in [
+        ("rm -r *.session", false),
+        ("rm *.session/session", true),
+        ("rm *.session/session", true),
+    ] {
+        for number in 0..count {
+            let session = mount.repository.join(format!("{number}.session"));
+            if !session.exists() {
+                fs::create_dir(&session).unwrap();
+                fs::write(session.join("session"), "old").unwrap();
+            }
+        }
+        let no_sync = ["-e", "trace=fsync", "-e", "inject=fsync:error=EIO"];
+        let strace = Strace::attach_to_all(mount.pid(), no_sync);
+        output_of(&mount.mountpoint, "sh", &["-c", remove]);
+        mount.assert_descriptors_closed(before);
+        drop(strace);
+        let found = fs::read_dir(&mount.repository).unwrap().count();
+        assert_eq!(found, if is_left { count } else { 0 }, "{remove}");
+        for session in fs::read_dir(&mount.repository).unwrap() {
+            let checkpoint = session.unwrap().path().join("session");
+            assert!(!checkpoint.exists(), "{}", checkpoint.display());
+        }
+    }
 }
