@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     session: Option<OsString>,
 
     /// What to run [default: read standard input]
-    #[arg(last = true, conflicts_with = "input")]
+    #[arg(last = true)]
     command: Vec<OsString>,
 
     #[command(flatten)]
@@ -55,18 +55,24 @@ impl Arguments {
     /// The session, and the command if there is one: behind `--`, or behind a
     /// second one in `-- SESSION -- COMMAND`.
     fn session_and_command(&self) -> Result<(&OsStr, &[OsString])> {
-        match (&self.session, &self.command[..]) {
-            (Some(session), command) => Ok((session, command)),
-            (None, [session]) => Ok((session, &[])),
+        let (session, command) = match (&self.session, &self.command[..]) {
+            (Some(session), command) => (session, command),
+            (None, [session]) => (session, &[][..]),
             (None, [session, dashes, command @ ..]) if dashes == "--" && !command.is_empty() => {
-                Ok((session, command))
+                (session, command)
             }
-            _ => Err(Failure::new(
-                Status::Usage,
-                "the session is missing before \"--\" (see sessionfs save --help)",
-            )),
+            _ => return Err(usage("the session is missing before \"--\"")),
+        };
+        match (&self.input, command) {
+            (Some(_), [_, ..]) => Err(usage("a file and a command cannot both be read")),
+            _ => Ok((session, command)),
         }
     }
+}
+
+fn usage(reason: &str) -> Failure {
+    let message = format!("{reason} (see sessionfs save --help)");
+    Failure::new(Status::Usage, message)
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {

@@ -64,8 +64,9 @@ impl Fs {
         }
         must_wait(patience)?;
         let share = self.reserve(caller, 1)?;
-        let mut text = self.report().to_string().into_bytes();
-        text.push(b'\n');
+        let mut text = in_ascii(&self.report().to_string());
+        text.push('\n');
+        let text = text.into_bytes();
         Ok(Opened {
             handle: self.handles.add(Handle::Report(text), share),
             flags: FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
@@ -137,6 +138,23 @@ impl Fs {
     }
 }
 
+/// The same JSON without anything that a terminal would act on (DESIGN 13.5): what
+/// is not plain ASCII is in strings only.
+fn in_ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            ' '..='~' => text.push(c),
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    text.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    text
+}
+
 fn process(holder: &Holder) -> Value {
     let files = holder.files.iter().map(|file| {
         let how = match file.how {
@@ -164,4 +182,21 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_in_ascii_says_the_same() {
+        let value = json!({ "a\u{9b}\u{7f}\u{202e}\n": ["é", "\u{1f600}", "\\\""] });
+        let text = in_ascii(&value.to_string());
+        assert!(
+            text.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
 }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// How long to wait at the most. The mount may live on in another mount
-/// namespace.
+/// How long to wait at the most, for each word and for the end. The mount may live
+/// on in another mount namespace, and its process may have been stopped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type Device = (u32, u32);
@@ -63,8 +63,8 @@ struct Asked {
 /// What is sent before an unmount.
 const UNMOUNTING: u8 = b'u';
 
-/// How long that may take, between two processes.
-const A_MOMENT: Duration = Duration::from_millis(100);
+/// What is answered when that has been heard.
+const HEARD: u8 = b'h';
 
 fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,7 +74,7 @@ fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
 fn announced(stream: &UnixStream) -> Option<String> {
     let mut said = [0];
     let read = stream
-        .set_read_timeout(Some(A_MOMENT))
+        .set_read_timeout(Some(PATIENCE))
         .and_then(|()| (&*stream).read(&mut said));
     if !matches!(read, Ok(1)) || said != [UNMOUNTING] {
         return None;
@@ -114,6 +114,9 @@ fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mu
         let mut asked = lock(asked);
         if let Some(unmounter) = unmounter {
             asked.unmounter = Some((Instant::now(), unmounter));
+            if let Err(e) = (&stream).write_all(&[HEARD]) {
+                log::debug!("an unmount does not hear that it is heard: {e}");
+            }
         }
         let waiting = &mut asked.waiting;
         waiting.retain(waits);
@@ -134,16 +137,9 @@ pub(super) struct Shown {
 impl Shown {
     /// The `sessionfs umount` that has just announced itself, in words.
     pub(super) fn unmounter(&self) -> Option<String> {
-        let told = || {
-            let asked = lock(&self.asked);
-            let (at, unmounter) = asked.unmounter.as_ref()?;
-            (at.elapsed() < PATIENCE).then(|| unmounter.clone())
-        };
-        // In the queue still, or being listened to.
-        if told().is_none() {
-            std::thread::sleep(A_MOMENT);
-        }
-        told()
+        let asked = lock(&self.asked);
+        let (at, unmounter) = asked.unmounter.as_ref()?;
+        (at.elapsed() < PATIENCE).then(|| unmounter.clone())
     }
 }
 
@@ -170,8 +166,13 @@ impl Watch {
 
     /// Tells it that it is about to be unmounted.
     pub(super) fn announce(&self) {
+        let announce = || {
+            (&self.0).write_all(&[UNMOUNTING])?;
+            self.0.set_read_timeout(Some(PATIENCE))?;
+            (&self.0).read_exact(&mut [0])
+        };
         // One that does not listen does not say in its log who it was.
-        if let Err(e) = (&self.0).write_all(&[UNMOUNTING]) {
+        if let Err(e) = announce() {
             log::debug!("the unmount is not announced: {e}");
         }
     }

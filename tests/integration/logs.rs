@@ -117,7 +117,8 @@ fn a_log_that_nobody_takes_is_told() {
     let mut lines = String::new();
     wait_until("the end of the mount is in the log", || {
         let mut line = [0; 4096];
-        let length = syslog.recv(&mut line).unwrap();
+        let received = syslog.recv(&mut line);
+        let length = received.unwrap_or_else(|e| panic!("{e}: {lines}"));
         lines.push_str(&text(&line[..length]));
         lines.push('\n');
         lines.contains(": unmounted by sessionfs umount")

@@ -182,6 +182,11 @@ fn a_command_follows_a_session_that_may_look_like_an_option() {
     let saved = repository.sessionfs(&["save", "--", "-x", "--", "echo", "-n", "new"]);
     assert!(saved.status.success(), "{saved:?}");
     assert_eq!(fs::read(session.join("session")).unwrap(), b"new");
+    let file = repository.path.join("file");
+    fs::write(&file, "of a file").unwrap();
+    let saved = repository.sessionfs(&["save", "-i", file.to_str().unwrap(), "--", "-x"]);
+    assert!(saved.status.success(), "{saved:?}");
+    assert_eq!(fs::read(session.join("session")).unwrap(), b"of a file");
     // Standard input, which is empty.
     let refused = repository.sessionfs(&["save", "--", "-x"]);
     assert_eq!(refused.status.code(), Some(5), "{refused:?}");

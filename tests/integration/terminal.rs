@@ -206,6 +206,9 @@ fn rule_13_5_no_name_reaches_the_log_or_the_status_of_a_mount() {
         "{told}"
     );
     assert!(told.contains("being saved by"), "{told}");
+    let report = fs::read(mount.mountpoint.join(".sessionfs-status")).unwrap();
+    assert_plain(&report);
+    assert!(serde_json::from_slice::<Value>(&report).is_ok());
     let log = mount.log();
     assert_plain(log.as_bytes());
     assert!(log.matches("abandoned").count() >= rest.len(), "{log}");
