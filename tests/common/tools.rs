@@ -20,6 +20,13 @@ pub fn close(file: fs::File) -> io::Result<()> {
     }
 }
 
+/// Copies the program under test to where another user can start it. By a process of
+/// its own: a child that another test starts meanwhile would have the copy open for
+/// writing until its exec, and nobody could start it (`ETXTBSY`).
+pub fn copy_sessionfs(to: impl AsRef<OsStr>) {
+    super::run("cp", [OsStr::new(SESSIONFS), to.as_ref()]);
+}
+
 /// Saves a content as a program does that looks at what each call says.
 pub fn save(file: impl AsRef<Path>, content: impl AsRef<[u8]>) -> io::Result<()> {
     let mut writer = fs::File::create(file)?;

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::tools::{assert_next_save_works, assert_saved, errno, open_rw, output_of};
+use crate::common::tools::{
+    assert_next_save_works, assert_saved, copy_sessionfs, errno, open_rw, output_of,
+};
 use crate::common::users::User::{Ann, Bob, Cid, Root};
 use crate::common::users::{run_as, shared_mount, told};
-use crate::common::{Backing, Mount, SESSIONFS, times};
+use crate::common::{Backing, Mount, times};
 
 #[test]
 fn what_is_made_belongs_to_its_maker_from_the_first_moment() {
@@ -286,7 +288,7 @@ fn a_daemon_of_an_ordinary_user_lets_others_read() {
     let path = disk.path();
     let outer = path.parent().unwrap();
     fs::set_permissions(outer, PermissionsExt::from_mode(0o711)).unwrap();
-    fs::copy(SESSIONFS, path.join("sessionfs")).unwrap();
+    copy_sessionfs(path.join("sessionfs"));
     for name in ["above/repository", "mnt", "dev"] {
         fs::create_dir_all(path.join(name)).unwrap();
     }

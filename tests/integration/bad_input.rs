@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::common::tools::copy_sessionfs;
 use crate::common::users::{self, User};
 use crate::common::{Backing, Disk, SESSIONFS};
 
@@ -357,7 +358,7 @@ fn what_a_user_may_not_do_is_told_and_changes_nothing() {
     set_mode(path, 0o755);
     let session = path.join("repository/nightly.session");
     fs::write(session.join("session.next"), "").unwrap();
-    fs::copy(SESSIONFS, disk.beside("sessionfs")).unwrap();
+    copy_sessionfs(disk.beside("sessionfs"));
     let on_a_session = [
         "load nightly",
         "remove nightly",

@@ -9,7 +9,7 @@ use std::thread;
 
 use crate::common::observe::{Strace, descriptors, is_in_call, named_threads, status, threads};
 use crate::common::slow::{save, slow_disk, wait_for_fsync};
-use crate::common::tools::{close, errno, open_rw};
+use crate::common::tools::{close, copy_sessionfs, errno, open_rw};
 use crate::common::{
     Backing, Mount, SESSIONFS, Session, assert_checkpoint, is_mounted, mounted, times, wait_until,
 };
@@ -428,7 +428,7 @@ fn an_ordinary_user_mounts_with_fusermount3() {
     let path = disk.path();
     let outer = path.parent().unwrap();
     crate::common::run("chmod", [OsStr::new("0711"), outer.as_os_str()]);
-    fs::copy(SESSIONFS, path.join("sessionfs")).unwrap();
+    copy_sessionfs(path.join("sessionfs"));
     for name in ["repository", "mnt", "dev"] {
         fs::create_dir(path.join(name)).unwrap();
     }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::common::storage::text;
-use crate::common::tools::end;
+use crate::common::tools::{copy_sessionfs, end};
 use crate::common::{Backing, Disk, Mount, SESSIONFS, shell, wait_until};
 
 /// `sessionfs status` with a time that nothing here may take.
@@ -129,7 +129,7 @@ fn root_is_told_of_the_mounts_of_everybody_and_others_of_their_own() {
     let disk = Disk::new(Backing::Here);
     let path = disk.path();
     fs::set_permissions(disk.beside("."), PermissionsExt::from_mode(0o711)).unwrap();
-    fs::copy(SESSIONFS, path.join("sessionfs")).unwrap();
+    copy_sessionfs(path.join("sessionfs"));
     for name in ["repository", "mnt", "dev"] {
         fs::create_dir(path.join(name)).unwrap();
         chown(path.join(name), Some(65534), Some(65534)).unwrap();

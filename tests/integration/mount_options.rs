@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use crate::common::tools::copy_sessionfs;
 use crate::common::users::{self, User};
 use crate::common::{Backing, Disk, Mount, SESSIONFS, is_mounted, run, wait_until};
 
@@ -350,7 +351,7 @@ fn mount_8_and_fstab_find_the_program_and_their_options_are_understood() {
     ] {
         fs::create_dir_all(path.join(name)).unwrap();
     }
-    fs::copy(SESSIONFS, path.join("bin/sessionfs")).unwrap();
+    copy_sessionfs(path.join("bin/sessionfs"));
     // mount(8) looks for programs in the system's directories only.
     for name in ["sessionfs", "mount.sessionfs"] {
         let link = path.join("sbin").join(name);
