@@ -12,6 +12,8 @@ pub use self::commit::{Base, Commit, Committed, Permit, Unasked};
 use self::rights::{Seen, Source};
 use super::attributes::Own;
 use super::checkpoint::Checkpoint;
+#[cfg(doc)]
+use super::error::Kind;
 use super::error::{During, Error, Result};
 use super::lock::{self, Mark, NEXT};
 use super::session::Session;

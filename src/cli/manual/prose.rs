@@ -17,15 +17,17 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
              tool saves that are atomic, durable and honest about failure. Programs that use the \
              repository directly go on working beside the mount: the format on disk is the same.",
             "Each session is a directory, NAME.session, and its file \"session\" is the \
-             checkpoint. Who has opened it for reading reads one whole checkpoint to the end. Who \
-             writes it sees a file of his own; nobody else does until it is saved. When close(2) \
+             checkpoint. A reader keeps the version that it opened. A writer sees its own file, \
+             and nobody else sees it until it is saved. When the last close(2) after a write \
              returns 0, the new checkpoint is in place and survives a power cut. When it returns \
-             an error, or the writer was killed, the old checkpoint is whole. fsync(2), and a \
-             rename(2) over \"session\", are saves as well.",
+             an error, or the writer was killed, the old checkpoint is whole (unless only the \
+             sync of the directory failed, which the log names: then the new one is in place, \
+             and may not survive a power cut). fsync(2), and a rename(2) over \"session\", are \
+             saves as well.",
             "One writer at a time: a second one gets EBUSY. A writer that did not truncate and \
              finds that another save came first gets ESTALE, and the newer checkpoint stands. \
              Programs that take turns with flock(2) on \"session\" lose nothing: it is a lock of \
-             the session, and whoever gets it before it changes anything has the current \
+             the session, and a program that gets it before it changes anything has the current \
              checkpoint open.",
         ],
         "mount" => &[

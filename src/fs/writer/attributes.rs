@@ -9,6 +9,7 @@ use super::staging::Keep;
 use super::{State, Wait, Writer};
 use crate::fs::Caller;
 use crate::fs::attr::{SetAttr, attr_of};
+use crate::fs::credentials::ACL;
 use crate::fs::errno::{Fail, Patience, Result};
 use crate::repo::{self, Attributes, Checkpoint, Kind, Session, Staged, is_mark};
 use crate::sys::{self, XattrFlags};
@@ -167,9 +168,11 @@ impl Writer {
                 self.change(&mut state, Keep::NOTHING, patience)?;
             }
             // As the caller: the kernel has asked whether he may, but for an ACL it
-            // goes by the owner that it was told of last.
-            let credentials = caller.credentials()?;
-            let _acting = credentials.begin()?;
+            // goes by the owner that it was told of last. Only of who can be seen
+            // the groups are known.
+            let is_seen = caller.tid != 0 || *name == *ACL;
+            let credentials = is_seen.then(|| caller.credentials()).transpose()?;
+            let _acting = credentials.as_ref().map(|his| his.begin()).transpose()?;
             self.change_attributes(
                 &mut state,
                 |base| self.session.set_xattr(base, name, value, flags),
