@@ -53,6 +53,11 @@ pub(super) fn changes(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
 }
 
+/// Whether an open with these flags is to append, and for nothing else.
+pub(super) fn only_appends(flags: i32) -> bool {
+    flags & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_WRONLY | libc::O_APPEND
+}
+
 impl Fs {
     /// Opens a file. A checkpoint that is to be written answers `ESTALE`, and
     /// is opened as the writer that the same thread finds then (DESIGN 4).
@@ -95,6 +100,9 @@ impl Fs {
                 let share = self.reserve(caller, 1)?;
                 let (truncates, wait) = (flags & libc::O_TRUNC != 0, Wait::For(caller.tid));
                 writer.open(truncates, caller.tid, wait, patience)?;
+                if !only_appends(flags) {
+                    writer.does_more_than_append();
+                }
                 Ok(self.opened_writer(writer, share, FopenFlags::empty()))
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
@@ -216,6 +224,7 @@ impl Fs {
         let mut origin = self.origin(session, parent, base, caller)?;
         origin.replaces = flags & libc::O_TRUNC != 0;
         origin.is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        origin.only_appends = only_appends(flags);
         let writer = self.writer(origin);
         if is_same {
             writer.show_as(id);
@@ -244,6 +253,7 @@ impl Fs {
             replaces: false,
             is_new: false,
             is_read_only: false,
+            only_appends: false,
             caller,
             credentials: caller.credentials()?,
             first_mode: None,

@@ -23,7 +23,7 @@ use super::attr::attr_of;
 use super::errno::{Fail, Patience, Result};
 use super::handle::Handle;
 use super::lookup::{absent_attr, is_file};
-use super::open::Opened;
+use super::open::{Opened, only_appends};
 use super::writer::{Wait, Writer};
 use super::{Caller, Fs};
 use crate::repo::CHECKPOINT;
@@ -52,6 +52,9 @@ impl Fs {
                 writer
             }
         };
+        if !only_appends(flags) {
+            writer.does_more_than_append();
+        }
         let share = self.reserve(caller, 1)?;
         let (truncates, wait) = (flags & libc::O_TRUNC != 0, Wait::For(caller.tid));
         writer.open(truncates, caller.tid, wait, patience)?;

@@ -62,6 +62,8 @@ pub(super) struct Writer {
     is_new: bool,
     /// Opened for reading, and made or truncated by that.
     is_read_only: bool,
+    /// Opened to append, and for nothing else: where it starts from does not matter.
+    only_appends: AtomicBool,
     /// The device of the mount.
     device: Arc<OnceLock<(u32, u32)>>,
     session: Session,
@@ -115,6 +117,8 @@ pub(super) struct Origin {
     pub(super) is_new: bool,
     /// Whether it was opened for reading.
     pub(super) is_read_only: bool,
+    /// Whether it was opened to append, and for nothing else.
+    pub(super) only_appends: bool,
     /// The thread that opens it.
     pub(super) caller: Caller,
     /// Its ids.
@@ -179,6 +183,7 @@ impl Writer {
             is_nameless: AtomicBool::new(false),
             is_new: origin.is_new,
             is_read_only: origin.is_read_only,
+            only_appends: AtomicBool::new(origin.only_appends),
             device: origin.device,
             session: origin.session,
             directory: origin.directory,

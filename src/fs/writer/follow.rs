@@ -4,8 +4,9 @@
 use std::sync::atomic::Ordering;
 
 use super::{State, Writer};
-use crate::fs::errno::Patience;
+use crate::fs::errno::{Patience, Result};
 use crate::repo::{self, Checkpoint};
+use crate::sys;
 
 impl Writer {
     /// The node of its session's directory.
@@ -47,9 +48,45 @@ impl Writer {
         // Its number is no other file's while the base is held.
         let is_other = |current: &Checkpoint| {
             let base = state.base.as_ref();
-            base.is_none_or(|base| base.stat().stx_ino != current.stat().stx_ino)
+            base.is_none_or(|base| !is_same(base, current))
         };
         Ok(self.session.checkpoint()?.filter(is_other))
+    }
+
+    /// It has been opened otherwise than to append.
+    pub(in crate::fs) fn does_more_than_append(&self) {
+        self.only_appends.store(false, Ordering::Relaxed);
+    }
+
+    /// A writer that only appends, and has its turn now, goes on from the checkpoint
+    /// that it finds: it has read nothing of the one that it was opened on, and all
+    /// that it writes goes to the end, whatever the kernel takes for that.
+    pub(super) fn follow_in_turn(&self, state: &mut State) -> Result<()> {
+        let may_follow = self.only_appends.load(Ordering::Relaxed)
+            && state.is_clean()
+            && !state.published
+            && !self.is_nameless();
+        if !may_follow || state.base.is_none() {
+            return Ok(());
+        }
+        let Some(current) = self.session.checkpoint()? else {
+            // It is gone, which the commit tells.
+            return Ok(());
+        };
+        if state
+            .base
+            .as_ref()
+            .is_some_and(|base| is_same(base, &current))
+        {
+            return Ok(());
+        }
+        // He was let in to another one (DESIGN 13.1).
+        {
+            let _acting = self.credentials.begin()?;
+            sys::access(current.as_path_fd(), libc::W_OK)?;
+        }
+        self.start_from(state, current);
+        Ok(())
     }
 
     /// Starts from this checkpoint. Answers whether it does: not if it has changed
@@ -61,6 +98,11 @@ impl Writer {
         if !state.is_clean() {
             return false;
         }
+        self.start_from(&mut state, newer);
+        true
+    }
+
+    fn start_from(&self, state: &mut State, newer: Checkpoint) {
         state.has_followed = true;
         state.shown_base = None;
         let number = newer.stat().stx_ino;
@@ -70,8 +112,12 @@ impl Writer {
             self.shown_before.store(self.shown(), Ordering::Relaxed);
             self.show_as(number);
         }
-        true
     }
+}
+
+/// Whether two checkpoints that are both held are one.
+fn is_same(one: &Checkpoint, other: &Checkpoint) -> bool {
+    one.stat().stx_ino == other.stat().stx_ino
 }
 
 impl State {

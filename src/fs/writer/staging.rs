@@ -69,29 +69,30 @@ impl Writer {
         if state.staged.is_some() {
             return Ok(());
         }
+        if !self.is_nameless() {
+            self.take_slot(keep.wait, patience)?;
+        }
+        let begun = self.begin(state, keep, patience);
+        // Who would wait comes again.
+        if begun.is_err_and(|fail| fail != Fail::WouldBlock) && !state.published {
+            self.slot.free(self.ino);
+        }
+        begun
+    }
+
+    /// Stages, in its turn.
+    fn begin(&self, state: &mut State, keep: Keep, patience: Patience) -> Result<()> {
+        self.follow_in_turn(state)?;
         let len = state.base.as_ref().map_or(0, Checkpoint::len);
         if patience == Patience::None && len.min(keep.most) > QUICK_COPY {
             return Err(Fail::WouldBlock);
         }
-        if !self.is_nameless() {
-            self.take_slot(keep.wait, patience)?;
-        }
         let has_privileges = |base: &Checkpoint| base.stat().stx_mode & 0o6000 != 0;
         state.keeps_privileges =
             state.base.as_ref().is_some_and(has_privileges) && self.caller.keeps_privileges();
-        match self.stage(state, keep) {
-            Ok(staged) => {
-                state.staged = Some(staged);
-                self.activity.staged();
-                Ok(())
-            }
-            Err(fail) => {
-                if !state.published {
-                    self.slot.free(self.ino);
-                }
-                Err(fail)
-            }
-        }
+        state.staged = Some(self.stage(state, keep)?);
+        self.activity.staged();
+        Ok(())
     }
 
     fn stage(&self, state: &State, keep: Keep) -> Result<Staged> {
