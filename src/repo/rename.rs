@@ -119,7 +119,7 @@ impl Session {
     ///
     /// # Errors
     /// As of [`remove_checkpoint`](Self::remove_checkpoint), but for
-    /// [`Kind::NotDurable`](super::Kind::NotDurable).
+    /// [`Kind::NotDurable`].
     pub(crate) fn unlink_this_checkpoint(&self, which: &Checkpoint) -> Result<bool> {
         self.unlink_checkpoint(Some(which), false)
             .map_err(|e| e.of(self.name()))
