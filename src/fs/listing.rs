@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use self::pieces::{BEHIND_SHOWN, Pieces};
+use self::pieces::{BEHIND_LAST, BEHIND_SHOWN, Pieces};
 use self::sorted::Sorted;
 use super::absence::Missing;
 use super::attr::attr_of;
@@ -212,7 +212,8 @@ impl Fs {
                 Ok(Some(first)) => first,
                 // Those that were listed are told of, and the error next time.
                 Err(errno) if is_first => return Err(errno.into()),
-                Ok(None) | Err(_) => return Ok(()),
+                Err(_) => return Ok(()),
+                Ok(None) => break,
             };
             let listed = self.listed((id, &dir), name, behind, caller);
             if let Some(listed) = listed {
@@ -221,9 +222,24 @@ impl Fs {
                     return Ok(());
                 }
                 is_first = false;
+                pieces.tell();
+            } else {
+                pieces.pass();
             }
-            pieces.pass();
         }
+        if pieces.lacks_session()
+            && let Ok(entry) = self.lookup_checkpoint(id, caller)
+        {
+            let listed = Listed {
+                offset: BEHIND_LAST,
+                name: CHECKPOINT.into(),
+                entry,
+            };
+            if self.give(&listed, &mut take) {
+                pieces.complete();
+            }
+        }
+        Ok(())
     }
 
     /// Whether the caller, who begins to read a directory, is not to see the

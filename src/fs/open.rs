@@ -97,9 +97,17 @@ impl Fs {
                 if !writes && !writer.is_open() {
                     return Err(Errno::STALE.into());
                 }
-                let share = self.reserve(caller, 1)?;
                 let (truncates, wait) = (flags & libc::O_TRUNC != 0, Wait::For(caller.tid));
-                writer.open(truncates, caller.tid, wait, patience)?;
+                let share = self.reserve(caller, 1).and_then(|share| {
+                    writer.open(truncates, caller.tid, wait, patience)?;
+                    Ok(share)
+                });
+                // The kernel may know the node of who is refused until somebody
+                // looks the name up again: it keeps no descriptors.
+                if matches!(share, Err(Fail::Errno(_))) && !writer.is_open() {
+                    self.nodes.retire(id);
+                }
+                let share = share?;
                 if !only_appends(flags) {
                     writer.does_more_than_append();
                 }

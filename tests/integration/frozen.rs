@@ -12,35 +12,30 @@ use crate::common::tools::{assert_next_save_works, assert_saved};
 use crate::common::users::{Program, User, run_as, shared_mount_by, told};
 use crate::common::{Backing, Mount, Session, run, wait_until};
 
+// Those that can be frozen.
 mod ext4 {
-    #[test]
-    fn rule_13_4_who_needs_no_disk_does_not_wait_for_it() {
-        super::rule_13_4_who_needs_no_disk_does_not_wait_for_it(crate::common::Backing::Ext4);
-    }
-    #[test]
-    fn rule_13_4_every_kind_of_change_leaves_a_thread_free() {
-        super::rule_13_4_every_kind_of_change_leaves_a_thread_free(crate::common::Backing::Ext4);
-    }
-    #[test]
-    fn rule_13_3_what_waits_to_be_written_is_bounded() {
-        super::rule_13_3_what_waits_to_be_written_is_bounded(crate::common::Backing::Ext4);
-    }
-}
+    use super::Backing::Ext4;
 
-mod xfs {
     #[test]
     fn rule_13_4_who_needs_no_disk_does_not_wait_for_it() {
-        super::rule_13_4_who_needs_no_disk_does_not_wait_for_it(crate::common::Backing::Xfs);
+        super::rule_13_4_who_needs_no_disk_does_not_wait_for_it(Ext4);
     }
+
     #[test]
     fn rule_13_4_every_kind_of_change_leaves_a_thread_free() {
-        super::rule_13_4_every_kind_of_change_leaves_a_thread_free(crate::common::Backing::Xfs);
+        super::rule_13_4_every_kind_of_change_leaves_a_thread_free(Ext4);
     }
+
     #[test]
     fn rule_13_3_what_waits_to_be_written_is_bounded() {
-        super::rule_13_3_what_waits_to_be_written_is_bounded(crate::common::Backing::Xfs);
+        super::rule_13_3_what_waits_to_be_written_is_bounded(Ext4);
     }
 }
+on_each_filesystem!(in_full xfs Xfs
+    rule_13_4_who_needs_no_disk_does_not_wait_for_it
+    rule_13_4_every_kind_of_change_leaves_a_thread_free
+    rule_13_3_what_waits_to_be_written_is_bounded
+);
 
 /// A filesystem that is frozen while this lives.
 struct Frozen(PathBuf);

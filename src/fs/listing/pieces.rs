@@ -3,8 +3,8 @@
 //!
 //! A place in it is the filesystem's own (`d_off` of getdents64(2)), so that what
 //! comes and goes meanwhile moves no other, and a program that comes back to a
-//! place finds what it would there. Only the one behind a `session` that is shown
-//! and not there is ours.
+//! place finds what it would there. Only those behind a `session` that is shown
+//! where the filesystem has none are ours.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -16,10 +16,11 @@ use super::super::shares::{Share, Shares};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Result};
 
-/// The place behind a `session` that is not there, which is shown first. No
-/// filesystem has it: ext4 has the last of all places at its end, btrfs too, and
-/// none shortly before (Linux 6.18).
+/// The place behind a `session` that is not there, which is shown first, and
+/// behind one that is shown at the end. No filesystem has them: ext4 has the last
+/// of all places at its end, btrfs too, and none shortly before (Linux 6.18).
 pub(super) const BEHIND_SHOWN: u64 = i64::MAX as u64 - 1;
+pub(super) const BEHIND_LAST: u64 = i64::MAX as u64 - 2;
 
 /// What the names take that are kept between two requests, in bytes of memory, at
 /// the most.
@@ -38,6 +39,11 @@ pub(in crate::fs) struct Pieces {
     unlisted: Vec<(OsString, u64)>,
     /// The place before the first of them.
     next: u64,
+    /// The place behind the last that was listed: names that are not to be may come
+    /// in between.
+    told: u64,
+    /// Whether it has been read up to there without a jump.
+    is_in_order: bool,
     /// Of who has it open: for the names between two requests.
     share: Option<Share>,
     /// To who lists it there is no `session`.
@@ -55,6 +61,8 @@ impl Pieces {
             at: 0,
             unlisted: Vec::new(),
             next: 0,
+            told: 0,
+            is_in_order: false,
             share: None,
             hides_session: false,
             session: None,
@@ -74,6 +82,8 @@ impl Pieces {
         self.unlisted = Vec::new();
         // What has changed since is seen from the beginning only.
         self.at = u64::MAX;
+        (self.next, self.told) = (0, 0);
+        self.is_in_order = true;
         self.hides_session = hides_session;
         self.session = shows_session.then_some(BEHIND_SHOWN);
     }
@@ -81,20 +91,24 @@ impl Pieces {
     /// It is read from a place on.
     pub(super) fn go_to(&mut self, place: u64) -> Result<()> {
         let place = if place == BEHIND_SHOWN { 0 } else { place };
-        if !self.unlisted.is_empty() && self.next == place {
-            return Ok(());
+        if self.told != place {
+            self.unlisted.clear();
+            (self.next, self.told) = (place, place);
+            self.is_in_order = false;
+            self.session = None;
         }
-        self.unlisted.clear();
-        if self.at != place {
-            sys::seek_dir(&*self.dir, place)?;
-            self.at = place;
+        if self.unlisted.is_empty() && self.at != self.next && self.next != BEHIND_LAST {
+            sys::seek_dir(&*self.dir, self.next)?;
+            self.at = self.next;
         }
-        self.next = place;
         Ok(())
     }
 
     /// The next name, and the place behind it.
     pub(super) fn first(&mut self) -> Result<Option<(&OsStr, u64)>> {
+        if self.next == BEHIND_LAST {
+            return Ok(None);
+        }
         loop {
             while let Some((name, behind)) = self.unlisted.last() {
                 if !self.passes_over(name, *behind) {
@@ -129,11 +143,34 @@ impl Pieces {
             && (self.hides_session || self.session.is_some_and(|listed| listed != behind))
     }
 
-    /// The first name has been listed, or is not to be.
+    /// The first name is not to be listed.
     pub(super) fn pass(&mut self) {
         if let Some((_, behind)) = self.unlisted.pop() {
             self.next = behind;
         }
+    }
+
+    /// The first name has been listed.
+    pub(super) fn tell(&mut self) {
+        if let Some((name, behind)) = self.unlisted.pop() {
+            (self.next, self.told) = (behind, behind);
+            if self.is_session && name == CHECKPOINT {
+                self.session = Some(behind);
+            }
+        }
+    }
+
+    /// Whether it has been read to its end without a `session`, which is there: a
+    /// save may make it another entry, which btrfs has no place for in a listing
+    /// that has begun (Linux 6.18).
+    pub(super) fn lacks_session(&self) -> bool {
+        self.is_session && self.is_in_order && !self.hides_session && self.session.is_none()
+    }
+
+    /// The missing one has been listed.
+    pub(super) fn complete(&mut self) {
+        self.session = Some(BEHIND_LAST);
+        (self.next, self.told) = (BEHIND_LAST, BEHIND_LAST);
     }
 
     /// A request has been answered: what is not listed is kept if the user may
