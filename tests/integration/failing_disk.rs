@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use crate::common::failing::{FAULTY, FailingDevice};
+use crate::common::mkfs::NO_PATH;
 use crate::common::observe::descriptors;
 use crate::common::tools::{assert_next_save_works, assert_saved, close, errno, open_rw, save};
 use crate::common::{Backing, Disk, Mount, SESSIONFS, Session, run, unmount, wait_until};
@@ -25,7 +26,7 @@ fn mounted(device: &FailingDevice, options: &[&str]) -> (Mount, Session) {
 fn mounted_on(disk: Disk, options: &[&str]) -> (Mount, Session) {
     let repository = disk.path().join("repository");
     fs::create_dir(&repository).unwrap();
-    let mut mount = Mount::of(disk, repository, options);
+    let mut mount = Mount::of(disk, repository, &[&NO_PATH, options].concat());
     // It logs saves that failed.
     mount.may_complain = true;
     let session = mount.session("a");
@@ -49,7 +50,7 @@ fn mount_anew(device: &FailingDevice, mount: &mut Mount) {
     assert!(mount.wait().success(), "{}", mount.log());
     unmount("umount", &[mount.disk.path()]);
     run("mount", [&device.device, mount.disk.path()]);
-    mount.restart(&[]);
+    mount.restart(&NO_PATH);
 }
 
 /// A block cannot be written, and all others can: the save that has it fails,
@@ -272,7 +273,7 @@ fn rule_2_3_a_change_of_names_that_is_not_durable_is_no_success() {
 
 /// The tests share the table of mounts, in which the repository of one may lie on
 /// a filesystem that does not even tell its attributes: another test makes
-/// filesystems meanwhile (see `common::mkfs`).
+/// filesystems meanwhile (see [`NO_PATH`]).
 #[test]
 fn filesystems_are_made_while_one_has_shut_down() {
     let device = FailingDevice::with("xfs");
