@@ -143,13 +143,17 @@ impl Fs {
             from == (to, OsStr::new(LOCK)) && self.nodes.open_file(stat.stx_ino).is_some();
         let exchanges =
             self.is_checkpoint(from.0, from.1)? && flags.contains(RenameFlags::EXCHANGE);
+        // Under its other name, as a backup: rename(2) leaves both names of one file
+        // where they are.
+        let is_it = self.removals.promised(to, stat.stx_ino).is_some()
+            || (replaced.as_ref()).is_some_and(|old| old.stat().stx_ino == stat.stx_ino);
         self.count_save(&session, || {
             if owns_lock {
                 session.adopt_lock()?;
             } else if exchanges {
                 let _theirs = self.keep_writers_out(from.0, caller)?;
                 session.exchange(&self.session(from.0)?)?;
-            } else if flags.is_empty() && self.removals.promised(to, stat.stx_ino).is_some() {
+            } else if flags.is_empty() && is_it {
                 session.take_back(&*source.fd, from.1)?;
             } else {
                 session.adopt(&*source.fd, from.1, flags)?;

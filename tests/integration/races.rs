@@ -25,7 +25,11 @@ fn mounted(backing: Backing) -> (Mount, Session) {
 fn rule_2_9_a_lost_race_is_estale_at_close(backing: Backing) {
     let (_mount, session) = mounted(backing);
     let slow = open_rw(session.file()).unwrap();
-    let append = fs::File::options().append(true).open(session.file());
+    // One that reads as well: what only appends goes on from what it finds.
+    let append = fs::File::options()
+        .read(true)
+        .append(true)
+        .open(session.file());
     let mut append = append.unwrap();
     fs::write(session.file(), "newer").unwrap();
     let inode = session.inode();

@@ -74,7 +74,7 @@ fn teeth_a_model_with_a_wrong_rule_is_found_out_in_a_few_steps() {
         Wrong::ReaderFollows,
         Wrong::ForeignLockIgnored,
         Wrong::RemovedAtOnce,
-        Wrong::RenameUnasked,
+        Wrong::KeepsName,
     ] {
         let rules = rules(&mount, wrong);
         let mut tries = (0..1000).filter_map(|number| {

@@ -28,8 +28,8 @@ pub enum Wrong {
     ForeignLockIgnored,
     /// A removal is seen in the repository at once (not 2.12).
     RemovedAtOnce,
-    /// A rename onto `session` does not ask for other writers (not 2.11).
-    RenameUnasked,
+    /// A writer that its own process has replaced saves all the same (not 2.12).
+    KeepsName,
 }
 
 /// A file's content, by its number: as long as anybody has it, it is the same
@@ -90,6 +90,8 @@ enum Found {
     /// A session without a checkpoint shows an empty one.
     Empty,
     Checkpoint(Inode),
+    /// What it has made anew, and has open.
+    Own(Handle),
 }
 
 /// An open file.
@@ -116,6 +118,12 @@ struct Writer {
     staged: Option<Bytes>,
     failed: Option<i32>,
     has_saved: bool,
+    /// Made where there was nothing.
+    is_new: bool,
+    /// Its own process has removed or replaced it (2.12).
+    is_nameless: bool,
+    /// Opened for nothing else (2.9).
+    only_appends: bool,
 }
 
 impl Model {
@@ -254,6 +262,10 @@ impl Model {
             Step::OpenFile(d, s, name, _) if !self.is_open(d) => {
                 self.sessions[s].is_some_and(|dir| self.is_ambiguous(dir, FILE_NAMES[name]))
             }
+            // Another descriptor of a writer, whose last close is one of several.
+            Step::Open(_, s, _) | Step::RenameAway(s, ..) | Step::RenameCheckpoint(s, _) => {
+                (self.dir(s)).is_ok_and(|dir| matches!(self.find(dir), Found::Own(_)))
+            }
             _ => false,
         }
     }
@@ -268,6 +280,10 @@ impl Model {
     }
 
     fn find(&self, dir: Directory) -> Found {
+        let is_own = |handle: &Handle| matches!(&self.handles[*handle].what, What::Writer(w) if w.is_new && !w.has_saved);
+        if let Some(own) = self.own_writers(dir).find(is_own) {
+            return Found::Own(own);
+        }
         let dir = &self.directories[dir];
         match (dir.checkpoint, dir.removal) {
             (Some(inode), Some(Removal::Promised(removed))) if inode == removed => Found::Nothing,
@@ -332,12 +348,16 @@ impl Model {
         Ok(())
     }
 
-    fn unlink(&mut self, dir: Directory) -> Result<()> {
-        let found = self.find(dir);
+    fn unlink(&mut self, at: Directory) -> Result<()> {
+        let found = match (self.find(at), self.directories[at].checkpoint) {
+            (Found::Own(_), Some(inode)) => Found::Checkpoint(inode),
+            (Found::Own(_), None) => Found::Empty,
+            (found, _) => found,
+        };
         let wrong = self.wrong;
-        let dir = &mut self.directories[dir];
+        let dir = &mut self.directories[at];
         dir.removal = Some(match found {
-            Found::Nothing => return Err(libc::ENOENT),
+            Found::Nothing | Found::Own(_) => return Err(libc::ENOENT),
             Found::Empty => Removal::Done,
             Found::Checkpoint(_) if dir.is_locked => return Err(libc::EBUSY),
             Found::Checkpoint(_) if wrong == Wrong::RemovedAtOnce => {
@@ -346,6 +366,7 @@ impl Model {
             }
             Found::Checkpoint(inode) => Removal::Promised(inode),
         });
+        self.own_writers_lose_names(at);
         Ok(())
     }
 
@@ -381,25 +402,29 @@ impl Model {
     }
 
     fn become_checkpoint(&mut self, inode: Inode, to: Directory) -> Result<()> {
-        let wrong = self.wrong;
-        let to = &mut self.directories[to];
-        if (to.slot.is_some() && wrong != Wrong::RenameUnasked) || to.is_locked {
+        let dir = &mut self.directories[to];
+        if dir.is_locked {
             return Err(libc::EBUSY);
         }
-        to.checkpoint = Some(inode);
-        to.removal = None;
+        dir.checkpoint = Some(inode);
+        dir.removal = None;
+        self.own_writers_lose_names(to);
         Ok(())
     }
 
     /// The checkpoint, which is made if an empty one is only shown.
     fn made(&mut self, dir: Directory) -> Result<Inode> {
         match self.find(dir) {
-            Found::Nothing => return Err(libc::ENOENT),
+            Found::Nothing | Found::Own(_) => return Err(libc::ENOENT),
             Found::Checkpoint(inode) => return Ok(inode),
             Found::Empty => {}
         }
         let new = self.new_inode(Bytes::default());
-        self.become_checkpoint(new, dir)?;
+        let dir = &mut self.directories[dir];
+        if dir.is_locked || dir.slot.is_some() {
+            return Err(libc::EBUSY);
+        }
+        dir.checkpoint = Some(new);
         Ok(new)
     }
 
@@ -455,6 +480,7 @@ impl Model {
                 Found::Nothing => None,
                 Found::Empty => Some(Bytes::default()),
                 Found::Checkpoint(inode) => Some(self.inodes[inode].clone()),
+                Found::Own(handle) => Some(self.content_of(handle)),
             };
             let session_view = SessionView {
                 repository: with(dir.checkpoint.map(|inode| self.inodes[inode].clone())),

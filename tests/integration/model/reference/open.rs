@@ -36,7 +36,7 @@ impl Model {
                 return Err(libc::EEXIST);
             }
             Found::Checkpoint(inode) => Some(inode),
-            Found::Empty => None,
+            Found::Empty | Found::Own(_) => None,
         };
         let mut open = Open {
             flags,
@@ -53,6 +53,9 @@ impl Model {
                 staged: None,
                 failed: None,
                 has_saved: false,
+                is_new: false,
+                is_nameless: false,
+                only_appends: flags.writes() && !flags.reads() && flags.has(libc::O_APPEND),
             };
             if writer.replaces {
                 self.stage(&mut writer, false, self.handles.len())?;
@@ -73,6 +76,9 @@ impl Model {
             staged: None,
             failed: None,
             has_saved: false,
+            is_new: true,
+            is_nameless: false,
+            only_appends: false,
         };
         let staged = self.stage(&mut writer, false, self.handles.len());
         // Part of the save from now on; one that is refused leaves the old one.
@@ -147,6 +153,15 @@ impl Model {
             return Ok(());
         }
         let dir = &mut self.directories[writer.dir];
+        if writer.is_nameless {
+            if let Some(errno) = self.tmpfile_in_removed.filter(|_| dir.is_gone) {
+                return Err(errno);
+            }
+            let base = writer.base.filter(|_| keep);
+            let base = base.map_or_else(Bytes::default, |base| self.inodes[base].clone());
+            writer.staged = Some(base);
+            return Ok(());
+        }
         if dir.slot.is_some_and(|owner| owner != handle) && self.wrong != Wrong::TwoWriters {
             return Err(libc::EBUSY);
         }
@@ -161,6 +176,10 @@ impl Model {
             return Err(errno);
         }
         dir.slot = Some(handle);
+        if writer.only_appends && !writer.has_saved && writer.base.is_some() {
+            // It goes on from what it finds in its turn.
+            writer.base = dir.checkpoint.or(writer.base);
+        }
         let base = writer.base.filter(|_| keep);
         writer.staged = Some(base.map_or_else(Bytes::default, |base| self.inodes[base].clone()));
         Ok(())
@@ -168,6 +187,9 @@ impl Model {
 
     /// Publishes what is staged.
     pub(super) fn commit(&mut self, writer: &mut Writer) -> Result<()> {
+        if writer.is_nameless && self.wrong != Wrong::KeepsName {
+            return Ok(());
+        }
         let Some(staged) = writer.staged.take() else {
             return Ok(());
         };
@@ -203,8 +225,8 @@ impl Model {
         }
         self.with_writer(handle, |model, writer| {
             let result = match writer.failed.take() {
-                Some(errno) => Err(errno),
-                None => model.commit(writer),
+                Some(errno) if !writer.is_nameless => Err(errno),
+                _ => model.commit(writer),
             };
             writer.staged = None;
             writer.has_saved = false;
@@ -232,7 +254,11 @@ impl Model {
 
     /// What a descriptor shows.
     pub(super) fn content(&self, descriptor: usize) -> Bytes {
-        let handle = self.descriptors[descriptor].expect("it is open");
+        self.content_of(self.descriptors[descriptor].expect("it is open"))
+    }
+
+    /// What an open file shows.
+    pub(super) fn content_of(&self, handle: Handle) -> Bytes {
         let inode = match &self.handles[handle].what {
             What::File(_, Some(dir)) if self.wrong == Wrong::ReaderFollows => {
                 self.directories[*dir].checkpoint
@@ -315,7 +341,7 @@ impl Model {
         let handle = self.descriptors[descriptor].expect("it is open");
         let wrong = self.wrong;
         self.with_writer(handle, |model, writer| {
-            if let Some(errno) = writer.failed {
+            if let Some(errno) = writer.failed.filter(|_| !writer.is_nameless) {
                 return Err(errno);
             }
             if wrong == Wrong::NoSavePoint {
@@ -327,13 +353,50 @@ impl Model {
         })
     }
 
-    /// A save of its own.
+    /// The writers of a session that are open under its name.
+    pub(super) fn own_writers(&self, dir: Directory) -> impl Iterator<Item = Handle> + use<'_> {
+        (0..self.handles.len()).filter(move |handle| {
+            let open = &self.handles[*handle];
+            open.descriptors > 0
+                && matches!(&open.what, What::Writer(w) if w.dir == dir && !w.is_nameless)
+        })
+    }
+
+    /// What the process has open for writing has lost its name to it (2.12).
+    pub(super) fn own_writers_lose_names(&mut self, dir: Directory) {
+        let own: Vec<Handle> = self.own_writers(dir).collect();
+        for handle in own {
+            if let What::Writer(writer) = &mut self.handles[handle].what {
+                writer.is_nameless = true;
+            }
+        }
+        self.directories[dir].slot = None;
+    }
+
+    /// Of its own writer, if there is one (2.15): of the one that changes the session,
+    /// or of the youngest. Else a save of its own.
     pub(super) fn truncate(&mut self, dir: Directory, len: u64) -> Result<()> {
         let base = match self.find(dir) {
             Found::Nothing => return Err(libc::ENOENT),
-            Found::Empty => None,
+            Found::Empty | Found::Own(_) => None,
             Found::Checkpoint(inode) => Some(inode),
         };
+        let slot = self.directories[dir].slot;
+        let changing = self.own_writers(dir).find(|own| Some(*own) == slot);
+        if let Some(own) = changing.or(self.own_writers(dir).last()) {
+            return self.with_writer(own, |model, writer| {
+                if len == 0 {
+                    writer.failed = None;
+                }
+                if let Err(errno) = model.stage(writer, len > 0, own) {
+                    writer.failed.get_or_insert(errno);
+                    return Err(errno);
+                }
+                let staged = writer.staged.as_mut().expect("it is staged");
+                staged.0.resize(len as usize, 0);
+                Ok(())
+            });
+        }
         let mut writer = Writer {
             dir,
             base,
@@ -342,6 +405,9 @@ impl Model {
             staged: None,
             failed: None,
             has_saved: false,
+            is_new: false,
+            is_nameless: false,
+            only_appends: false,
         };
         self.stage(&mut writer, len > 0, self.handles.len())?;
         let staged = writer.staged.as_mut().expect("it is staged");
