@@ -43,7 +43,10 @@ pub(super) struct Log {
 
 /// Says so if the log is to be lost.
 pub(super) fn warn_if_lost(log: &Log) {
-    let is_wanted = log.level != Some(LevelFilter::Off);
+    let is_wanted = match log.level {
+        Some(level) => level != LevelFilter::Off,
+        None => std::env::var_os("RUST_LOG").is_none_or(|filter| filter != "off"),
+    };
     if let (Target::Syslog, true, Err(e)) = (&log.target, is_wanted, Syslog::connect()) {
         failure::warn(&format!(
             "nobody takes the log ({SYSLOG}: {e}); --log-file keeps it"
