@@ -129,6 +129,30 @@ pub fn shell(shell: &str, directory: &Path, command: &str) -> Output {
         .unwrap_or_else(|e| panic!("{shell}: {e} (scripts/packages lists what is needed)"))
 }
 
+/// Does a test in a process of its own, in which no other test starts programs: a
+/// child has a copy of all that is open until its exec, and a close that has written
+/// nothing waits for that only so long (DESIGN 5).
+pub fn alone(test: impl FnOnce()) {
+    const ALONE: &str = "SESSIONFS_TEST_ALONE";
+    let thread = std::thread::current();
+    // With one test at a time it runs on the main thread.
+    let name = thread.name().filter(|name| *name != "main");
+    let Some(name) = name.filter(|_| std::env::var_os(ALONE).is_none()) else {
+        return test();
+    };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--include-ignored", "--nocapture"])
+        .env(ALONE, "yes")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    println!("{}", said.concat());
+    assert!(output.status.success(), "{name}: {}", output.status);
+    assert!(said[0].contains("1 passed"), "{name} is no test");
+}
+
 /// A directory on a filesystem of its own.
 pub struct Disk {
     directory: tempfile::TempDir,

@@ -15,7 +15,7 @@ use std::fs::{self, File};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::common::{Backing, Mount, is_full};
+use crate::common::{Backing, Mount, alone, is_full};
 use chance::{Random, SEED};
 use compare::Looks;
 use reference::{Rules, Wrong};
@@ -32,12 +32,12 @@ fn sequences() -> u64 {
 }
 
 fn section_2_a_mount_does_what_the_model_does(backing: Backing) {
-    compare_by_chance(&mounted(backing, &[]));
+    alone(|| compare_by_chance(&mounted(backing, &[])));
 }
 
 #[test]
 fn section_2_a_mount_without_passthrough_does_what_the_model_does() {
-    compare_by_chance(&mounted(Backing::Tmpfs, &["--no-passthrough"]));
+    alone(|| compare_by_chance(&mounted(Backing::Tmpfs, &["--no-passthrough"])));
 }
 
 fn compare_by_chance(mount: &Mount) {
@@ -64,6 +64,10 @@ const MOST: usize = 8;
 /// in it is found out, by a sequence that says why.
 #[test]
 fn teeth_a_model_with_a_wrong_rule_is_found_out_in_a_few_steps() {
+    alone(find_each_wrong_rule);
+}
+
+fn find_each_wrong_rule() {
     let seed = Random::seed();
     println!("{SEED}={seed}");
     let mount = mounted(Backing::Tmpfs, &[]);
