@@ -27,7 +27,7 @@ use fuser::{INodeNo, Notifier};
 pub(super) use self::queue::Flocks;
 pub use self::queue::{Answer, Due};
 use super::entries::must_wait;
-use super::errno::{Patience, Result};
+use super::errno::{Fail, Patience, Result};
 use super::handle::Handle;
 use super::node::Role;
 use super::writer::Writer;
@@ -78,13 +78,13 @@ impl Fs {
     pub fn flock(&self, ask: &Ask, patience: Patience) -> Result<Locked> {
         let handle = self.handles.get(ask.handle)?;
         match (ask.what, &*handle) {
-            (Flock::Unlock, Handle::Writer(writer)) if writer.is_unsaved() => {
+            (Flock::Unlock, Handle::Writer(writer)) if writer.is_unsaved(patience)? => {
                 self.flocks.unlock_when_saved(ask.handle);
                 Ok(Locked::Now)
             }
             (Flock::Unlock, handle) => {
                 if let Handle::Writer(writer) = handle {
-                    writer.rest();
+                    writer.rest(patience)?;
                 }
                 self.flocks.release(ask.handle);
                 Ok(Locked::Now)
@@ -152,14 +152,12 @@ impl Fs {
         if matches!(self.nodes.role(ask.node), Some(Role::Empty)) {
             return Ok(());
         }
-        let newer = match writer.newer() {
+        let newer = match writer.newer(patience) {
             Ok(Some(newer)) => newer,
             Ok(None) => return Ok(()),
-            Err(error) => {
-                // The lock is had all the same. A save ends as it would without.
-                log::debug!("a writer stays where it was: {error}");
-                return Ok(());
-            }
+            Err(Fail::WouldBlock) => return Err(Fail::WouldBlock),
+            // The lock is had all the same. A save ends as it would without.
+            Err(Fail::Errno(_)) => return Ok(()),
         };
         must_wait(patience)?;
         if self.may_have(&newer, ask.caller) {

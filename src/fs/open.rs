@@ -449,7 +449,8 @@ impl Fs {
         match &*self.handles.get(handle)? {
             Handle::Writer(writer) => {
                 let flushed = writer.flush(caller.tid, patience);
-                if !writer.is_unsaved() {
+                // One that is busy tells it later.
+                if flushed != Err(Fail::WouldBlock) && writer.is_unsaved(patience) == Ok(false) {
                     self.flocks.saved(handle);
                 }
                 flushed

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{State, Writer};
 use crate::fs::errno::{Patience, Result};
-use crate::repo::{self, Checkpoint};
+use crate::repo::Checkpoint;
 use crate::sys;
 
 impl Writer {
@@ -15,33 +15,35 @@ impl Writer {
     }
 
     /// Whether it has changed something that is not saved.
-    pub(in crate::fs) fn is_unsaved(&self) -> bool {
-        // Busy is changing, or saving.
-        self.lock(Patience::None)
-            .map_or(true, |state| state.staged.is_some())
+    ///
+    /// # Errors
+    /// Only that it would wait.
+    pub(in crate::fs) fn is_unsaved(&self, patience: Patience) -> Result<bool> {
+        Ok(self.lock(patience)?.staged.is_some())
     }
 
     /// After a save point it keeps others from saving until it is closed; but not
     /// after it has unlocked the session (DESIGN 2.16).
-    pub(in crate::fs) fn rest(&self) {
-        if let Ok(mut state) = self.lock(Patience::None)
-            && state.is_clean()
-            && state.published
-        {
+    ///
+    /// # Errors
+    /// Only that it would wait.
+    pub(in crate::fs) fn rest(&self, patience: Patience) -> Result<()> {
+        let mut state = self.lock(patience)?;
+        if state.is_clean() && state.published {
             // Nothing is staged, so nothing can fail.
             let _ = self.finish(&mut state);
         }
+        Ok(())
     }
 
     /// The checkpoint that has replaced the one it starts from, if it has changed
     /// nothing.
     ///
     /// # Errors
-    /// As of [`Session::checkpoint`](crate::repo::Session::checkpoint).
-    pub(in crate::fs) fn newer(&self) -> repo::Result<Option<Checkpoint>> {
-        let Ok(state) = self.lock(Patience::None) else {
-            return Ok(None);
-        };
+    /// That it would wait: others may be looking at it, for a moment. As of
+    /// [`Session::checkpoint`](crate::repo::Session::checkpoint).
+    pub(in crate::fs) fn newer(&self, patience: Patience) -> Result<Option<Checkpoint>> {
+        let state = self.lock(patience)?;
         if !state.is_clean() || self.is_nameless() {
             return Ok(None);
         }
