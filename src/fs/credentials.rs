@@ -39,6 +39,18 @@ impl Caller {
         f()
     }
 
+    /// Does what the kernel has let the caller do, and does it as the caller, if that
+    /// is somebody whom we see: the kernel goes by what it was told last, which may
+    /// be a second old. In a directory with the sticky bit another user's session may
+    /// have taken the name by then.
+    pub(super) fn act_if_seen<T>(self, f: impl FnOnce() -> sys::Result<T>) -> sys::Result<T> {
+        if self.tid != 0 && self.check().is_ok() {
+            self.act(f)
+        } else {
+            f()
+        }
+    }
+
     /// Who he is at this moment.
     ///
     /// # Errors

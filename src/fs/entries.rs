@@ -152,7 +152,7 @@ impl Fs {
         }
         if !self.is_special(parent, name)? {
             let dir = self.dir(parent)?;
-            return Ok(sys::unlink(&*dir.fd, name)?);
+            return Ok(caller.act_if_seen(|| sys::unlink(&*dir.fd, name))?);
         }
         let session = self.session(parent)?;
         if name == LOCK {
@@ -186,12 +186,13 @@ impl Fs {
             self.complete_removal(stat.stx_ino, caller, patience)?;
             // As in any directory it is durable when somebody syncs: an `rm -r` of
             // many sessions would wait for the disk as often.
-            sys::rmdir(&*self.dir(ROOT)?.fd, name.as_os_str())?;
+            let root = self.dir(ROOT)?;
+            caller.act_if_seen(|| sys::rmdir(&*root.fd, name.as_os_str()))?;
             self.removals.forget(stat.stx_ino);
             return Ok(());
         }
         let dir = self.dir(parent)?;
-        Ok(sys::rmdir(&*dir.fd, name)?)
+        Ok(caller.act_if_seen(|| sys::rmdir(&*dir.fd, name))?)
     }
 
     /// Whether the caller may use a node so (access(2)). Without

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use fuser::BackingId;
 
 use super::hold::Held;
+use super::shares::limit_of_descriptors;
 use super::writer::Writer;
 use crate::sys::Statx;
 
@@ -270,7 +271,8 @@ impl Nodes {
         }
         let mut kept = self.kept();
         kept.push_back(id);
-        let oldest = if kept.len() > MOST_KEPT {
+        let most = MOST_KEPT.min(usize::try_from(limit_of_descriptors() / 8).unwrap_or(MOST_KEPT));
+        let oldest = if kept.len() > most {
             kept.pop_front()
         } else {
             None

@@ -13,9 +13,11 @@ use std::io;
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::identity::Process;
 use super::mountinfo;
 use crate::repo::CHECKPOINT;
 use crate::sys;
@@ -23,6 +25,9 @@ use crate::sys;
 /// `/proc/PID/stat`: exiting, and by a signal (linux/sched.h).
 const PF_EXITING: u64 = 0x4;
 const PF_SIGNALED: u64 = 0x400;
+
+/// How long a look is tried again for which we lack descriptors or memory.
+const SHORT_TIME: Duration = Duration::from_secs(1);
 
 /// What a process is about that closes a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,14 +69,57 @@ pub(super) fn closer(tid: u32, file: Sought) -> Closer {
     if tid == 0 {
         return Closer::Unknown;
     }
-    match own_table(tid, file) {
+    match patiently(|| own_table(tid, file)) {
         Ok(Table::Holds | Table::HoldsUntilExec) => Closer::Holds,
         Ok(Table::Other) => Closer::Closed,
         // An empty table: it closes all, or had just this one.
         Ok(Table::Empty) => ending(tid),
         Err(e) if e.kind() == io::ErrorKind::NotFound => ending(tid),
+        Err(e) if is_short(&e) => cannot_tell(tid, &e),
         Err(_) => Closer::Unknown,
     }
+}
+
+/// The process of a thread that waits for us. Where we lack a descriptor to know it
+/// by, this is tried again.
+pub(super) fn known(tid: u32) -> Process {
+    let start = Instant::now();
+    loop {
+        let process = Process::of(tid);
+        if process.is_known() || tid == 0 || start.elapsed() > SHORT_TIME {
+            return process;
+        }
+        std::thread::sleep(SHORT_TIME / 100);
+    }
+}
+
+/// Whether it is us who lack something.
+fn is_short(error: &io::Error) -> bool {
+    let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| short.contains(&errno))
+}
+
+/// Looks again for a while where we lack descriptors or memory to look. Only for a
+/// thread that serves nobody else.
+fn patiently<T>(mut look: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let start = Instant::now();
+    loop {
+        match look() {
+            Err(e) if is_short(&e) && start.elapsed() < SHORT_TIME => {
+                std::thread::sleep(SHORT_TIME / 100);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// A process that may have been killed, as nobody can tell that it was not: what it
+/// wrote may be a piece, and is not published.
+fn cannot_tell(pid: u32, why: &io::Error) -> Closer {
+    log::error!("how process {pid} ends cannot be seen: {why}");
+    Closer::Killed
 }
 
 /// Whether a process may be in exec(2), past the point where it has given its
@@ -333,15 +381,19 @@ fn is_mount_of(pid: u32, mount: u64, device: Option<(u32, u32)>) -> bool {
 
 /// How a thread with an empty table ends, if it does.
 fn ending(tid: u32) -> Closer {
-    let Ok(status) = fs::read(format!("/proc/{tid}/status")) else {
-        return Closer::Unknown;
+    let status = match patiently(|| fs::read(format!("/proc/{tid}/status"))) {
+        Ok(status) => status,
+        Err(e) if is_short(&e) => return cannot_tell(tid, &e),
+        Err(_) => return Closer::Unknown,
     };
     if has_memory(&status) {
         return Closer::Closed;
     }
     // Out of exec(2) for good: see `is_being_killed`.
-    let Ok(stat) = fs::read(format!("/proc/{tid}/stat")) else {
-        return Closer::Unknown;
+    let stat = match patiently(|| fs::read(format!("/proc/{tid}/stat"))) {
+        Ok(stat) => stat,
+        Err(e) if is_short(&e) => return cannot_tell(tid, &e),
+        Err(_) => return Closer::Unknown,
     };
     match parse_stat(&stat) {
         None => Closer::Unknown,
@@ -368,8 +420,10 @@ fn has_memory(status: &[u8]) -> bool {
 /// it waits for the end of that (seen on Linux 6.18; status and fdinfo do
 /// not), and exec may wait for us, with the FLUSH of a close-on-exec file.
 pub(super) fn is_being_killed(pid: u32) -> bool {
-    let Ok(status) = fs::read(format!("/proc/{pid}/status")) else {
-        return false;
+    let status = match patiently(|| fs::read(format!("/proc/{pid}/status"))) {
+        Ok(status) => status,
+        Err(e) if is_short(&e) => return cannot_tell(pid, &e) == Closer::Killed,
+        Err(_) => return false,
     };
     if !has_memory(&status) {
         return ending(pid) == Closer::Killed;

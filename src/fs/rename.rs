@@ -72,7 +72,8 @@ impl Fs {
         } else {
             let (source, target) = (self.dir(from.0)?, self.dir(to.0)?);
             self.renaming(|| {
-                sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags)?;
+                caller
+                    .act_if_seen(|| sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags))?;
                 self.nodes.renamed(stat.stx_ino, to.0, to.1);
                 sys::Result::Ok(())
             })?;
@@ -107,7 +108,8 @@ impl Fs {
         }
         Ok(self.repository.rename_by(&old, |root| {
             self.renaming(|| {
-                sys::rename(root, old.as_os_str(), root, new.as_os_str(), flags)?;
+                let (old, new) = (old.as_os_str(), new.as_os_str());
+                caller.act_if_seen(|| sys::rename(root, old, root, new, flags))?;
                 self.nodes.renamed(moved.stx_ino, ROOT, to);
                 if let Some(other) = other.filter(|_| flags.contains(RenameFlags::EXCHANGE)) {
                     self.nodes.renamed(other.stx_ino, ROOT, from);

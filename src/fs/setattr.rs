@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fuser::FileAttr;
 
 use super::attr::{SetAttr, attr_of};
-use super::errno::{Patience, Result};
+use super::errno::{Fail, Patience, Result};
 use super::handle::Handle;
 use super::node::{ROOT, Role};
 use super::writer::Writer;
@@ -42,7 +42,13 @@ impl Fs {
         match self.role(id)? {
             Role::Writer(writer) => {
                 self.retries.done(caller.tid);
-                writer.set_attr(set, caller, patience)
+                let done = writer.set_attr(set, caller, patience);
+                // One that nobody has open is done with, and the kernel may know it
+                // for long.
+                if done != Err(Fail::WouldBlock) && !writer.is_open() {
+                    self.nodes.retire(id);
+                }
+                done
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
                 if set.size.is_some()

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 /// The descriptors that an open checkpoint takes while it is written, beside
-/// that of its handle: of its session, of the checkpoint it started from, of what is
-/// staged, and of the process that writes.
-pub(super) const OF_WRITER: u64 = 4;
+/// that of its handle: of its session, of the checkpoint it started from, twice if
+/// that is read, of the one whose number it shows, of what is staged, and of two
+/// processes that write.
+pub(super) const OF_WRITER: u64 = 7;
 
 /// At the most so many descriptors are kept for the daemon itself: for what it
-/// opens while it answers.
-const RESERVE: u64 = 128;
+/// opens while it answers, and for what it holds for nobody in particular
+/// (`hold`, `node`, `replaced`), which is bounded by itself.
+const RESERVE: u64 = 4096;
 
 /// What has given nothing back for so long stands still: a disk does not answer,
 /// say.
@@ -63,7 +65,7 @@ impl Shares {
     /// reserve for the daemon itself.
     pub(super) fn of_descriptors() -> Arc<Self> {
         let limit = limit_of_descriptors();
-        let reserve = RESERVE.min(limit / 8);
+        let reserve = RESERVE.min(limit / 4);
         Self::new(limit / 2 - reserve, limit - reserve)
     }
 

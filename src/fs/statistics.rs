@@ -84,6 +84,16 @@ impl Statistics {
         inner.note(session, errno);
     }
 
+    /// Whether the last save of a session has failed with this error: who tries again
+    /// and again need not be told of each time.
+    pub(super) fn has_failed_so(&self, session: &SessionName, errno: i32) -> bool {
+        let inner = self.lock();
+        inner
+            .errors
+            .get(session)
+            .is_some_and(|last| last.errno == errno)
+    }
+
     pub(super) fn saves(&self) -> Saves {
         self.lock().saves
     }

@@ -284,7 +284,7 @@ fn a_hundred_thousand_open_files_are_held_and_let_go() {
 /// files and of writers.
 #[test]
 fn too_many_open_files_are_emfile_and_all_work_afterwards() {
-    let mut mount = with_sessions(&["prlimit", "--nofile=600:600"], 1000);
+    let mut mount = with_sessions(&["prlimit", "--nofile=1200:1200"], 1000);
     mount.may_complain = true;
     let free = mount.session("free");
     assert_next_save_works(&free);

@@ -362,7 +362,8 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
         );
         assert_eq!(checkpoint(&session), left, "{name}");
     }
-    // His program, which root takes over while he writes it.
+    // A program of Bob's that root takes over while he writes it: what he has set as
+    // its owner is not done to root's file, and not left out in silence.
     let session = session_of(&mount, "taken", "61002:61002");
     do_as(Bob, &session, "echo old > session");
     let writer = Writer {
@@ -371,7 +372,16 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
     };
     let told = writer.run(&session, &[(Root, "chown 0:0 session")]);
     let (said, found) = (told.clone(), checkpoint(&session));
-    assert_eq!((&*said, &*found), ("0 0 0", "0:0 755 new"), "{told}");
+    assert_eq!((&*said, &*found), ("0 0 ESTALE", "0:0 644 old"), "{told}");
+    // The same without that: the content is his to write, as anywhere.
+    let session = session_of(&mount, "taken-as-it-is", "61002:61002");
+    do_as(Bob, &session, "echo old > session");
+    let writer = Writer {
+        first: "os.write(fd, b'new')",
+        ..Writer::default()
+    };
+    let told = writer.run(&session, &[(Root, "chown 0:0 session; chmod 600 session")]);
+    assert_eq!((&*told, &*checkpoint(&session)), ("0 0 0", "0:0 600 new"));
 }
 
 /// Its capabilities do not count outside of it.

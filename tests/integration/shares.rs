@@ -9,10 +9,10 @@ use crate::common::users::{Program, User, run_as, shared_mount_by, told};
 use crate::common::{Backing, Mount, times, wait_until};
 
 /// How many descriptors the daemon may have.
-const LIMIT: usize = 1000;
+const LIMIT: usize = 960;
 
 /// The share of one user: half, less what the daemon keeps for itself.
-const SHARE: usize = LIMIT / 2 - LIMIT / 8;
+const SHARE: usize = LIMIT / 2 - LIMIT / 4;
 
 /// A mount for everybody, where Ann and Bob have sessions, and so many others are
 /// Bob's.
@@ -68,11 +68,11 @@ const KINDS: [(&str, usize); 5] = [
     ("os.open(f'bob.session/{n}', os.O_WRONLY | os.O_CREAT)", 1),
     (
         "os.open(f'{n + 1}.session/session', os.O_WRONLY | os.O_CREAT)",
-        5,
+        8,
     ),
     (
         "os.open(f'{n + 1}.session/session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)",
-        5,
+        8,
     ),
 ];
 

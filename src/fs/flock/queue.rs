@@ -23,7 +23,7 @@ const LOOKS: usize = 128;
 const UNSEEN_TIME: Duration = Duration::from_secs(60);
 
 /// How long a lock outlives its unlocking, if what was written is not saved yet.
-const SAVE_TIME: Duration = Duration::from_secs(2);
+const SAVE_TIME: Duration = Duration::from_secs(10);
 
 /// How long the release of a handle may be on its way to us when its holder lives,
 /// and when it has ended.

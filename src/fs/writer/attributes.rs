@@ -62,7 +62,7 @@ impl Writer {
         patience: Patience,
     ) -> Result<()> {
         if state.base.is_none() {
-            self.change(state, Keep::NOTHING, patience)?;
+            self.change(state, Keep::nothing(caller.tid), patience)?;
         }
         let now = match (&state.staged, &state.base) {
             (Some(staged), _) => staged.stat()?,
@@ -165,7 +165,7 @@ impl Writer {
                     .into());
             }
             if state.base.is_none() {
-                self.change(&mut state, Keep::NOTHING, patience)?;
+                self.change(&mut state, Keep::nothing(caller.tid), patience)?;
             }
             // As the caller: the kernel has asked whether he may, but for an ACL it
             // goes by the owner that it was told of last. Only of who can be seen

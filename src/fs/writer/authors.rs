@@ -11,11 +11,11 @@ use crate::sys::process::exit_status;
 
 /// How many are remembered, and how many threads of them. Beyond that the first ones
 /// are forgotten: they may have been killed and nobody knows.
-const MOST: usize = 1024;
-const MOST_THREADS: usize = 4096;
+const MOST: usize = 256;
+const MOST_THREADS: usize = 64;
 
 /// Of how many the end is watched by a pidfd, which is a descriptor of the daemon.
-const WATCHED: usize = 8;
+const WATCHED: usize = 2;
 
 /// The processes that have written.
 #[derive(Debug, Default)]

@@ -61,7 +61,7 @@ impl Writer {
             _ if patience == Patience::None => return Err(Fail::WouldBlock),
             _ => {}
         }
-        let closer = Process::of(tid);
+        let closer = process::known(tid);
         let how = process::closer(tid, self.sought());
         let verdict = self.judge(closer, how);
         self.settle(verdict, closer, how)
@@ -164,7 +164,7 @@ impl Writer {
 
     /// A process that wrote, and is not the one that closes now, and has been killed
     /// before it closed the file; in words.
-    fn other_killed(&self, closer: Process) -> Option<String> {
+    pub(super) fn other_killed(&self, closer: Process) -> Option<String> {
         let authors: Vec<Author> = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.authors.holding().cloned().collect()

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{State, Writer};
 use crate::fs::errno::{Fail, Patience, Result};
+use crate::fs::identity::Process;
 use crate::fs::slot::Published;
 use crate::repo::{Base, Checkpoint, Commit, Committed, Kind, Permit};
 use crate::sys;
@@ -16,9 +17,14 @@ impl Writer {
         if patience == Patience::None {
             return Err(Fail::WouldBlock);
         }
+        // Looked at without the lock.
+        let killed = self.other_killed(Process::UNKNOWN);
         let mut state = self.lock(patience)?;
         if self.is_nameless() {
             return Ok(());
+        }
+        if state.staged.is_some() {
+            state.killed = state.killed.take().or(killed);
         }
         if let Some(errno) = state.failed.or(state.untold.take()) {
             return Err(Fail::Errno(errno));

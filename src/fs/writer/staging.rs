@@ -22,11 +22,13 @@ pub(super) struct Keep {
 }
 
 impl Keep {
-    /// Nothing.
-    pub(super) const NOTHING: Self = Self {
-        most: 0,
-        wait: Wait::For(0),
-    };
+    /// Nothing, for a thread.
+    pub(super) fn nothing(tid: u32) -> Self {
+        Self {
+            most: 0,
+            wait: Wait::For(tid),
+        }
+    }
 
     /// All of it, for a thread.
     pub(super) fn all(tid: u32) -> Self {
@@ -46,13 +48,26 @@ impl Writer {
         wait: Wait,
         patience: Patience,
     ) -> Result<()> {
-        if size == 0 {
-            // A fresh start: nothing of what was lost is in it.
-            state.failed = None;
-            state.is_void = false;
-            self.lost.store(0, Ordering::SeqCst);
+        let keep = Keep { most: size, wait };
+        if size > 0 {
+            return self.set_len(state, size, keep, patience);
         }
-        self.change(state, Keep { most: size, wait }, patience)?;
+        // A fresh start: nothing of what was lost is in it. But one that is not made
+        // changes nothing of that.
+        let failed = state.failed.take();
+        let is_void = std::mem::take(&mut state.is_void);
+        let lost = self.lost.swap(0, Ordering::SeqCst);
+        let done = self.set_len(state, 0, keep, patience);
+        if done.is_err() {
+            state.failed = state.failed.or(failed);
+            state.is_void |= is_void;
+            let _ = (self.lost).compare_exchange(0, lost, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        done
+    }
+
+    fn set_len(&self, state: &mut State, size: u64, keep: Keep, patience: Patience) -> Result<()> {
+        self.change(state, keep, patience)?;
         let _acting = self.credentials.begin()?;
         self.log_if_failed(staged(state)?.set_len(size))
     }

@@ -60,11 +60,13 @@ impl Writer {
                 Err(error) => Err(error.into()),
             };
             if let Err(fail) = refused {
-                if fail == Fail::Errno(libc::EBUSY) {
+                let name = self.session.name();
+                if fail == Fail::Errno(libc::EBUSY)
+                    && !self.statistics.has_failed_so(name, libc::EBUSY)
+                {
                     log::warn!(
-                        "{}: EBUSY: session.next of another program is in the way \
-                         (sessionfs break-lock, if that has ended)",
-                        self.session.name()
+                        "{name}: EBUSY: session.next of another program is in the way \
+                         (sessionfs break-lock, if that has ended)"
                     );
                 }
                 self.slot.free(self.ino);

@@ -180,8 +180,16 @@ impl Staged {
         if how.removed.map(Checkpoint::id) == id {
             return Ok(None);
         }
-        let began_here = self.begun_from.is_some_and(|seen| seen.is_of(&current));
-        if !is_base && !began_here {
+        let began_here = self.begun_from.filter(|seen| seen.is_of(&current));
+        if let Some(seen) = began_here
+            && !self.own.is_empty()
+            && !seen.has_owner_of(&current, &self.own)
+        {
+            // Somebody else has taken the file over: what its writer has set as its
+            // owner is not done to it any more (DESIGN 13.1).
+            return Err(superseded());
+        }
+        if !is_base && began_here.is_none() {
             let may = how.permit.may_write(&current);
             may.map_err(|errno| Error::new(Kind::Forbidden, "publish", errno))?;
             if !self.own.is_empty() {

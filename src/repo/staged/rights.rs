@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Commit, Staged};
-use crate::repo::attributes::{self, Attributes, without_privileges};
+use crate::repo::attributes::{self, Attributes, Own, without_privileges};
 use crate::repo::checkpoint::{Checkpoint, FileId};
 use crate::repo::error::{During, Result};
 use crate::repo::lock::{self, MARK, MARK_BIT, Mark};
@@ -49,6 +49,13 @@ impl Seen {
             gid: stat.stx_gid,
             mode: stat.stx_mode,
         }
+    }
+
+    /// Whether it belongs to the same user and group, but for what its writer has
+    /// given it to.
+    pub(super) fn has_owner_of(&self, checkpoint: &Checkpoint, own: &Own) -> bool {
+        let now = checkpoint.stat();
+        (own.uid || self.uid == now.stx_uid) && (own.gid || self.gid == now.stx_gid)
     }
 
     /// Whether it is that file, as it is now or as it was.
