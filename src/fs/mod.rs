@@ -38,6 +38,7 @@ mod shares;
 mod signals;
 mod slot;
 mod statistics;
+mod taken_back;
 mod umask;
 mod writer;
 mod xattr;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::identity::Process;
+use super::taken_back::Call;
 use crate::repo::{self, Checkpoint, Kind, Session};
 
 /// How long a process may take to make a new checkpoint.
@@ -52,6 +53,8 @@ pub(super) struct Removal {
     blocked: AtomicU32,
     since: Instant,
     askers: Mutex<Vec<Asker>>,
+    /// The last rename that has found the checkpoint by another name.
+    rename: Mutex<Option<Call>>,
 }
 
 /// A process whose end is seen.
@@ -102,6 +105,7 @@ impl Removals {
             blocked: AtomicU32::new(0),
             since: Instant::now(),
             askers: Mutex::new(asker.into_iter().collect()),
+            rename: Mutex::default(),
         });
         if !make_room(&mut removals) {
             return Asked::Due(removal);
@@ -130,6 +134,7 @@ impl Removals {
                 blocked: AtomicU32::new(0),
                 since: Instant::now(),
                 askers: Mutex::new(Asker::of(tid).into_iter().collect()),
+                rename: Mutex::default(),
             };
             removals.insert(node, Arc::new(removal));
         }
@@ -148,6 +153,22 @@ impl Removals {
     /// The removal that is promised of this checkpoint, by its inode number.
     pub(super) fn promised(&self, node: u64, ino: u64) -> Option<Arc<Removal>> {
         self.find(node, |removal| removal.is_of(ino))
+    }
+
+    /// The same, whatever session it is of.
+    pub(super) fn promised_anywhere(&self, ino: u64) -> Option<Arc<Removal>> {
+        let removals = self.lock();
+        removals
+            .values()
+            .find(|removal| removal.is_of(ino))
+            .cloned()
+    }
+
+    /// A removal whose checkpoint a rename has found by another name.
+    pub(super) fn renamed_back(&self, node: u64) -> Option<Arc<Removal>> {
+        self.find(node, |removal| {
+            !removal.is_done() && removal.rename().is_some()
+        })
     }
 
     /// The removal of a session, if it is such a one; not under the lock.
@@ -228,6 +249,18 @@ fn make_room(removals: &mut HashMap<u64, Arc<Removal>>) -> bool {
 impl Removal {
     fn askers(&self) -> MutexGuard<'_, Vec<Asker>> {
         self.askers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rename(&self) -> MutexGuard<'_, Option<Call>> {
+        self.rename.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_rename(&self, call: Call) {
+        *self.rename() = Some(call);
+    }
+
+    pub(super) fn is_noted_rename(&self, call: &Call) -> bool {
+        self.rename().as_ref() == Some(call)
     }
 
     /// One process more; those that have ended are forgotten, as each keeps a

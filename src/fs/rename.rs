@@ -404,7 +404,7 @@ impl Fs {
 
     /// While the value lives no writer of this mount begins a save. The caller's
     /// own is not in its way.
-    fn keep_writers_out(&self, session: u64, caller: Caller) -> Result<KeptOut> {
+    pub(super) fn keep_writers_out(&self, session: u64, caller: Caller) -> Result<KeptOut> {
         let slot = self.slots.of(session);
         // No writer has the number of a node that is no writer's.
         let owner = Owner {
@@ -444,7 +444,7 @@ pub(super) fn carry_out(removal: &Removal, patience: Patience) -> Result<()> {
 }
 
 /// A slot that is taken, and given back when this is dropped.
-struct KeptOut {
+pub(super) struct KeptOut {
     slot: Arc<Slot>,
     /// The caller's own writer, if that had it.
     taken_from: Option<Owner>,
