@@ -352,11 +352,8 @@ impl Removal {
     /// [`Kind::Locked`] if the session stays locked; it may be tried again
     /// then. Those of unlink(2).
     pub(super) fn carry_out(&self) -> repo::Result<()> {
-        let mut checkpoint = self
-            .checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(which) = &*checkpoint else {
+        let mut checkpoint = self.checkpoint();
+        let Some(which) = checkpoint.as_ref().filter(|_| !self.is_done()) else {
             return Ok(());
         };
         let removed = self.session.unlink_this_checkpoint(which);
@@ -368,6 +365,30 @@ impl Removal {
         *checkpoint = None;
         self.is_done.store(true, Ordering::Release);
         removed.map(drop)
+    }
+
+    /// Makes the checkpoint that is to be removed, under its other name, the one
+    /// that stays. Who finds the removal due meanwhile waits, and finds it void:
+    /// `session` is the only name then. That is so as well if it fails, unless
+    /// nothing has been done.
+    ///
+    /// # Errors
+    /// Those of `take_back`.
+    pub(super) fn instead(&self, take_back: impl FnOnce() -> repo::Result<()>) -> repo::Result<()> {
+        let mut checkpoint = self.checkpoint();
+        let taken = take_back();
+        if !taken.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
+            *checkpoint = None;
+            self.is_done.store(true, Ordering::Release);
+        }
+        taken
+    }
+
+    /// Held for as long as something is done about it.
+    fn checkpoint(&self) -> MutexGuard<'_, Option<Checkpoint>> {
+        self.checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -405,7 +426,10 @@ fn wait_for_end_of_any(pidfds: &[Arc<OwnedFd>], time: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::Repository;
+    use crate::repo::{Linked, Repository};
+    use crate::sys::RenameFlags;
+    use std::ffi::OsStr;
+    use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
 
     struct Sandbox {
@@ -436,6 +460,18 @@ mod tests {
 
         fn has_checkpoint(&self) -> bool {
             self.session.checkpoint().unwrap().is_some()
+        }
+
+        fn ino(&self) -> u64 {
+            let checkpoint = self.session.checkpoint().unwrap().unwrap();
+            checkpoint.stat().stx_ino
+        }
+
+        /// Where the lock of the session is made.
+        fn lock(&self) -> PathBuf {
+            let root = self._dir.path();
+            let session = std::fs::read_dir(root).unwrap().next().unwrap().unwrap();
+            session.path().join("session.next")
         }
     }
 
@@ -482,7 +518,42 @@ mod tests {
         child.wait().unwrap();
         assert!(!removal.is_due());
         removal.carry_out_due().unwrap();
+        // Also where it has been found due already.
+        removal.carry_out().unwrap();
         assert!(sandbox.has_checkpoint());
+    }
+
+    #[test]
+    fn rule_2_11_what_is_taken_back_is_not_removed_by_who_finds_it_due_meanwhile() {
+        let sandbox = Sandbox::new();
+        let (dir, bak) = (sandbox.session.dir(), OsStr::new("bak"));
+        let mut child = process();
+        let link = |flags| {
+            let checkpoint = sandbox.session.checkpoint().unwrap().unwrap();
+            checkpoint.link(dir, bak, flags).unwrap()
+        };
+        assert!(matches!(link(RenameFlags::empty()), Linked::Yes));
+        assert!(matches!(sandbox.ask(child.id()), Asked::Promised));
+        let removal = sandbox.removals.promised(NODE, sandbox.ino()).unwrap();
+        // One that is refused has changed nothing.
+        std::thread::scope(|scope| {
+            let lock = sandbox.lock();
+            std::fs::write(&lock, "foreign").unwrap();
+            let refused = removal.instead(|| sandbox.session.take_back(dir, bak));
+            assert_eq!(refused.unwrap_err().kind(), Kind::Locked);
+            std::fs::remove_file(&lock).unwrap();
+            assert!(sandbox.removals.promised(NODE, sandbox.ino()).is_some());
+            let taken = removal.instead(|| {
+                sandbox.session.take_back(dir, bak)?;
+                child.wait().unwrap();
+                assert!(removal.is_due());
+                scope.spawn(|| removal.carry_out_due().unwrap());
+                Ok(())
+            });
+            taken.unwrap();
+        });
+        assert!(sandbox.has_checkpoint());
+        assert!(sandbox.removals.due(NODE).is_none(), "it is done");
     }
 
     #[test]
@@ -515,9 +586,7 @@ mod tests {
         let Asked::Due(removal) = sandbox.ask(0) else {
             panic!("nobody to watch");
         };
-        let root = sandbox._dir.path();
-        let lock = std::fs::read_dir(root).unwrap().next().unwrap().unwrap();
-        let lock = lock.path().join("session.next");
+        let lock = sandbox.lock();
         std::fs::write(&lock, "foreign").unwrap();
         assert_eq!(removal.carry_out().unwrap_err().kind(), Kind::Locked);
         assert!(sandbox.has_checkpoint());

@@ -145,7 +145,8 @@ impl Fs {
             self.is_checkpoint(from.0, from.1)? && flags.contains(RenameFlags::EXCHANGE);
         // Under its other name, as a backup: rename(2) leaves both names of one file
         // where they are.
-        let is_it = self.removals.promised(to, stat.stx_ino).is_some()
+        let promised = self.removals.promised(to, stat.stx_ino);
+        let is_it = promised.is_some()
             || (replaced.as_ref()).is_some_and(|old| old.stat().stx_ino == stat.stx_ino);
         self.count_save(&session, || {
             if owns_lock {
@@ -154,7 +155,11 @@ impl Fs {
                 let _theirs = self.keep_writers_out(from.0, caller)?;
                 session.exchange(&self.session(from.0)?)?;
             } else if flags.is_empty() && is_it {
-                session.take_back(&*source.fd, from.1)?;
+                let take_back = || session.take_back(&*source.fd, from.1);
+                match &promised {
+                    Some(removal) => removal.instead(take_back)?,
+                    None => take_back()?,
+                }
             } else {
                 session.adopt(&*source.fd, from.1, flags)?;
             }
