@@ -6,6 +6,7 @@
 
 mod absence;
 mod activity;
+mod asker;
 mod attr;
 mod credentials;
 mod entries;

@@ -10,7 +10,8 @@ use super::errno::{Fail, Patience, Result};
 use super::identity::Process;
 use super::lookup::is_file;
 use super::node::ROOT;
-use super::removal::{Asked, Removal, Removals};
+use super::removal::{Asked, OF_REMOVAL, Removal, Removals};
+use super::shares::Share;
 use super::slot::{Owner, Slot};
 use super::{Caller, Entry, Fs};
 use crate::repo::{Checkpoint, Kind, LOCK, Linked, Session, SessionName};
@@ -218,7 +219,9 @@ impl Fs {
             Linked::ItIsTheSame => return Ok(true),
             Linked::Impossible => return Ok(false),
         }
-        if let Asked::Due(removal) = self.removals.ask(from.0, session, checkpoint, caller.tid) {
+        let share = self.share_of_removal(caller);
+        let asked = (self.removals).ask(from.0, session, checkpoint, caller.tid, share);
+        if let Asked::Due(removal) = asked {
             carry_out(&removal, patience)?;
         }
         Ok(true)
@@ -291,7 +294,8 @@ impl Fs {
         let Some(checkpoint) = checkpoint else {
             // An empty `session` is shown to others still: that one can be
             // removed as often as anybody likes.
-            self.removals.note_absence(node, session, caller.tid);
+            let share = self.share_of_removal(caller);
+            self.removals.note_absence(node, session, caller.tid, share);
             self.own_writers_lose_names(node, caller);
             return Ok(());
         };
@@ -303,11 +307,19 @@ impl Fs {
         sys::access(session.dir(), libc::W_OK | libc::X_OK)?;
         must_wait(patience)?;
         may_be_changed(&session)?;
-        if let Asked::Due(removal) = self.removals.ask(node, session, checkpoint, caller.tid) {
+        let share = self.share_of_removal(caller);
+        let asked = (self.removals).ask(node, session, checkpoint, caller.tid, share);
+        if let Asked::Due(removal) = asked {
             carry_out(&removal, patience)?;
         }
         self.own_writers_lose_names(node, caller);
         Ok(())
+    }
+
+    /// For the descriptors that a removal keeps. Whoever has none left is not
+    /// refused: the removal is done at once.
+    fn share_of_removal(&self, caller: Caller) -> Option<Share> {
+        self.reserve(caller, OF_REMOVAL).ok()
     }
 
     /// What the caller's process has open for writing has lost its name to it:
