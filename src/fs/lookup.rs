@@ -44,6 +44,7 @@ impl Fs {
                     return self.writer_entry(parent, &writer, patience);
                 }
                 self.settle_removal(parent, patience)?;
+                self.make_way_for_other_name(parent, caller, patience)?;
                 let entry = self.lookup_checkpoint(parent, caller)?;
                 if self.is_absent_to(caller, parent, entry.attr.ino.0) {
                     self.nodes.forget(entry.attr.ino.0, 1);
@@ -174,6 +175,7 @@ impl Fs {
         }
         if !is_dir(&stat) {
             self.found.note(caller.tid);
+            self.note_other_name(&stat, caller);
         }
         if self.nodes.session(stat.stx_ino).is_some() {
             self.retries.looked_up_link(caller.tid, stat.stx_ino);

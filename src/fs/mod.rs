@@ -6,6 +6,7 @@
 
 mod absence;
 mod activity;
+mod asker;
 mod attr;
 mod credentials;
 mod entries;
@@ -38,6 +39,7 @@ mod shares;
 mod signals;
 mod slot;
 mod statistics;
+mod taken_back;
 mod umask;
 mod writer;
 mod xattr;

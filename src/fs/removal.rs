@@ -8,14 +8,13 @@
 //! making one has meant a removal.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use super::identity::Process;
+use super::asker::{Asker, Askers, OF_ASKER, wait_for_end_of_any};
+use super::shares::Share;
+use super::taken_back::Call;
 use crate::repo::{self, Checkpoint, Kind, Session};
 
 /// How long a process may take to make a new checkpoint.
@@ -23,6 +22,10 @@ const TIME_TO_REPLACE: Duration = Duration::from_secs(60);
 
 /// How many sessions are remembered. Beyond that a removal is done at once.
 const CAPACITY: usize = 1024;
+
+/// The descriptors of a removal for the process that asks for it first: of its
+/// session, of the checkpoint, and of the process.
+pub(super) const OF_REMOVAL: u64 = 2 + OF_ASKER;
 
 /// How often it is tried again if the session is locked, and how long a removal
 /// that was promised meanwhile may go unwatched.
@@ -51,14 +54,11 @@ pub(super) struct Removal {
     /// How often a lock has been in the way, without an end.
     blocked: AtomicU32,
     since: Instant,
-    askers: Mutex<Vec<Asker>>,
-}
-
-/// A process whose end is seen.
-#[derive(Debug)]
-struct Asker {
-    process: Process,
-    pidfd: Arc<OwnedFd>,
+    askers: Askers,
+    /// The last rename that has found the checkpoint by another name.
+    rename: Mutex<Option<Call>>,
+    /// Of its descriptors; none of one that is done at once.
+    _share: Option<Share>,
 }
 
 /// What comes of asking for a removal.
@@ -78,22 +78,27 @@ impl Removals {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The process of thread `tid` wants this checkpoint removed.
+    /// The process of thread `tid` wants this checkpoint removed. Nothing is kept
+    /// without a share of [`OF_REMOVAL`].
     pub(super) fn ask(
         &self,
         node: u64,
         session: Session,
         checkpoint: Checkpoint,
         tid: u32,
+        share: Option<Share>,
     ) -> Asked {
         let ino = checkpoint.stat().stx_ino;
-        let asker = Asker::of(tid);
+        let (asker, share) = shared(tid, share);
         let is_watched = asker.is_some();
         let mut removals = self.lock();
         if let Some(known) = removals.get(&node).filter(|known| known.is_of(ino)) {
-            known.add_asker(asker);
+            if let Some(asker) = asker {
+                known.askers.add(asker);
+            }
             return Asked::Due(known.clone());
         }
+        let is_kept = share.is_some() && make_room(&mut removals);
         let removal = Arc::new(Removal {
             session,
             ino,
@@ -101,9 +106,11 @@ impl Removals {
             is_done: AtomicBool::new(false),
             blocked: AtomicU32::new(0),
             since: Instant::now(),
-            askers: Mutex::new(asker.into_iter().collect()),
+            askers: Askers::new(asker),
+            rename: Mutex::default(),
+            _share: share,
         });
-        if !make_room(&mut removals) {
+        if !is_kept {
             return Asked::Due(removal);
         }
         removals.insert(node, removal.clone());
@@ -116,11 +123,14 @@ impl Removals {
     }
 
     /// The process of thread `tid` has removed what was not there: it is not
-    /// to find it again.
-    pub(super) fn note_absence(&self, node: u64, session: Session, tid: u32) {
+    /// to find it again, unless its user's share is used up.
+    pub(super) fn note_absence(&self, node: u64, session: Session, tid: u32, share: Option<Share>) {
+        let (Some(asker), Some(share)) = shared(tid, share) else {
+            return;
+        };
         let mut removals = self.lock();
         if let Some(known) = removals.get(&node) {
-            known.add_asker(Asker::of(tid));
+            known.askers.add(asker);
         } else if make_room(&mut removals) {
             let removal = Removal {
                 session,
@@ -129,7 +139,9 @@ impl Removals {
                 is_done: AtomicBool::new(true),
                 blocked: AtomicU32::new(0),
                 since: Instant::now(),
-                askers: Mutex::new(Asker::of(tid).into_iter().collect()),
+                askers: Askers::new(Some(asker)),
+                rename: Mutex::default(),
+                _share: Some(share),
             };
             removals.insert(node, Arc::new(removal));
         }
@@ -137,7 +149,7 @@ impl Removals {
 
     /// The removal that the process of thread `tid` has asked for.
     pub(super) fn asked_by(&self, tid: u32, node: u64) -> Option<Arc<Removal>> {
-        self.find(node, |removal| removal.is_asked_by(tid))
+        self.find(node, |removal| removal.askers.has(tid))
     }
 
     /// A promised removal whose time has come.
@@ -148,6 +160,22 @@ impl Removals {
     /// The removal that is promised of this checkpoint, by its inode number.
     pub(super) fn promised(&self, node: u64, ino: u64) -> Option<Arc<Removal>> {
         self.find(node, |removal| removal.is_of(ino))
+    }
+
+    /// The same, whatever session it is of.
+    pub(super) fn promised_anywhere(&self, ino: u64) -> Option<Arc<Removal>> {
+        let removals = self.lock();
+        removals
+            .values()
+            .find(|removal| removal.is_of(ino))
+            .cloned()
+    }
+
+    /// A removal whose checkpoint a rename has found by another name.
+    pub(super) fn renamed_back(&self, node: u64) -> Option<Arc<Removal>> {
+        self.find(node, |removal| {
+            !removal.is_done() && removal.rename().is_some()
+        })
     }
 
     /// The removal of a session, if it is such a one; not under the lock.
@@ -172,7 +200,7 @@ impl Removals {
     pub(super) fn forget_ended(&self) {
         let mut ended = Vec::new();
         self.lock().retain(|_, removal| {
-            let has_ended = removal.is_done() && !removal.is_asker_alive();
+            let has_ended = removal.is_done() && !removal.askers.is_any_alive();
             if has_ended {
                 ended.push(removal.clone());
             }
@@ -205,7 +233,7 @@ impl Removals {
             if !due.is_empty() {
                 return due;
             }
-            let askers: Vec<_> = waiting.iter().flat_map(|r| r.pidfds()).collect();
+            let askers: Vec<_> = waiting.iter().flat_map(|r| r.askers.pidfds()).collect();
             wait_for_end_of_any(&askers, WATCH_TICK);
         }
     }
@@ -216,44 +244,38 @@ impl Removals {
     }
 }
 
+/// The process of a thread, with its part of a share, and the rest.
+fn shared(tid: u32, share: Option<Share>) -> (Option<Asker>, Option<Share>) {
+    let Some(mut rest) = share else {
+        return (None, None);
+    };
+    (Asker::of(tid, rest.split(OF_ASKER)), Some(rest))
+}
+
 /// Forgets what nobody needs any more. Answers whether there is room then.
 fn make_room(removals: &mut HashMap<u64, Arc<Removal>>) -> bool {
     // Now and then: each that is left keeps descriptors.
     if removals.len() >= CAPACITY || removals.len() >= 16 && removals.len().is_power_of_two() {
-        removals.retain(|_, removal| !removal.is_done() || removal.is_asker_alive());
+        removals.retain(|_, removal| !removal.is_done() || removal.askers.is_any_alive());
     }
     removals.len() < CAPACITY
 }
 
 impl Removal {
-    fn askers(&self) -> MutexGuard<'_, Vec<Asker>> {
-        self.askers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rename(&self) -> MutexGuard<'_, Option<Call>> {
+        self.rename.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One process more; those that have ended are forgotten, as each keeps a
-    /// descriptor.
-    fn add_asker(&self, asker: Option<Asker>) {
-        let Some(asker) = asker else {
-            return;
-        };
-        let mut askers = self.askers();
-        askers.retain(|known| known.process != asker.process && !known.has_ended());
-        askers.push(asker);
+    pub(super) fn note_rename(&self, call: Call) {
+        *self.rename() = Some(call);
+    }
+
+    pub(super) fn is_noted_rename(&self, call: &Call) -> bool {
+        self.rename().as_ref() == Some(call)
     }
 
     fn is_done(&self) -> bool {
         self.is_done.load(Ordering::Acquire)
-    }
-
-    fn is_asked_by(&self, tid: u32) -> bool {
-        let process = Process::of(tid);
-        let askers = self.askers();
-        let mut known = askers.iter().filter(|asker| asker.process == process);
-        known.any(|asker| !asker.has_ended())
-    }
-
-    fn is_asker_alive(&self) -> bool {
-        !self.askers().iter().all(Asker::has_ended)
     }
 
     /// Whether it waits for somebody to break a lock: who only looks need not
@@ -268,12 +290,7 @@ impl Removal {
     }
 
     fn is_due(&self) -> bool {
-        !self.is_done() && (!self.is_asker_alive() || self.since.elapsed() > TIME_TO_REPLACE)
-    }
-
-    fn pidfds(&self) -> Vec<Arc<OwnedFd>> {
-        let askers = self.askers();
-        askers.iter().map(|asker| asker.pidfd.clone()).collect()
+        !self.is_done() && (!self.askers.is_any_alive() || self.since.elapsed() > TIME_TO_REPLACE)
     }
 
     /// Whether it is promised for the checkpoint with this inode number.
@@ -319,11 +336,8 @@ impl Removal {
     /// [`Kind::Locked`] if the session stays locked; it may be tried again
     /// then. Those of unlink(2).
     pub(super) fn carry_out(&self) -> repo::Result<()> {
-        let mut checkpoint = self
-            .checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(which) = &*checkpoint else {
+        let mut checkpoint = self.checkpoint();
+        let Some(which) = checkpoint.as_ref().filter(|_| !self.is_done()) else {
             return Ok(());
         };
         let removed = self.session.unlink_this_checkpoint(which);
@@ -336,49 +350,47 @@ impl Removal {
         self.is_done.store(true, Ordering::Release);
         removed.map(drop)
     }
-}
 
-impl Asker {
-    /// That of a thread; `None` if it is outside of our pid namespace.
-    fn of(tid: u32) -> Option<Self> {
-        let (process, pidfd) = Process::with_pidfd(tid)?;
-        Some(Self {
-            process,
-            pidfd: Arc::new(pidfd),
-        })
+    /// Makes the checkpoint that is to be removed, under its other name, the one
+    /// that stays. Who finds the removal due meanwhile waits, and finds it void:
+    /// `session` is the only name then. That is so as well if it fails, unless
+    /// nothing has been done.
+    ///
+    /// # Errors
+    /// Those of `take_back`.
+    pub(super) fn instead(&self, take_back: impl FnOnce() -> repo::Result<()>) -> repo::Result<()> {
+        let mut checkpoint = self.checkpoint();
+        let taken = take_back();
+        if !taken.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
+            *checkpoint = None;
+            self.is_done.store(true, Ordering::Release);
+        }
+        taken
     }
 
-    /// A pidfd is readable from before the parent can have waited for the
-    /// process (do_notify_parent, kernel/signal.c): who sees that `rm` has
-    /// ended finds it ended here.
-    fn has_ended(&self) -> bool {
-        wait_for_end_of_any(std::slice::from_ref(&self.pidfd), Duration::ZERO)
+    /// Held for as long as something is done about it.
+    fn checkpoint(&self) -> MutexGuard<'_, Option<Checkpoint>> {
+        self.checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Waits until one of the processes has ended, at most `time`.
-fn wait_for_end_of_any(pidfds: &[Arc<OwnedFd>], time: Duration) -> bool {
-    let mut polled: Vec<_> = pidfds
-        .iter()
-        .map(|pidfd| PollFd::new(&**pidfd, PollFlags::IN))
-        .collect();
-    let time = Timespec::try_from(time).unwrap_or(Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    });
-    poll(&mut polled, Some(&time)).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::shares::Shares;
     use super::*;
-    use crate::repo::Repository;
+    use crate::repo::{Linked, Repository};
+    use crate::sys::RenameFlags;
+    use std::ffi::OsStr;
+    use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
 
     struct Sandbox {
         _dir: tempfile::TempDir,
         session: Session,
         removals: Removals,
+        shares: Arc<Shares>,
     }
 
     const NODE: u64 = 7;
@@ -392,17 +404,31 @@ mod tests {
                 _dir: dir,
                 session,
                 removals: Removals::default(),
+                shares: Shares::new(100, 100),
             }
         }
 
         fn ask(&self, tid: u32) -> Asked {
             let checkpoint = self.session.checkpoint().unwrap().unwrap();
             let session = self.session.clone();
-            self.removals.ask(NODE, session, checkpoint, tid)
+            let share = self.shares.take(1, OF_REMOVAL);
+            self.removals.ask(NODE, session, checkpoint, tid, share)
         }
 
         fn has_checkpoint(&self) -> bool {
             self.session.checkpoint().unwrap().is_some()
+        }
+
+        fn ino(&self) -> u64 {
+            let checkpoint = self.session.checkpoint().unwrap().unwrap();
+            checkpoint.stat().stx_ino
+        }
+
+        /// Where the lock of the session is made.
+        fn lock(&self) -> PathBuf {
+            let root = self._dir.path();
+            let session = std::fs::read_dir(root).unwrap().next().unwrap().unwrap();
+            session.path().join("session.next")
         }
     }
 
@@ -449,7 +475,42 @@ mod tests {
         child.wait().unwrap();
         assert!(!removal.is_due());
         removal.carry_out_due().unwrap();
+        // Also where it has been found due already.
+        removal.carry_out().unwrap();
         assert!(sandbox.has_checkpoint());
+    }
+
+    #[test]
+    fn rule_2_11_what_is_taken_back_is_not_removed_by_who_finds_it_due_meanwhile() {
+        let sandbox = Sandbox::new();
+        let (dir, bak) = (sandbox.session.dir(), OsStr::new("bak"));
+        let mut child = process();
+        let link = |flags| {
+            let checkpoint = sandbox.session.checkpoint().unwrap().unwrap();
+            checkpoint.link(dir, bak, flags).unwrap()
+        };
+        assert!(matches!(link(RenameFlags::empty()), Linked::Yes));
+        assert!(matches!(sandbox.ask(child.id()), Asked::Promised));
+        let removal = sandbox.removals.promised(NODE, sandbox.ino()).unwrap();
+        // One that is refused has changed nothing.
+        std::thread::scope(|scope| {
+            let lock = sandbox.lock();
+            std::fs::write(&lock, "foreign").unwrap();
+            let refused = removal.instead(|| sandbox.session.take_back(dir, bak));
+            assert_eq!(refused.unwrap_err().kind(), Kind::Locked);
+            std::fs::remove_file(&lock).unwrap();
+            assert!(sandbox.removals.promised(NODE, sandbox.ino()).is_some());
+            let taken = removal.instead(|| {
+                sandbox.session.take_back(dir, bak)?;
+                child.wait().unwrap();
+                assert!(removal.is_due());
+                scope.spawn(|| removal.carry_out_due().unwrap());
+                Ok(())
+            });
+            taken.unwrap();
+        });
+        assert!(sandbox.has_checkpoint());
+        assert!(sandbox.removals.due(NODE).is_none(), "it is done");
     }
 
     #[test]
@@ -477,14 +538,49 @@ mod tests {
     }
 
     #[test]
+    fn rule_13_3_a_removal_beyond_the_share_of_its_user_is_due_and_not_kept() {
+        let sandbox = Sandbox::new();
+        let child = process();
+        let all = sandbox.shares.take(1, 100 - OF_REMOVAL + 1).unwrap();
+        let Asked::Due(removal) = sandbox.ask(child.id()) else {
+            panic!("nothing is left for it");
+        };
+        assert!(sandbox.removals.pending().is_empty());
+        removal.carry_out().unwrap();
+        assert!(!sandbox.has_checkpoint());
+        let note = |tid| {
+            let share = sandbox.shares.take(1, OF_REMOVAL);
+            let session = sandbox.session.clone();
+            sandbox.removals.note_absence(NODE, session, tid, share);
+        };
+        note(child.id());
+        assert!(sandbox.removals.asked_by(child.id(), NODE).is_none());
+        drop(all);
+        let mut children: Vec<_> = (0..17).map(|_| process()).collect();
+        for child in &children {
+            note(child.id());
+        }
+        let is_noted = |child: &Child| sandbox.removals.asked_by(child.id(), NODE).is_some();
+        assert_eq!(children.iter().filter(|child| is_noted(child)).count(), 16);
+        // The two of the removal, and one of each.
+        assert!(sandbox.shares.take(1, 100 - 18 + 1).is_none());
+        drop(sandbox.shares.take(1, 100 - 18).unwrap());
+        children.push(child);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        sandbox.removals.forget_ended();
+        assert!(sandbox.shares.take(1, 100).is_some(), "all is given back");
+    }
+
+    #[test]
     fn a_removal_waits_for_a_lock_and_can_be_tried_again() {
         let sandbox = Sandbox::new();
         let Asked::Due(removal) = sandbox.ask(0) else {
             panic!("nobody to watch");
         };
-        let root = sandbox._dir.path();
-        let lock = std::fs::read_dir(root).unwrap().next().unwrap().unwrap();
-        let lock = lock.path().join("session.next");
+        let lock = sandbox.lock();
         std::fs::write(&lock, "foreign").unwrap();
         assert_eq!(removal.carry_out().unwrap_err().kind(), Kind::Locked);
         assert!(sandbox.has_checkpoint());

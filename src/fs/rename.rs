@@ -10,7 +10,8 @@ use super::errno::{Fail, Patience, Result};
 use super::identity::Process;
 use super::lookup::is_file;
 use super::node::ROOT;
-use super::removal::{Asked, Removal, Removals};
+use super::removal::{Asked, OF_REMOVAL, Removal, Removals};
+use super::shares::Share;
 use super::slot::{Owner, Slot};
 use super::{Caller, Entry, Fs};
 use crate::repo::{Checkpoint, Kind, LOCK, Linked, Session, SessionName};
@@ -147,7 +148,8 @@ impl Fs {
             self.is_checkpoint(from.0, from.1)? && flags.contains(RenameFlags::EXCHANGE);
         // Under its other name, as a backup: rename(2) leaves both names of one file
         // where they are.
-        let is_it = self.removals.promised(to, stat.stx_ino).is_some()
+        let promised = self.removals.promised(to, stat.stx_ino);
+        let is_it = promised.is_some()
             || (replaced.as_ref()).is_some_and(|old| old.stat().stx_ino == stat.stx_ino);
         self.count_save(&session, || {
             if owns_lock {
@@ -156,7 +158,11 @@ impl Fs {
                 let _theirs = self.keep_writers_out(from.0, caller)?;
                 session.exchange(&self.session(from.0)?)?;
             } else if flags.is_empty() && is_it {
-                session.take_back(&*source.fd, from.1)?;
+                let take_back = || session.take_back(&*source.fd, from.1);
+                match &promised {
+                    Some(removal) => removal.instead(take_back)?,
+                    None => take_back()?,
+                }
             } else {
                 session.adopt(&*source.fd, from.1, flags)?;
             }
@@ -215,7 +221,9 @@ impl Fs {
             Linked::ItIsTheSame => return Ok(true),
             Linked::Impossible => return Ok(false),
         }
-        if let Asked::Due(removal) = self.removals.ask(from.0, session, checkpoint, caller.tid) {
+        let share = self.share_of_removal(caller);
+        let asked = (self.removals).ask(from.0, session, checkpoint, caller.tid, share);
+        if let Asked::Due(removal) = asked {
             carry_out(&removal, patience)?;
         }
         Ok(true)
@@ -288,7 +296,8 @@ impl Fs {
         let Some(checkpoint) = checkpoint else {
             // An empty `session` is shown to others still: that one can be
             // removed as often as anybody likes.
-            self.removals.note_absence(node, session, caller.tid);
+            let share = self.share_of_removal(caller);
+            self.removals.note_absence(node, session, caller.tid, share);
             self.own_writers_lose_names(node, caller);
             return Ok(());
         };
@@ -300,11 +309,19 @@ impl Fs {
         sys::access(session.dir(), libc::W_OK | libc::X_OK)?;
         must_wait(patience)?;
         may_be_changed(&session)?;
-        if let Asked::Due(removal) = self.removals.ask(node, session, checkpoint, caller.tid) {
+        let share = self.share_of_removal(caller);
+        let asked = (self.removals).ask(node, session, checkpoint, caller.tid, share);
+        if let Asked::Due(removal) = asked {
             carry_out(&removal, patience)?;
         }
         self.own_writers_lose_names(node, caller);
         Ok(())
+    }
+
+    /// For the descriptors that a removal keeps. Whoever has none left is not
+    /// refused: the removal is done at once.
+    fn share_of_removal(&self, caller: Caller) -> Option<Share> {
+        self.reserve(caller, OF_REMOVAL).ok()
     }
 
     /// What the caller's process has open for writing has lost its name to it:
@@ -406,7 +423,7 @@ impl Fs {
 
     /// While the value lives no writer of this mount begins a save. The caller's
     /// own is not in its way.
-    fn keep_writers_out(&self, session: u64, caller: Caller) -> Result<KeptOut> {
+    pub(super) fn keep_writers_out(&self, session: u64, caller: Caller) -> Result<KeptOut> {
         let slot = self.slots.of(session);
         // No writer has the number of a node that is no writer's.
         let owner = Owner {
@@ -446,7 +463,7 @@ pub(super) fn carry_out(removal: &Removal, patience: Patience) -> Result<()> {
 }
 
 /// A slot that is taken, and given back when this is dropped.
-struct KeptOut {
+pub(super) struct KeptOut {
     slot: Arc<Slot>,
     /// The caller's own writer, if that had it.
     taken_from: Option<Owner>,

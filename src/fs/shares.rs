@@ -173,6 +173,17 @@ impl Share {
         true
     }
 
+    /// A part of it, that is given back by itself.
+    pub fn split(&mut self, amount: u64) -> Self {
+        let amount = amount.min(self.amount);
+        self.amount -= amount;
+        Self {
+            shares: self.shares.clone(),
+            user: self.user,
+            amount,
+        }
+    }
+
     /// Whether another one is the same user's.
     pub fn is_of_same_user(&self, other: &Self) -> bool {
         self.user == other.user

@@ -12,6 +12,7 @@ const OLD: &str = "old\n";
 on_each_filesystem!(
     rule_2_12_removed_and_made_anew_is_one_save,
     rule_2_12_renamed_away_and_made_anew_is_one_save,
+    rule_2_11_a_checkpoint_that_is_renamed_away_can_be_renamed_back,
     invariant_1_a_checkpoint_is_not_changed_by_another_name_of_it,
     rule_2_11_links_and_exchanges_are_saves,
 );
@@ -174,6 +175,82 @@ fn rule_2_12_a_removal_shows_when_its_process_has_ended() {
             assert_content(&session, OLD, &script);
         }
     }
+}
+
+/// By a process that is not the one that has renamed it away, while that lives, and
+/// while it ends.
+fn rule_2_11_a_checkpoint_that_is_renamed_away_can_be_renamed_back(backing: Backing) {
+    let mount = Mount::new(backing);
+    let (session, other) = (mount.session("a"), mount.session("b"));
+    let away = |target: &str| {
+        fs::write(session.file(), OLD).unwrap();
+        let script = format!("{PYTHON_PAUSE}os.rename('session', '{target}'); pause()");
+        let mut running = Running::start("python3", &session.on_mount, &script, &[]);
+        running.told();
+        assert_content(&session, OLD, "promised");
+        running
+    };
+    let is_back = |what: &str| {
+        assert_content(&session, OLD, what);
+        assert_eq!(session.names(), ["session"], "{what}");
+    };
+    for back in [
+        "mv bak session",
+        "mv -f bak session",
+        "mv -n bak session",
+        "python3 -c 'import os; os.stat(\"session\"); os.rename(\"bak\", \"session\")'",
+        "python3 -c 'import os; os.stat(\"bak\"); os.replace(\"bak\", \"session\")'",
+    ] {
+        let mut running = away("bak");
+        let mut saves = Saves::of(&session);
+        run(&session, back);
+        is_back(back);
+        running.go_on();
+        running.finish();
+        is_back(back);
+        assert_eq!(saves.count(), 1, "{back}");
+    }
+    let mut running = away("../b.session/bak");
+    run(&session, "mv ../b.session/bak session");
+    running.go_on();
+    running.finish();
+    is_back("from another session");
+    assert_eq!(other.names(), [""; 0]);
+    for round in 0..20 {
+        let mut running = away("bak");
+        running.go_on();
+        fs::rename(session.on_mount.join("bak"), session.file()).unwrap();
+        running.finish();
+        is_back(&format!("it ended meanwhile, round {round}"));
+    }
+
+    // Who only looks at both, or renames something else, changes nothing; nor does
+    // a rename that is refused.
+    let running = away("bak");
+    run(
+        &session,
+        "ls -l bak session; stat bak session; mv bak bak2; mv bak2 bak",
+    );
+    run(
+        &session,
+        "echo draft > draft; mv draft ../b.session/session; cat bak session",
+    );
+    assert_content(&session, OLD, "looked at");
+    let script = format!(
+        "{PYTHON_PAUSE}f = open('session', 'r+'); f.write('n'); f.flush(); pause(); os._exit(0)"
+    );
+    let mut writer = Running::start("python3", &session.on_mount, &script, &[]);
+    writer.told();
+    let busy = fs::rename(session.on_mount.join("bak"), session.file()).unwrap_err();
+    assert_eq!(busy.raw_os_error(), Some(libc::EBUSY));
+    assert_content(&session, OLD, "refused");
+    for mut process in [writer, running] {
+        process.go_on();
+        process.finish();
+    }
+    // Its save stands, as of any writer that was there before.
+    assert_content(&session, "nld\n", "saved");
+    assert_eq!(session.names(), ["bak", "session"]);
 }
 
 #[test]

@@ -126,6 +126,66 @@ fn rule_13_3_a_walk_is_not_bound() {
     assert!(said.starts_with("Some(0): 2003\n"), "{said}");
 }
 
+/// Of checkpoints that a process has removed, and lives on, and of processes that
+/// have removed the same one.
+#[test]
+fn rule_13_3_removals_are_part_of_the_share() {
+    let sessions = LIMIT - LIMIT / 8;
+    let mount = shared(sessions);
+    let before = descriptors(mount.pid()).len();
+    for number in 1..=sessions {
+        let file = mount.repository.join(format!("{number}.session/session"));
+        fs::write(file, "old").unwrap();
+    }
+    let left = || {
+        let is_left = |number: &usize| {
+            let session = mount.repository.join(format!("{number}.session"));
+            session.join("session").exists()
+        };
+        (1..=sessions).filter(is_left).count()
+    };
+    let remove = format!(
+        "
+import os, sys
+for n in range({sessions}): os.unlink(f'{{n + 1}}.session/session')
+print('removed', flush=True)
+sys.stdin.readline()"
+    );
+    let bob = Program::start(User::Bob, &mount.mountpoint, &remove);
+    assert_eq!(bob.line, "removed");
+    // Those beyond the share are gone.
+    let promised = left();
+    assert!(0 < promised && promised <= SHARE / 3, "{promised}");
+    let taken = descriptors(mount.pid()).len();
+    assert!(taken <= before + SHARE + LIMIT / 4, "{taken} descriptors");
+    assert_ann_reads_and_saves(&mount);
+    assert_eq!(bob.rest(), "");
+    wait_until("all are removed", || left() == 0);
+    mount.assert_descriptors_closed(before + 10);
+
+    let remove = "
+import os, signal, sys
+children = []
+for n in range(100):
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.unlink('bob.session/session')
+        os.write(w, b'.')
+        signal.pause()
+    os.close(w)
+    assert os.read(r, 1) == b'.', n
+    children.append(pid)
+print('removed', flush=True)
+sys.stdin.readline()
+for pid in children: os.kill(pid, signal.SIGKILL)";
+    let bob = Program::start(User::Bob, &mount.mountpoint, remove);
+    assert_eq!(bob.line, "removed");
+    mount.assert_descriptors_closed(before + 16 + 10);
+    drop(bob);
+    mount.assert_descriptors_closed(before + 10);
+}
+
 /// Nothing is kept of sessions that are removed, nor of those whose checkpoint is,
 /// once whoever did it has ended; and the disk is not waited for once for each.
 #[test]
