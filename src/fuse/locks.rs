@@ -22,11 +22,14 @@ pub(super) fn flock(typ: i32) -> Result<Flock> {
 }
 
 impl Adapter {
-    /// Does what is asked for, or puts off the answer.
+    /// Does what is asked for, or puts off the answer; on a worker, if it would
+    /// have to wait, or no other thread is free.
     pub(super) fn lock(&self, ask: Ask, reply: ReplyEmpty) {
-        let result = guarded(|| self.fs.flock(&ask, Patience::None));
-        if !matches!(result, Err(Fail::WouldBlock)) {
-            return settle(&self.fs, ask, reply, result);
+        if let Some(_inside) = self.threads.enter() {
+            let result = guarded(|| self.fs.flock(&ask, Patience::None));
+            if !matches!(result, Err(Fail::WouldBlock)) {
+                return settle(&self.fs, ask, reply, result);
+            }
         }
         let fs = self.fs.clone();
         self.workers.run(move || {
