@@ -86,7 +86,7 @@ impl Filesystem for Adapter {
         std::thread::Builder::new()
             .name("removals".into())
             .spawn(move || fs.carry_out_removals())?;
-        locks::start(self.fs.clone())
+        locks::start(self.fs.clone(), self.workers.clone())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -1,13 +1,21 @@
-//! How many saves are under way: what an orderly end waits for.
+//! How many saves are under way: what an orderly end waits for; and how many wait
+//! for another writer.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How many changes of one user's writers wait for another writer at the most, each
+/// on a thread of its own.
+const MOST_WAITING: usize = 512;
 
 /// Counts of saves, shared by all writers of a mount.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     counts: Mutex<Counts>,
+    /// Those who wait for another writer, by user.
+    waiting: Mutex<HashMap<u32, usize>>,
     changed: Condvar,
     is_ending: AtomicBool,
 }
@@ -23,6 +31,13 @@ struct Counts {
 pub struct Counted<'a> {
     activity: &'a Activity,
     what: fn(&mut Counts) -> &mut usize,
+}
+
+/// A place among those who wait for another writer, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    activity: &'a Activity,
+    user: u32,
 }
 
 impl Activity {
@@ -63,6 +78,20 @@ impl Activity {
         (counts.staged, counts.busy)
     }
 
+    /// A place for one who is about to wait for another writer; `None` if the user
+    /// has no more.
+    pub(super) fn place(&self, user: u32) -> Option<Place<'_>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = waiting.entry(user).or_default();
+        (*own < MOST_WAITING).then(|| {
+            *own += 1;
+            Place {
+                activity: self,
+                user,
+            }
+        })
+    }
+
     /// Waits for the end of all commits, and until `timeout` has passed for
     /// the open writers. Answers whether nothing is left.
     pub(super) fn drain(&self, timeout: Duration) -> bool {
@@ -101,5 +130,39 @@ impl Activity {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.activity.subtract(self.what);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let waiting = self.activity.waiting.lock();
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = waiting.get_mut(&self.user) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                waiting.remove(&self.user);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_13_3_one_user_has_so_many_places_and_others_have_theirs() {
+        let activity = Activity::default();
+        let mut places: Vec<_> = (0..MOST_WAITING)
+            .map(|_| activity.place(7).unwrap())
+            .collect();
+        assert!(activity.place(7).is_none());
+        let other = activity.place(8).unwrap();
+        places.pop();
+        places.push(activity.place(7).unwrap());
+        assert!(activity.place(7).is_none());
+        drop((places, other));
+        assert!(activity.waiting.lock().unwrap().is_empty());
     }
 }

@@ -16,7 +16,8 @@
 //!   after the holder has had a moment to be released.
 //!
 //! Nobody waits on a thread of its own: the answers to those who wait are kept
-//! (`queue`), and given by one thread that serves no requests.
+//! (`queue`), and given by one thread that serves no requests, and waits for
+//! nothing else.
 
 mod queue;
 
@@ -116,10 +117,14 @@ impl Fs {
     /// What is to be told to one who has waited.
     ///
     /// # Errors
-    /// `EWOULDBLOCK`, `EINTR`, `ENOLCK`.
-    pub fn settle_flock(&self, due: &Due) -> Result<()> {
+    /// That it would wait: a writer is moved. `EWOULDBLOCK`, `EINTR`, `ENOLCK`.
+    pub fn settle_flock(&self, due: &Due, patience: Patience) -> Result<()> {
         due.result?;
-        self.follow(&due.ask, Patience::Wait)
+        if matches!(&*self.handles.get(due.ask.handle)?, Handle::Writer(_)) {
+            // Even to look whether it has to be is to ask the disk.
+            must_wait(patience)?;
+        }
+        self.follow(&due.ask, patience)
     }
 
     /// From now on the kernel can be told what it must not believe any more. Never

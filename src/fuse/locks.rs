@@ -8,6 +8,7 @@ use fuser::ReplyEmpty;
 
 use super::adapter::{Adapter, guarded};
 use super::reply;
+use super::workers::Workers;
 use crate::fs::{Ask, Fail, Flock, Fs, Locked, Patience, Result};
 
 /// What flock(2) asks for, of the type of a lock as of fcntl(2).
@@ -21,11 +22,14 @@ pub(super) fn flock(typ: i32) -> Result<Flock> {
 }
 
 impl Adapter {
-    /// Does what is asked for, or puts off the answer.
+    /// Does what is asked for, or puts off the answer; on a worker, if it would
+    /// have to wait, or no other thread is free.
     pub(super) fn lock(&self, ask: Ask, reply: ReplyEmpty) {
-        let result = guarded(|| self.fs.flock(&ask, Patience::None));
-        if !matches!(result, Err(Fail::WouldBlock)) {
-            return settle(&self.fs, ask, reply, result);
+        if let Some(_inside) = self.threads.enter() {
+            let result = guarded(|| self.fs.flock(&ask, Patience::None));
+            if !matches!(result, Err(Fail::WouldBlock)) {
+                return settle(&self.fs, ask, reply, result);
+            }
         }
         let fs = self.fs.clone();
         self.workers.run(move || {
@@ -44,14 +48,24 @@ fn settle(fs: &Fs, ask: Ask, reply: ReplyEmpty, result: Result<Locked>) {
     }
 }
 
-/// Starts the thread that answers those who have waited for a lock.
-pub(super) fn start(fs: Arc<Fs>) -> io::Result<()> {
+/// Starts the thread that answers those who have waited for a lock. It waits for
+/// nothing else: what a client has mapped may take as long to be written back as
+/// that client pleases, and a disk as well.
+pub(super) fn start(fs: Arc<Fs>, workers: Workers) -> io::Result<()> {
     let thread = std::thread::Builder::new().name("locks".into());
     thread.spawn(move || {
         loop {
             for due in fs.due_flocks() {
-                let result = guarded(|| fs.settle_flock(&due));
-                due.answer(result);
+                let result = guarded(|| fs.settle_flock(&due, Patience::None));
+                if !matches!(result, Err(Fail::WouldBlock)) {
+                    due.answer(result);
+                    continue;
+                }
+                let fs = fs.clone();
+                workers.run(move || {
+                    let result = guarded(|| fs.settle_flock(&due, Patience::Wait));
+                    due.answer(result);
+                });
             }
         }
     })?;

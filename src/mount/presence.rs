@@ -70,6 +70,13 @@ fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether it is somebody who may unmount what this process serves. Anybody can
+/// connect to an abstract name, and say nothing.
+fn may_unmount(stream: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(stream)
+        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::getuid())
+}
+
 /// Who it is, if it announces an unmount.
 fn announced(stream: &UnixStream) -> Option<String> {
     let mut said = [0];
@@ -98,9 +105,11 @@ fn waits(stream: &UnixStream) -> bool {
 }
 
 /// Takes each that connects from the queue, which would be full one day and make
-/// the next one wait, and keeps it for as long as it waits, up to a number.
+/// the next one wait, and keeps it for as long as it waits, up to a number: one
+/// that has room for those who may unmount. Only they are listened to.
 fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mutex<Asked>) {
     const MOST: usize = 64;
+    const MOST_OF_OTHERS: usize = 32;
     for stream in socket.incoming() {
         let Ok(stream) = stream else {
             if has_ended.load(Ordering::Acquire) {
@@ -110,7 +119,10 @@ fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mu
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let unmounter = announced(&stream);
+        let (unmounter, most) = match may_unmount(&stream) {
+            true => (announced(&stream), MOST),
+            false => (None, MOST_OF_OTHERS),
+        };
         let mut asked = lock(asked);
         if let Some(unmounter) = unmounter {
             asked.unmounter = Some((Instant::now(), unmounter));
@@ -120,7 +132,7 @@ fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mu
         }
         let waiting = &mut asked.waiting;
         waiting.retain(waits);
-        if waiting.len() < MOST {
+        if waiting.len() < most {
             waiting.push(stream);
         }
     }

@@ -486,7 +486,10 @@ print(told.count('got'), told.count('ENOLCK'))
     let script = format!("{PYTHON_PAUSE}{script}");
     let mut waiter = Running::start("python3", &session.on_mount, &script, &[]);
     waiter.told();
-    assert!(threads(mount.pid(), None).len() < 40);
+    // Those that the many opens have needed are idle, and end.
+    wait_until("nobody waits on a thread", || {
+        threads(mount.pid(), None).len() < 40
+    });
     assert_eq!(fs::read(session.file()).unwrap(), b"x");
     save(session.file(), "y").unwrap();
     drop(holder);
@@ -497,6 +500,56 @@ print(told.count('got'), told.count('ENOLCK'))
         "512 88\n",
         "{output:?}"
     );
+}
+
+/// One who gets its lock is moved, which writes back what it has mapped, which waits
+/// for the writer that has the session. Nobody else's lock waits for that.
+#[test]
+fn rule_13_4_a_mapping_that_waits_for_a_writer_holds_up_no_lock() {
+    let mount = Mount::with(Backing::Here, &["--lock-wait", "600"]);
+    let sessions = ["a", "b"].map(|id| mount.session(id));
+    for session in &sessions {
+        save(session.file(), "old").unwrap();
+    }
+    let holders = sessions.each_ref().map(holder);
+    let mapped = "
+import fcntl, mmap, os
+fd = os.open('session', os.O_RDWR)
+mapped = mmap.mmap(fd, 0)
+mapped[:1] = b'm'
+pause()
+fcntl.flock(fd, fcntl.LOCK_EX)
+";
+    let mapped = format!("{PYTHON_PAUSE}{mapped}");
+    let mut mapped = Running::start("python3", &sessions[0].on_mount, &mapped, &[]);
+    mapped.told();
+    let writes = "import os\nfd = os.open('session', os.O_RDWR)\nos.write(fd, b'x')\npause()";
+    let writes = format!("{PYTHON_PAUSE}{writes}");
+    let mut writer = Running::start("python3", &sessions[0].on_mount, &writes, &[]);
+    writer.told();
+    let another = sessions[0].in_repository.join("another");
+    save(&another, "new").unwrap();
+    fs::rename(another, sessions[0].checkpoint()).unwrap();
+    mapped.go_on();
+    wait_until("the first one waits", || is_waiting(mapped.pid));
+    let waits = "import fcntl\nfcntl.flock(open('session'), fcntl.LOCK_EX)\nprint('locked')";
+    let waiter = Running::start("python3", &sessions[1].on_mount, waits, &[]);
+    wait_until("the second one waits", || is_waiting(waiter.pid));
+    let [first, second] = holders;
+    drop(first);
+    wait_until("the mapping is written back", || {
+        threads(mount.pid(), None)
+            .iter()
+            .any(|&tid| is_in_call(tid, libc::SYS_writev) || is_in_call(tid, libc::SYS_write))
+    });
+    assert!(is_waiting(mapped.pid));
+    drop(second);
+    let pid = waiter.pid;
+    wait_until("the second one has its lock", || has_ended(pid));
+    assert_eq!(waiter.finish().stdout, b"locked\n");
+    assert!(is_waiting(mapped.pid));
+    drop(writer);
+    wait_until("the first one goes on", || has_ended(mapped.pid));
 }
 
 #[test]

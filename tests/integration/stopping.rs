@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::common::slow::{save, slow_disk, wait_for_fsync};
 use crate::common::tools::close;
+use crate::common::users::{Program, User, shared_mount};
 use crate::common::{
     Backing, Mount, SESSIONFS, assert_checkpoint, is_mounted, mounted, wait_until,
 };
@@ -169,4 +170,29 @@ fn an_idle_mount_ends_with_any_of_them() {
         assert!(log(&mount).contains("0 save(s) finished meanwhile"));
         assert_checkpoint(&session, "old");
     }
+}
+
+/// Who says nothing keeps nobody else from being heard.
+#[test]
+fn rule_13_3_silent_connections_do_not_keep_an_unmount_from_being_heard() {
+    let mut mount = shared_mount(Backing::Here);
+    let script = "
+import os, socket, sys
+device = os.stat(sys.argv[1]).st_dev
+name = '\\0sessionfs/%d:%d' % (os.major(device), os.minor(device))
+def connect():
+    s = socket.socket(socket.AF_UNIX); s.connect(name); return s
+connections = [connect() for _ in range(100)]
+print('connected', flush=True)
+sys.stdin.read()
+";
+    let mountpoint = mount.mountpoint.to_str().unwrap().to_owned();
+    let silent = Program::start_with(User::Ann, "/".as_ref(), script, &[&mountpoint]);
+    assert_eq!(silent.line, "connected");
+    let output = at(&mount, &[SESSIONFS, "umount"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(mount.wait().code(), Some(0), "{}", mount.log());
+    let log = mount.log();
+    assert!(log.contains("unmounted by sessionfs umount"), "{log}");
+    drop(silent);
 }

@@ -165,6 +165,41 @@ fn rule_2_8_lock_wait_lets_the_second_writer_wait(backing: Backing) {
     assert_saved(&session, "after the foreign one");
 }
 
+/// As many as may wait do; others are refused at once.
+#[test]
+fn rule_13_3_one_user_has_so_many_that_wait_for_a_writer() {
+    let (_mount, session) = mounted(Backing::Here, &["--lock-wait", "600"]);
+    let writer = first_writer(&session);
+    let script = "
+import errno, os, threading
+threading.stack_size(256 << 10)
+told, lock = [], threading.Lock()
+def write():
+    fd = os.open('session', os.O_RDWR)
+    try: os.write(fd, b'x'); said = 'got'
+    except OSError as e: said = errno.errorcode[e.errno]
+    with lock: told.append(said)
+threads = [threading.Thread(target=write) for _ in range(600)]
+for t in threads: t.start()
+while len(told) < 88: pass
+print(len(told), *set(told), flush=True)
+pause()
+for t in threads: t.join()
+print(len(told))
+";
+    let script = format!("{PYTHON_PAUSE}{script}");
+    let mut waiters = Running::start("python3", &session.on_mount, &script, &[]);
+    waiters.told();
+    closes(writer);
+    waiters.go_on();
+    let output = waiters.finish();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "88 EBUSY\n600\n",
+        "{output:?}"
+    );
+}
+
 fn rule_2_8_lock_wait_ends_after_its_time(backing: Backing) {
     let (_mount, session) = mounted(backing, &["--lock-wait", "0.2"]);
     let first = first_writer(&session);

@@ -140,7 +140,8 @@ pub(super) fn option(long: &str) -> Option<&'static str> {
         }
         "lock-wait" => {
             "At the most so many seconds, with fractions; then, and if it is 0, it gets EBUSY. So \
-             does a second writer of one process at once, and what the kernel holds the session's \
+             does a second writer of one process at once, whoever comes while 512 of its user \
+             wait already, and what the kernel holds the session's \
              directory for (rename(2), unlink(2), making a checkpoint anew)"
         }
         "missing" => {

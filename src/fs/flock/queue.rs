@@ -30,6 +30,9 @@ const SAVE_TIME: Duration = Duration::from_secs(10);
 const RELEASE_TIME: Duration = Duration::from_millis(20);
 const EXIT_TIME: Duration = Duration::from_millis(200);
 
+/// How many holders are looked at whether they live.
+const HOLDERS_LOOKED_AT: usize = 16;
+
 /// What tells one who waits how it ended.
 pub type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -122,13 +125,10 @@ impl File {
     }
 
     /// Until when those who have the lock may have left by themselves, which a
-    /// request that does not wait waits for.
-    fn time_to_leave(&self, ask: &Ask, now: Instant) -> Instant {
-        let leave = |holder: &Holder| match holder.leaves {
-            Some(at) => at,
-            None if holder.process.has_ended() => now + EXIT_TIME,
-            None => now + RELEASE_TIME,
-        };
+    /// request that does not wait waits for; `released` is when a handle is that has
+    /// not unlocked anything.
+    fn time_to_leave(&self, ask: &Ask, now: Instant, released: Instant) -> Instant {
+        let leave = |holder: &Holder| holder.leaves.unwrap_or(released);
         self.in_the_way(ask).map(leave).min().unwrap_or(now)
     }
 
@@ -298,8 +298,28 @@ impl Flocks {
         is_free
     }
 
+    /// How long the release of those in the way may be on its way to us. The
+    /// kernel is asked without the lock that every request takes.
+    fn release_time(&self, key: u64, ask: &Ask) -> Duration {
+        let holders: Vec<Process> = {
+            let inner = self.lock();
+            let holders = inner.files.get(&key).map(|file| {
+                let stay = file.in_the_way(ask).filter(|one| one.leaves.is_none());
+                let stay = stay.take(HOLDERS_LOOKED_AT);
+                stay.map(|holder| holder.process).collect()
+            });
+            holders.unwrap_or_default()
+        };
+        let have_ended = !holders.is_empty() && holders.into_iter().all(Process::has_ended);
+        if have_ended { EXIT_TIME } else { RELEASE_TIME }
+    }
+
     /// Waits for a lock in the place of the caller: it is answered later.
     pub(super) fn wait(&self, key: u64, ask: Ask, answer: Answer) {
+        let release_time = match ask.waits {
+            false => self.release_time(key, &ask),
+            true => RELEASE_TIME,
+        };
         let now = Instant::now();
         let process = Process::of(ask.caller.tid);
         let mut inner = self.lock();
@@ -317,7 +337,7 @@ impl Flocks {
         *mine += 1;
         let file = inner.files.entry(key).or_default();
         let deadline = match ask.waits {
-            false => Some(file.time_to_leave(&ask, now)),
+            false => Some(file.time_to_leave(&ask, now, now + release_time)),
             true => (ask.caller.tid == 0).then_some(now + UNSEEN_TIME),
         };
         file.queue.push_back(Waiter {
@@ -505,6 +525,36 @@ mod tests {
         assert!(flocks.take(1, &ask(1, Flock::Exclusive)));
         flocks.saved(1);
         assert!(!flocks.take(1, &ask(2, Flock::Shared)));
+    }
+
+    #[test]
+    fn the_release_of_those_who_have_ended_is_waited_for_longer() {
+        let flocks = Flocks::default();
+        let by = |tid: u32, handle: u64| {
+            let mut ask = ask(handle, Flock::Shared);
+            ask.caller.tid = tid;
+            ask
+        };
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let most = HOLDERS_LOOKED_AT as u64;
+        for handle in 1..=most {
+            assert!(flocks.take(1, &by(child.id(), handle)));
+        }
+        let asked = ask(0, Flock::Exclusive);
+        assert_eq!(flocks.release_time(1, &asked), RELEASE_TIME);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(flocks.release_time(1, &asked), EXIT_TIME);
+        // No more than so many are looked at, and up to one that lives.
+        let me = std::process::id();
+        assert!(flocks.take(1, &by(me, most + 1)));
+        assert_eq!(flocks.release_time(1, &asked), EXIT_TIME);
+        flocks.release(1);
+        assert_eq!(flocks.release_time(1, &asked), RELEASE_TIME);
+        assert_eq!(flocks.release_time(2, &asked), RELEASE_TIME);
     }
 
     #[test]

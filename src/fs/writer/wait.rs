@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Writer;
+use crate::fs::activity::{Activity, Place};
 use crate::fs::errno::{Fail, Patience, Result};
 use crate::fs::interrupt::is_interrupted;
 use crate::fs::slot::Owner;
@@ -42,7 +43,8 @@ impl Writer {
             writer: self.ino,
             process: self.opener,
         };
-        let mut waiting = Waiting::new(self.lock_wait, wait, patience);
+        let user = (&*self.activity, self.caller.uid);
+        let mut waiting = Waiting::new(user, self.lock_wait, wait, patience);
         while let Err(other) = self.slot.take(owner, waiting.step()) {
             // It would wait for itself.
             let is_own = owner.process.is_known() && other.process == owner.process;
@@ -78,7 +80,11 @@ impl Writer {
 }
 
 /// A change that waits for another writer, or for a foreign `session.next`.
-struct Waiting {
+struct Waiting<'a> {
+    /// Where those are counted who wait, and for which user this one does.
+    user: (&'a Activity, u32),
+    /// Its place among them, once it has to wait.
+    place: Option<Place<'a>>,
     /// `None` if it does not wait.
     deadline: Option<Instant>,
     /// What it is told when it has to go.
@@ -88,8 +94,8 @@ struct Waiting {
     looked: Instant,
 }
 
-impl Waiting {
-    fn new(lock_wait: Duration, wait: Wait, patience: Patience) -> Self {
+impl<'a> Waiting<'a> {
+    fn new(user: (&'a Activity, u32), lock_wait: Duration, wait: Wait, patience: Patience) -> Self {
         let now = Instant::now();
         let tid = match wait {
             Wait::For(tid) if !lock_wait.is_zero() => Some(tid),
@@ -100,6 +106,8 @@ impl Waiting {
             _ => Fail::Errno(libc::EBUSY),
         };
         Self {
+            user,
+            place: None,
             deadline: tid
                 .filter(|_| patience == Patience::Wait)
                 .map(|_| now + lock_wait),
@@ -109,13 +117,16 @@ impl Waiting {
         }
     }
 
-    /// How long to wait before the next look at anything else.
+    /// How long to wait before the next look at anything else; not at all before
+    /// there is a place for it.
     fn step(&self) -> Option<Instant> {
+        self.place.as_ref()?;
         self.deadline.map(|at| at.min(Instant::now() + LOOK))
     }
 
-    /// Fails if the wait is over: in vain, by its time, or because a signal waits
-    /// for the thread that it is for.
+    /// Fails if the wait is over: in vain, by its time, because a signal waits for
+    /// the thread that it is for, or before it has begun, as too many of its user
+    /// wait.
     fn go_on(&mut self, is_in_vain: bool) -> Result<()> {
         let now = Instant::now();
         if is_in_vain && self.refused == Fail::WouldBlock {
@@ -123,6 +134,11 @@ impl Waiting {
         }
         if is_in_vain || self.deadline.is_none_or(|at| now >= at) {
             return Err(self.refused);
+        }
+        if self.place.is_none() {
+            let (activity, user) = self.user;
+            let place = activity.place(user);
+            self.place = Some(place.ok_or(Fail::Errno(libc::EBUSY))?);
         }
         if now.duration_since(self.looked) >= LOOK {
             self.looked = now;
