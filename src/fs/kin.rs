@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::identity::Process;
 use super::process::{Sought, Table, table};
 
-/// How long one look may take, and how many processes it sees.
+/// How long one look may take, at one process or many, and how many it sees.
 const TIME: Duration = Duration::from_millis(500);
 const MOST: usize = 4096;
 
@@ -56,7 +56,7 @@ impl Kin {
     /// it from there. At its end they are its own still: the kernel closes files
     /// before it gives children away (do_exit, kernel/exit.c, Linux 6.18).
     pub(super) fn add_descendants(&mut self, pid: u32) {
-        let mut look = Look::new();
+        let mut look = Look::new(until());
         let mut at = 0;
         look.see(pid);
         while let Some(&parent) = look.order.get(at) {
@@ -79,9 +79,9 @@ impl Kin {
     }
 
     /// Whether one of these processes, but for `closer`, holds the file, or a
-    /// living descendant of one.
-    pub(super) fn held(&self, closer: Process, sought: Sought) -> Held {
-        let mut look = Look::new();
+    /// living descendant of one, as far as that is seen `until` then.
+    pub(super) fn held(&self, closer: Process, sought: Sought, until: Instant) -> Held {
+        let mut look = Look::new(until);
         let mut held = Held::No;
         let roots = self.seen.iter().filter(|process| process.exists());
         for root in roots {
@@ -91,7 +91,7 @@ impl Kin {
         while let Some(&pid) = look.order.get(at) {
             at += 1;
             if pid != closer.pid {
-                held = held.max(holds(pid, sought));
+                held = held.max(holds(pid, sought, until));
             }
             if held == Held::Yes {
                 return held;
@@ -107,29 +107,35 @@ impl Kin {
     }
 }
 
-/// Whether this process holds the file.
-pub(super) fn holds(pid: u32, sought: Sought) -> Held {
-    match table(pid, sought) {
+/// The end of a look that begins now.
+pub(super) fn until() -> Instant {
+    Instant::now() + TIME
+}
+
+/// Whether this process holds the file, as far as that is seen `until` then.
+pub(super) fn holds(pid: u32, sought: Sought, until: Instant) -> Held {
+    match table(pid, sought, Some(until)) {
         Ok(Table::Holds) => Held::Yes,
         Ok(Table::HoldsUntilExec) => Held::UntilExec,
         Ok(Table::Other | Table::Empty) => Held::No,
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Held::No,
-        // It is there, and we must not look: its close tells, or RELEASE does.
+        // It is there, and we must not look, or not for so long: its close tells, or
+        // RELEASE does.
         Err(_) => Held::Yes,
     }
 }
 
 /// A look at processes, each once.
 struct Look {
-    since: Instant,
+    until: Instant,
     seen: HashSet<u32>,
     order: Vec<u32>,
 }
 
 impl Look {
-    fn new() -> Self {
+    fn new(until: Instant) -> Self {
         Self {
-            since: Instant::now(),
+            until,
             seen: HashSet::new(),
             order: Vec::new(),
         }
@@ -155,7 +161,7 @@ impl Look {
     }
 
     fn is_over(&self) -> bool {
-        self.order.len() > MOST || self.since.elapsed() > TIME
+        self.order.len() > MOST || Instant::now() > self.until
     }
 }
 
@@ -192,6 +198,22 @@ mod tests {
         assert!(kin.seen.iter().all(|process| process.pid != shell.id()));
         drop(shell.stdin.take());
         shell.wait().unwrap();
+    }
+
+    #[test]
+    fn rule_13_2_a_table_that_takes_too_long_is_one_that_holds() {
+        let nothing = Sought {
+            ino: u64::MAX,
+            shown: u64::MAX,
+            shown_before: u64::MAX,
+            device: None,
+            may_only_read: false,
+        };
+        let me = std::process::id();
+        assert_eq!(holds(me, nothing, Instant::now()), Held::Yes);
+        let an_hour = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(holds(me, nothing, an_hour), Held::No);
+        assert_eq!(holds(u32::MAX, nothing, Instant::now()), Held::No);
     }
 
     #[test]

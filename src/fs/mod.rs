@@ -16,7 +16,6 @@ mod handle;
 mod hold;
 pub mod holders;
 mod identity;
-mod interrupt;
 mod kin;
 mod listing;
 mod lookup;

@@ -223,7 +223,7 @@ pub(super) enum Table {
 /// unless that would wait for an exec.
 fn own_table(tid: u32, sought: Sought) -> io::Result<Table> {
     if sought.device.is_none() || may_be_in_exec(tid) {
-        return table(tid, sought);
+        return table(tid, sought, None);
     }
     let mut found = Table::Empty;
     let links = fs::File::open(format!("/proc/{tid}/fd"))?;
@@ -256,17 +256,24 @@ fn own_table(tid: u32, sought: Sought) -> io::Result<Table> {
 /// The table of a process that goes on meanwhile. A descriptor that a shell
 /// moves back to a lower number, after a redirection, is missed by a look that
 /// is just between the two numbers; the next look finds it.
-pub(super) fn table(pid: u32, sought: Sought) -> io::Result<Table> {
-    match table_once(pid, sought) {
-        Ok(Table::Other) => table_once(pid, sought),
+///
+/// # Errors
+/// Those of `/proc`; `TimedOut` if it is so long that its end is not seen `until`
+/// then.
+pub(super) fn table(pid: u32, sought: Sought, until: Option<Instant>) -> io::Result<Table> {
+    match table_once(pid, sought, until) {
+        Ok(Table::Other) => table_once(pid, sought, until),
         other => other,
     }
 }
 
-fn table_once(pid: u32, sought: Sought) -> io::Result<Table> {
+fn table_once(pid: u32, sought: Sought, until: Option<Instant>) -> io::Result<Table> {
     let mut found = Table::Empty;
     let mut buffer = [0; 512];
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         // A descriptor that is closed meanwhile does not hold anything.
         let Ok((number, mut file)) =
             entry.and_then(|entry| Ok((entry.file_name(), fs::File::open(entry.path())?)))
@@ -487,12 +494,12 @@ mod tests {
         };
         assert_eq!(closer(me, sought(ino, 0)), Closer::Holds);
         assert_eq!(closer(me, sought(0, ino)), Closer::Holds);
-        assert_eq!(table(me, sought(u64::MAX, 0)).unwrap(), Table::Other);
+        assert_eq!(table(me, sought(u64::MAX, 0), None).unwrap(), Table::Other);
         let elsewhere = Sought {
             device: Some((u32::MAX, 0)),
             ..sought(0, ino)
         };
-        assert_eq!(table(me, elsewhere).unwrap(), Table::Other);
+        assert_eq!(table(me, elsewhere, None).unwrap(), Table::Other);
         fs::rename(&path, dir.path().join("other")).unwrap();
         assert_eq!(closer(me, sought(0, ino)), Closer::Closed);
         assert_eq!(closer(me, sought(ino, 0)), Closer::Holds);
@@ -514,7 +521,10 @@ mod tests {
                 device: None,
                 may_only_read: false,
             };
-            assert_eq!(table(std::process::id(), sought).unwrap(), Table::Other);
+            assert_eq!(
+                table(std::process::id(), sought, None).unwrap(),
+                Table::Other
+            );
         }
         drop(reader);
     }

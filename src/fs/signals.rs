@@ -1,14 +1,19 @@
-//! Whether who waits for an answer is about to die. A thread cannot be killed
-//! while a request of its own is being served (request_wait_answer,
-//! fs/fuse/dev.c, Linux 6.18): what takes long has to look.
+//! Which signals wait for a caller, who waits for us.
+//!
+//! fuser answers the kernel's INTERRUPT with "not known" (0.18), and a request
+//! that has been taken cannot be given up by the kernel alone: its caller waits
+//! for the answer even under SIGKILL (request_wait_answer, fs/fuse/dev.c, Linux
+//! 6.18). So what takes long looks for the caller's signals itself: what waits
+//! for others ends with any of them, and answers `EINTR`; what copies ends with
+//! those that end the caller.
 
 use std::cell::Cell;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::process::field;
+use super::process::{field, parse_status};
 
-/// How often a thread is looked at.
+/// How often a thread is looked at by what copies.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Signals that end a process with a core dump, which stay as they are until the
@@ -27,6 +32,26 @@ const DUMPING: [libc::c_int; 10] = [
     libc::SIGXFSZ,
 ];
 
+/// Signals that end or interrupt nothing, or not now: a process that is stopped
+/// goes on later, and its call with it.
+const HARMLESS: [libc::c_int; 8] = [
+    libc::SIGSTOP,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGCONT,
+    libc::SIGCHLD,
+    libc::SIGURG,
+    libc::SIGWINCH,
+];
+
+/// Whether a signal waits for a thread, which waits for us. Never asked on a
+/// thread that takes requests. `/proc/TID/status` waits for nothing, and the
+/// memory of a thread that waits for us is not about to go.
+pub(super) fn is_interrupted(tid: u32) -> bool {
+    tid != 0 && Signals::of_thread(tid).is_some_and(|signals| signals.interrupt())
+}
+
 /// Whether a thread goes on living, asked as often as one likes. For a thread of
 /// ours that may wait: who looks at a process may be the last to let go of its
 /// memory.
@@ -38,24 +63,104 @@ pub(super) fn lives(tid: u32) -> impl Fn() -> bool {
         }
         last.set(Instant::now());
         // That there is nobody any more means that nobody waits.
-        fs::read(format!("/proc/{tid}/status")).is_ok_and(|status| !is_dying(&status))
+        Signals::of_thread(tid).is_some_and(|signals| !signals.end())
     }
 }
 
-/// `status` is in the form of proc_pid_status(5).
-fn is_dying(status: &[u8]) -> bool {
-    let set = |name| field(status, name).and_then(|set| u64::from_str_radix(set, 16).ok());
-    let set = |name| set(name).unwrap_or(0);
-    let bit = |signal: libc::c_int| 1_u64 << (signal - 1);
-    let dumping = DUMPING.into_iter().fold(0, |all, signal| all | bit(signal));
-    let handled = set("SigBlk:") | set("SigIgn:") | set("SigCgt:");
-    let pending = set("SigPnd:") | set("ShdPnd:");
-    pending & (bit(libc::SIGKILL) | dumping & !handled) != 0
+/// The sets of signals of a thread; the bit of signal 1 is the lowest.
+#[derive(Debug)]
+struct Signals {
+    /// Those that wait for it, and for any thread of its process.
+    own: u64,
+    shared: u64,
+    blocked: u64,
+    ignored: u64,
+    caught: u64,
+    is_alone: bool,
+}
+
+impl Signals {
+    fn of_thread(tid: u32) -> Option<Self> {
+        let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+        Some(Self::of(&status))
+    }
+
+    /// `status` is in the form of proc_pid_status(5); what it lacks is empty.
+    fn of(status: &[u8]) -> Self {
+        let set = |name| {
+            let set = field(status, name).and_then(|set| u64::from_str_radix(set, 16).ok());
+            set.unwrap_or(0)
+        };
+        Self {
+            own: set("SigPnd:"),
+            shared: set("ShdPnd:"),
+            blocked: set("SigBlk:"),
+            ignored: set("SigIgn:"),
+            caught: set("SigCgt:"),
+            is_alone: parse_status(status, "Threads:", 10) == Some(1),
+        }
+    }
+
+    /// Whether one of them interrupts the thread.
+    ///
+    /// A signal for the whole process is only for this thread if there is no other
+    /// (which might take it, and this one would see errno 512). One that ends the
+    /// process is given to each of its threads (complete_signal, kernel/signal.c).
+    fn interrupt(&self) -> bool {
+        let shared = if self.is_alone { self.shared } else { 0 };
+        (self.own | shared) & !self.blocked & !(set_of(&HARMLESS) & !self.caught) != 0
+    }
+
+    /// Whether one of them ends the process.
+    fn end(&self) -> bool {
+        let handled = self.blocked | self.ignored | self.caught;
+        let fatal = set_of(&[libc::SIGKILL]) | set_of(&DUMPING) & !handled;
+        (self.own | self.shared) & fatal != 0
+    }
+}
+
+fn set_of(signals: &[libc::c_int]) -> u64 {
+    signals
+        .iter()
+        .fold(0, |set, signal| set | 1 << (signal - 1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_that_waits_for_this_thread_is_seen() {
+        let status = |threads: u32, own: u64, shared: u64, blocked: u64, caught: u64| {
+            format!(
+                "Threads:\t{threads}\nSigPnd:\t{own:016x}\nShdPnd:\t{shared:016x}\n\
+                 SigBlk:\t{blocked:016x}\nSigCgt:\t{caught:016x}\n"
+            )
+        };
+        let of = |signal: i32| 1_u64 << (signal - 1);
+        let (kill, term, stop, child) = (
+            of(libc::SIGKILL),
+            of(libc::SIGTERM),
+            of(libc::SIGTSTP),
+            of(libc::SIGCHLD),
+        );
+        for (status, expected) in [
+            (status(1, 0, 0, 0, 0), false),
+            (status(3, kill, 0, 0, 0), true),
+            (status(1, 0, term, 0, 0), true),
+            (status(1, 0, term, term, 0), false),
+            (status(3, 0, term, 0, term), false),
+            (status(1, 0, stop, 0, 0), false),
+            (status(1, 0, stop, 0, stop), true),
+            (status(1, 0, child, 0, child), true),
+            (String::new(), false),
+            (status(2, 0, kill, 0, 0), false),
+            ("SigPnd:\tx\n".to_owned(), false),
+        ] {
+            let interrupt = Signals::of(status.as_bytes()).interrupt();
+            assert_eq!(interrupt, expected, "{status}");
+        }
+    }
 
     #[test]
     fn a_fatal_signal_is_told_from_others() {
@@ -77,9 +182,10 @@ mod tests {
             (0, terminate, 0, 0, 0, false),
         ] {
             let status = status(pending, shared, blocked, ignored, caught);
-            assert_eq!(is_dying(status.as_bytes()), dies, "{status}");
+            let end = Signals::of(status.as_bytes()).end();
+            assert_eq!(end, dies, "{status}");
         }
-        assert!(!is_dying(b""));
+        assert!(!Signals::of(b"").end());
     }
 
     #[test]

@@ -145,14 +145,15 @@ impl Writer {
             }
             kin
         };
+        let until = kin::until();
         if self.opener != closer && self.opener.exists() {
-            let held = kin::holds(self.opener.pid, self.sought());
+            let held = kin::holds(self.opener.pid, self.sought(), until);
             if held != Held::No {
                 return held;
             }
         }
         kin.add(closer);
-        kin.held(closer, self.sought())
+        kin.held(closer, self.sought(), until)
     }
 
     /// Whether the opener wants to know how its save ends: of its own data, or of

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Writer;
 use crate::fs::activity::{Activity, Place};
 use crate::fs::errno::{Fail, Patience, Result};
-use crate::fs::interrupt::is_interrupted;
+use crate::fs::signals::is_interrupted;
 use crate::fs::slot::Owner;
 
 /// How often who waits for another writer looks at anything else.
