@@ -58,8 +58,10 @@ impl Writer {
         let is_void = std::mem::take(&mut state.is_void);
         let lost = self.lost.swap(0, Ordering::SeqCst);
         let done = self.set_len(state, 0, keep, patience);
-        if done.is_err() {
-            state.failed = state.failed.or(failed);
+        if let Err(fail) = done {
+            // Any other error is that of the save from now on.
+            let tried_only = matches!(fail, Fail::WouldBlock | Fail::Errno(libc::EINTR));
+            state.failed = state.failed.or(failed.filter(|_| tried_only));
             state.is_void |= is_void;
             let _ = (self.lost).compare_exchange(0, lost, Ordering::SeqCst, Ordering::SeqCst);
         }
