@@ -20,7 +20,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) use self::attributes::empty_attr;
 use self::authors::Authors;
@@ -40,6 +40,10 @@ use super::statistics::Statistics;
 use super::{Caller, umask};
 use crate::repo::{self, Checkpoint, Kind, Session, Staged};
 use crate::sys;
+
+/// How long a write looks for room on a full disk: a little longer than what is still
+/// being read is looked at (`replaced`).
+const ROOM_TIME: Duration = Duration::from_millis(1200);
 
 /// An open for writing, with all descriptors that go back to it.
 #[derive(Debug)]
@@ -296,10 +300,34 @@ impl Writer {
                 let at_end = appends && (self.is_shared() || state.has_followed);
                 let at = if at_end { staged.stat()?.stx_size } else { at };
                 let _acting = self.credentials.begin()?;
-                self.log_if_failed(staged.write_at(bytes, at))
+                self.write_where_room(staged, bytes, at, patience)
             });
         self.note_data(&mut state, tid);
         self.keep_failure(&mut state, written)
+    }
+
+    /// A full disk may have room in a moment: what a save has replaced is held for a
+    /// while after its last reader has closed it (`replaced`), and RELEASE comes
+    /// after close(2) has returned.
+    fn write_where_room(
+        &self,
+        staged: &Staged,
+        bytes: &[u8],
+        at: u64,
+        patience: Patience,
+    ) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match staged.write_at(bytes, at) {
+                Err(error) if error.errno() == libc::ENOSPC && patience == Patience::None => {
+                    return Err(Fail::WouldBlock);
+                }
+                Err(error) if error.errno() == libc::ENOSPC && start.elapsed() < ROOM_TIME => {
+                    std::thread::sleep(ROOM_TIME / 50);
+                }
+                written => return self.log_if_failed(written),
+            }
+        }
     }
 
     /// A piece could not be kept, for this reason: what it lacks is never
