@@ -268,10 +268,7 @@ fn takes_privileges_only(now: u32, attributes: &Attributes) -> bool {
 /// Whether a thread has `CAP_CHOWN`, `CAP_FOWNER` and `CAP_FSETID`; `status` is in
 /// the form of proc_pid_status(5).
 fn has_power_over_files(status: &[u8]) -> bool {
-    const ALL: u64 = 1 << 0 | 1 << 3 | 1 << 4;
-    process::field(status, "CapEff:")
-        .and_then(|set| u64::from_str_radix(set, 16).ok())
-        .is_some_and(|set| set & ALL == ALL)
+    process::has_capabilities(status, 1 << 0 | 1 << 3 | 1 << 4)
 }
 
 /// Whether a map of a user namespace, in the form of user_namespaces(7), has a

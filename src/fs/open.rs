@@ -163,9 +163,9 @@ impl Fs {
 
     /// Sends a thread that is to change a node on its second walk (DESIGN 4), if
     /// that is the checkpoint of a session, or has been: then the thread may
-    /// have come by another name. `find` finds or makes the writer, `other` changes the node as the file that it
-    /// is, `shared` is for a caller that has no second walk: it has no number, or
-    /// comes by no path.
+    /// have come by another name. `find` finds or makes the writer, `other` changes
+    /// the node as the file that it is, `shared` is for a caller that has no second
+    /// walk: it has no number, or comes by no path.
     pub(super) fn change_checkpoint<T>(
         &self,
         (role, id, session): (&Role, u64, u64),

@@ -174,10 +174,15 @@ pub(super) fn keeps_privileges(tid: u32) -> bool {
 }
 
 pub(super) fn has_fsetid(status: &[u8]) -> bool {
-    const CAP_FSETID: u32 = 4;
+    has_capabilities(status, 1 << 4)
+}
+
+/// Whether a thread has all of these capabilities in effect: bits as of
+/// linux/capability.h. `status` is in the form of proc_pid_status(5).
+pub(super) fn has_capabilities(status: &[u8], wanted: u64) -> bool {
     field(status, "CapEff:")
         .and_then(|set| u64::from_str_radix(set, 16).ok())
-        .is_some_and(|set| set & (1 << CAP_FSETID) != 0)
+        .is_some_and(|set| set & wanted == wanted)
 }
 
 /// The supplementary groups of a thread; none if nobody can tell.
@@ -243,12 +248,10 @@ fn own_table(tid: u32, sought: Sought) -> io::Result<Table> {
         if !writes(flags) && !sought.may_only_read {
             continue;
         }
-        match flags {
-            Some(flags) if flags & i64::from(libc::O_CLOEXEC) != 0 => {
-                found = Table::HoldsUntilExec;
-            }
-            _ => return Ok(Table::Holds),
+        if !is_closed_on_exec(flags) {
+            return Ok(Table::Holds);
         }
+        found = Table::HoldsUntilExec;
     }
     Ok(found)
 }
@@ -289,15 +292,12 @@ fn table_once(pid: u32, sought: Sought, until: Option<Instant>) -> io::Result<Ta
         if !is_sought((pid, &number), fdinfo, flags, sought) {
             continue;
         }
-        match flags {
-            Some(flags) if flags & i64::from(libc::O_CLOEXEC) != 0 => {
-                found = Table::HoldsUntilExec;
-            }
-            // The kernel takes the mark off before it closes what has it
-            // (do_close_on_exec, fs/file.c, Linux 6.18).
-            _ if may_be_in_exec(pid) => found = Table::HoldsUntilExec,
-            _ => return Ok(Table::Holds),
+        // The kernel takes the mark off before it closes what has it
+        // (do_close_on_exec, fs/file.c, Linux 6.18).
+        if !is_closed_on_exec(flags) && !may_be_in_exec(pid) {
+            return Ok(Table::Holds);
         }
+        found = Table::HoldsUntilExec;
     }
     Ok(found)
 }
@@ -305,6 +305,11 @@ fn table_once(pid: u32, sought: Sought, until: Option<Instant>) -> io::Result<Ta
 /// The flags of an open file with those of its descriptor, by its fdinfo.
 fn flags_of(fdinfo: &[u8]) -> Option<i64> {
     field(fdinfo, "flags:").and_then(|flags| i64::from_str_radix(flags, 8).ok())
+}
+
+/// Whether a descriptor is closed by exec(2); no, if nobody can tell.
+fn is_closed_on_exec(flags: Option<i64>) -> bool {
+    flags.is_some_and(|flags| flags & i64::from(libc::O_CLOEXEC) != 0)
 }
 
 /// Whether a descriptor writes; yes, if nobody can tell.

@@ -4,6 +4,7 @@
 use super::absence::parse;
 use super::errno::Result;
 use super::{Fs, ROOT, process};
+use crate::repo::DEFAULT_ACL;
 use crate::sys::{self, Errno};
 
 /// The permission bits of a first checkpoint, for the thread that opens it, and
@@ -36,9 +37,6 @@ fn asked_for(number: i64, arguments: &[u64; 6]) -> Option<u32> {
     let makes = flags & u64::from(libc::O_CREAT.cast_unsigned()) != 0;
     makes.then_some((mode & 0o777) as u32)
 }
-
-/// The default ACL of a directory (acl(5)).
-const DEFAULT_ACL: &std::ffi::CStr = c"system.posix_acl_default";
 
 impl Fs {
     /// The mode for something new in a directory: `mode` less the caller's

@@ -52,9 +52,9 @@ impl Adapter {
     }
 
     /// Does `operation` and answers with what comes of it; on a worker, if it
-    /// would have to wait, or no other thread is free. For what ends something, and gives memory back, and for
-    /// what changes the content of a writer: it has to know of what it lacks, or
-    /// it would be published so.
+    /// would have to wait, or no other thread is free. For what ends something, and
+    /// gives memory back, and for what changes the content of a writer: it has to
+    /// know of what it lacks, or it would be published so.
     pub(super) fn finish<R, T>(
         &self,
         reply: R,

@@ -57,6 +57,7 @@ pub use name::SessionName;
 pub use probe::{Answer, Feature, LeftProbe};
 pub use rename::Linked;
 pub use session::{CHECKPOINT, Session};
+pub(crate) use staged::DEFAULT_ACL;
 pub use staged::{Base, Commit, Committed, Permit, Staged, Unasked};
 
 pub use crate::sys::{RenameFlags, Statx, Timestamps};

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 pub use self::commit::{Base, Commit, Committed, Permit, Unasked};
+pub(crate) use self::rights::DEFAULT_ACL;
 use self::rights::{Seen, Source};
 use super::attributes::Own;
 use super::checkpoint::Checkpoint;

@@ -200,8 +200,8 @@ impl Staged {
     }
 
     /// Gives the staged file the attributes it is to be published with: what has
-    /// changed since it was begun, and its writer has not set. Makes it durable. Answers the mode that it has
-    /// to have in the end, without the mark (I4).
+    /// changed since it was begun, and its writer has not set. Makes it durable.
+    /// Answers the mode that it has to have in the end, without the mark (I4).
     ///
     /// An error of fsync ends the save: the kernel may have dropped the data,
     /// and says so only once.

@@ -13,7 +13,7 @@ use crate::repo::lock::{self, MARK, MARK_BIT, Mark};
 use crate::sys::{self, Errno, Mode, Statx, XattrFlags};
 
 /// A directory's ACL for what is made in it (acl(5)).
-const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 /// Whose attributes a staged file has, but for what its writer has set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

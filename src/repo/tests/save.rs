@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, set, set_xattr, xattr_names};
-use crate::repo::{Attributes, Base, Commit, Kind, Result, lock};
+use crate::repo::{Attributes, Base, Commit, DEFAULT_ACL, Kind, Result, lock};
 use crate::sys::{Call, Errno, Timestamps, XattrFlags, fault};
 
 /// 2.3: when the rename is done, only the directory's sync can still fail the
@@ -107,7 +107,6 @@ fn acl(mask: u8) -> Vec<u8> {
 }
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
-const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 fn save(sandbox: &Sandbox, ways: Ways, content: &[u8]) -> Result<()> {
     fault::with(ways.plan(|_, _| None), || sandbox.session.save(content))
