@@ -24,7 +24,7 @@ use fuser::{
 };
 
 use super::image::{self, FOR_EVER, IMAGE};
-use super::mkfs::mkfs;
+use super::mkfs::{image_directory, mkfs};
 use super::{Disk, run, wait_until};
 
 /// What stands in a block that has a fault: all others work.
@@ -184,7 +184,7 @@ impl FailingDevice {
         super::require_fuse();
         let directory = tempfile::Builder::new()
             .prefix("sessionfs-device-")
-            .tempdir()
+            .tempdir_in(image_directory())
             .unwrap();
         let path = directory.path().join("image");
         // The least that xfs takes.

@@ -2,9 +2,23 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::run;
+
+/// Where the images of disks are: in memory, if there is room. The disk of a rented
+/// machine may pause for more than a minute when it has been busy, and each sync of
+/// each test with it.
+pub fn image_directory() -> PathBuf {
+    const ROOM: u64 = 4 << 30;
+    let memory = Path::new("/dev/shm");
+    let has_room = rustix::fs::statvfs(memory).is_ok_and(|fs| fs.f_bavail * fs.f_frsize >= ROOM);
+    if has_room {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
 
 /// Makes an image of this size with a filesystem, by a program of the name
 /// `mkfs.TYPE` with these options.

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 pub const SESSIONFS: &str = env!("CARGO_BIN_EXE_sessionfs");
 
 /// How long a condition may take to come true on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a repository lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +156,7 @@ pub fn alone(test: impl FnOnce()) {
 /// A directory on a filesystem of its own.
 pub struct Disk {
     directory: tempfile::TempDir,
+    images: Option<tempfile::TempDir>,
     path: PathBuf,
     mounted: bool,
 }
@@ -181,9 +182,14 @@ impl Disk {
     /// A filesystem on a loop device of this size, made by this program.
     pub fn formatted(bytes: u64, program: &str, options: &[&str]) -> Self {
         let mut disk = Self::unmounted();
-        let image = disk.beside("image");
+        let images = tempfile::Builder::new()
+            .prefix("sessionfs-image-")
+            .tempdir_in(mkfs::image_directory())
+            .unwrap();
+        let image = images.path().join("image");
         mkfs::mkfs(program, options, &image, bytes);
         disk.mount(&["-o".as_ref(), "loop".as_ref(), image.as_os_str()]);
+        disk.images = Some(images);
         disk
     }
 
@@ -203,6 +209,7 @@ impl Disk {
         fs::create_dir(&path).unwrap();
         Self {
             directory,
+            images: None,
             path,
             mounted: false,
         }
@@ -217,6 +224,11 @@ impl Disk {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file with its content, of one on a loop device.
+    pub fn image(&self) -> PathBuf {
+        self.images.as_ref().unwrap().path().join("image")
     }
 
     /// A place beside it, for what has to be elsewhere.

@@ -115,7 +115,7 @@ fn rule_2_3_a_filesystem_that_makes_itself_read_only_says_so() {
     assert_saved(&session, "old");
     mount.signal("TERM");
     assert!(mount.wait().success(), "{}", mount.log());
-    let image = mount.disk.beside("image");
+    let image = mount.disk.image();
     unmount("umount", &[mount.disk.path()]);
     // It repairs what we have said is broken, with status 1.
     let repaired = std::process::Command::new("e2fsck")
