@@ -5,6 +5,12 @@
 //! be. The unit tests call the same with changed texts.
 
 pub use crate::cli::outside_input::{options, report};
-pub use crate::fs::outside_input::{files, mountinfo, process};
 pub use crate::mount::outside_input::helper;
+pub use crate::proc::outside_input::{mountinfo, process};
 pub use crate::repo::outside_input::names;
+
+/// Open and locked files as `/proc` shows them, and the ACL of a directory.
+pub fn files(input: &[u8]) {
+    crate::proc::outside_input::files(input);
+    crate::fs::outside_input::acl(input);
+}

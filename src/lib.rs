@@ -10,6 +10,7 @@ mod fuse;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod mount;
+mod proc;
 pub mod repo;
 mod sys;
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::read_report;
-use crate::fs::holders::{flock_owner, openers};
 use crate::mount::status::{Asker, Report};
+use crate::proc::holders::{flock_owner, openers};
 use crate::repo::{Checkpoint, Kind, LOCK, Lock, LockOwner, Result, Session, SessionName};
 use crate::sys::Statx;
 use rustix::fs::FileType;

@@ -7,7 +7,6 @@
 //! With [`Missing::Absent`] there is nothing to be seen.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -15,8 +14,9 @@ use std::time::Instant;
 use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::node::Role;
-use super::process;
 use super::{Caller, Fs};
+use crate::proc::status;
+use crate::proc::syscall::Call;
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno};
 
@@ -61,7 +61,7 @@ impl Fs {
             return Ok(());
         }
         must_wait(patience)?;
-        let mode = self.mode_of_new(parent, 0o644, process::umask(caller.tid))?;
+        let mode = self.mode_of_new(parent, 0o644, status::umask(caller.tid))?;
         self.make_empty_checkpoint(parent, mode, caller, patience)
     }
 
@@ -132,10 +132,7 @@ impl Found {
     }
 }
 
-/// What the call is about that a thread is in, which waits for our answer. A FUSE
-/// lookup does not tell what it is for; `/proc/PID/syscall` does, to those who may
-/// trace the thread (ptrace(2): root may, and the same user where Yama does not
-/// forbid it).
+/// What the call is about that a thread is in, which waits for our answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Aim {
     /// It makes a new name, and refuses to replace one.
@@ -149,12 +146,8 @@ enum Aim {
 
 impl Aim {
     fn of(tid: u32) -> Self {
-        if tid == 0 {
-            return Self::Other;
-        }
-        let call = fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
-        parse(&call).map_or(Self::Other, |(number, arguments)| {
-            Self::of_call(number, &arguments)
+        Call::of(tid).map_or(Self::Other, |call| {
+            Self::of_call(call.number, &call.arguments)
         })
     }
 
@@ -179,21 +172,10 @@ impl Aim {
     }
 }
 
-/// The number of the call and its arguments, in the form of
-/// proc_pid_syscall(5).
-pub(super) fn parse(call: &str) -> Option<(i64, [u64; 6])> {
-    let mut fields = call.split_ascii_whitespace();
-    let number = fields.next()?.parse().ok()?;
-    let mut arguments = [0; 6];
-    for argument in &mut arguments {
-        *argument = u64::from_str_radix(fields.next()?.strip_prefix("0x")?, 16).ok()?;
-    }
-    Some((number, arguments))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proc::syscall::parse;
 
     fn aim(number: i64, arguments: &str) -> Aim {
         parse(&format!("{number} {arguments} 0x7ff 0x7fe"))
@@ -229,12 +211,5 @@ mod tests {
         assert!(!found.is_recent(5));
         found.forget(5 + 64);
         assert!(!found.is_recent(5 + 64) && !found.is_recent(0));
-    }
-
-    #[test]
-    fn what_cannot_be_read_says_nothing() {
-        for call in ["", "running", "-1 0x1 0x2", "257 0x1 0x2 0xc1"] {
-            assert_eq!(parse(call), None, "{call}");
-        }
     }
 }

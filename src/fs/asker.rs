@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::identity::Process;
 use super::shares::Share;
+use crate::proc::identity::Process;
 
 /// How many processes are remembered of one removal. To others beyond that it is
 /// like one that somebody else has asked for.

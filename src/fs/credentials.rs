@@ -20,8 +20,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::errno::Result;
-use super::process;
 use super::{Caller, Fs};
+use crate::proc::{self, File, OutOfExec, status};
 use crate::repo::{Attributes, Checkpoint, Permit, Session};
 use crate::sys::{self, Errno};
 
@@ -65,7 +65,7 @@ impl Caller {
                 uid: self.uid,
                 gid: self.gid,
                 // Of a caller outside of our pid namespace: none.
-                groups: process::groups(self.tid),
+                groups: status::groups(self.tid),
             }),
         })
     }
@@ -74,10 +74,10 @@ impl Caller {
     /// (`CAP_FSETID`, capabilities(7)); not if nobody can tell. The capabilities
     /// of another user namespace than ours do not count.
     pub(super) fn keeps_privileges(self) -> bool {
-        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/user")).ok();
+        let namespace = |tid| OutOfExec::known(tid).namespace("user").ok();
         self.uid == 0
-            && process::keeps_privileges(self.tid)
-            && namespace("self").is_some_and(|ours| namespace(&self.tid.to_string()) == Some(ours))
+            && status::keeps_privileges(self.tid)
+            && namespace(std::process::id()).is_some_and(|ours| namespace(self.tid) == Some(ours))
     }
 
     /// Has this thread act as the caller while it changes attributes of a file,
@@ -108,11 +108,10 @@ impl Caller {
     /// Whether he has capabilities over the owner of a file: those of a user
     /// namespace count for the users in it (user_namespaces(7)).
     fn rules_over(self, file: &sys::Statx) -> bool {
-        let read = |name| std::fs::read(format!("/proc/{}/{name}", self.tid)).unwrap_or_default();
-        let maps = |name, id| maps(&read(name), id);
-        has_power_over_files(&read("status"))
-            && maps("uid_map", file.stx_uid)
-            && maps("gid_map", file.stx_gid)
+        let read = |file| proc::read(self.tid, file).unwrap_or_default();
+        has_power_over_files(&read(File::Status))
+            && maps(&read(File::UidMap), file.stx_uid)
+            && maps(&read(File::GidMap), file.stx_gid)
     }
 
     /// Whether he is somebody whom the daemon can act as.
@@ -268,7 +267,7 @@ fn takes_privileges_only(now: u32, attributes: &Attributes) -> bool {
 /// Whether a thread has `CAP_CHOWN`, `CAP_FOWNER` and `CAP_FSETID`; `status` is in
 /// the form of proc_pid_status(5).
 fn has_power_over_files(status: &[u8]) -> bool {
-    process::has_capabilities(status, 1 << 0 | 1 << 3 | 1 << 4)
+    status::has_capabilities(status, 1 << 0 | 1 << 3 | 1 << 4)
 }
 
 /// Whether a map of a user namespace, in the form of user_namespaces(7), has a

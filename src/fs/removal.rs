@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::asker::{Asker, Askers, OF_ASKER, wait_for_end_of_any};
 use super::shares::Share;
-use super::taken_back::Call;
+use crate::proc::syscall::Call;
 use crate::repo::{self, Checkpoint, Kind, Session};
 
 /// How long a process may take to make a new checkpoint.

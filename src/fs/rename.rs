@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use super::entries::must_wait;
 use super::errno::{Fail, Patience, Result};
-use super::identity::Process;
 use super::lookup::is_file;
 use super::node::ROOT;
 use super::removal::{Asked, OF_REMOVAL, Removal, Removals};
 use super::shares::Share;
 use super::slot::{Owner, Slot};
 use super::{Caller, Entry, Fs};
+use crate::proc::identity::Process;
 use crate::repo::{Checkpoint, Kind, LOCK, Linked, Session, SessionName};
 use crate::sys::{self, Errno, RenameFlags, Statx};
 

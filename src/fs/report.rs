@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::entries::must_wait;
 use super::errno::{Patience, Result};
 use super::handle::Handle;
-use super::holders::{Holder, Use, search};
 use super::node::{Identity, REPORT, ROOT, Role};
 use super::open::{Opened, changes};
 use super::{Caller, Entry, Fs};
+use crate::proc::holders::{Holder, Use, search};
 use crate::sys::Errno;
 
 /// The name of the file.

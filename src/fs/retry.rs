@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::errno::{Fail, Result};
-use super::identity::Process;
 use super::writer::Writer;
+use crate::proc::identity::Process;
 
 /// How many threads may be between the two walks at a time. A thread beyond
 /// that gets `ESTALE`, and tries again itself or does not.

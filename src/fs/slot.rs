@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use super::holders;
-use super::identity::Process;
 use super::writer::Writer;
+use crate::proc::holders;
+use crate::proc::identity::Process;
 use crate::repo::SessionName;
 
 /// The slots of all sessions that have writers, by the inode number of the

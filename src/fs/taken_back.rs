@@ -7,12 +7,10 @@
 //! `session` is gone. So it goes before the kernel compares the two: as it does in
 //! any directory, where the first process has taken it away.
 
-use std::fs;
-
-use super::absence::parse;
 use super::errno::{Patience, Result};
 use super::rename::carry_out;
 use super::{Caller, Fs};
+use crate::proc::syscall::Call;
 use crate::sys::{RenameFlags, Statx};
 
 impl Fs {
@@ -55,22 +53,9 @@ impl Fs {
     }
 }
 
-/// A call of a thread: its number, arguments, and the pointers of its stack and its
-/// program. Two calls that follow each other differ in some of it, as a rule.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Call {
-    tid: u32,
-    text: String,
-}
-
 /// The call that a thread is in, if that replaces one name by another.
 fn rename_call(tid: u32) -> Option<Call> {
-    if tid == 0 {
-        return None;
-    }
-    let text = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
-    let (number, arguments) = parse(&text)?;
-    is_rename(number, &arguments).then_some(Call { tid, text })
+    Call::of(tid).filter(|call| is_rename(call.number, &call.arguments))
 }
 
 fn is_rename(number: i64, arguments: &[u64; 6]) -> bool {

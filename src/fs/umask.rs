@@ -1,9 +1,10 @@
 //! The permissions of what is new: the caller's umask, or the directory's
 //! default ACL.
 
-use super::absence::parse;
 use super::errno::Result;
-use super::{Fs, ROOT, process};
+use super::{Fs, ROOT};
+use crate::proc::status;
+use crate::proc::syscall::Call;
 use crate::repo::DEFAULT_ACL;
 use crate::sys::{self, Errno};
 
@@ -12,16 +13,14 @@ use crate::sys::{self, Errno};
 ///
 /// It was shown an empty file, and FUSE_OPEN tells neither of them. The umask is
 /// in `/proc/PID/status`, and what open(2) was called with in
-/// `/proc/PID/syscall`, for those who may trace the thread (see `absence`): else
-/// it is 0644, as for truncate(2).
+/// `/proc/PID/syscall`, for those who may trace the thread: else it is 0644, as for truncate(2).
 pub(super) fn of_first(tid: u32) -> (u32, u32) {
     const PRIVATE: (u32, u32) = (0o600, 0);
     if tid == 0 {
         return PRIVATE;
     }
-    let call = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
-    let asked = parse(&call).and_then(|(number, arguments)| asked_for(number, &arguments));
-    (asked.unwrap_or(0o644), process::umask(tid))
+    let asked = Call::of(tid).and_then(|call| asked_for(call.number, &call.arguments));
+    (asked.unwrap_or(0o644), status::umask(tid))
 }
 
 /// The mode that a call makes a file with.

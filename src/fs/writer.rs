@@ -30,14 +30,14 @@ pub(super) use self::wait::Wait;
 use super::activity::Activity;
 use super::credentials::Credentials;
 use super::errno::{Fail, Patience, Result};
-use super::identity::Process;
-use super::kin::Kin;
-use super::process::Sought;
 use super::replaced::Replacements;
 use super::shares::Share;
 use super::slot::Slot;
 use super::statistics::Statistics;
 use super::{Caller, umask};
+use crate::proc::identity::Process;
+use crate::proc::kin::Kin;
+use crate::proc::table::Sought;
 use crate::repo::{self, Checkpoint, Kind, Session, Staged};
 use crate::sys;
 

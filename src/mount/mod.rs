@@ -32,7 +32,7 @@ pub use preflight::check_repository;
 pub use serve::serve;
 
 pub use crate::fs::Missing;
-use crate::fs::holders::{holders, in_words};
+use crate::proc::holders::{holders, in_words};
 use attach::Unmount;
 use rustix::io::Errno;
 use table::Location;

@@ -14,9 +14,9 @@ use fuser::{Session, SessionACL};
 use super::attach::{self, Mounted, Unmount};
 use super::error::{Error, Kind, Result};
 use super::{Access, Request, beside, preflight, presence, service, signals, table, watches};
-use crate::fs::holders::{holders, in_words};
 use crate::fs::{Fs, Options};
 use crate::fuse::Adapter;
+use crate::proc::holders::{holders, in_words};
 use crate::repo::Repository;
 use crate::sys;
 

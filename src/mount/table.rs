@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use rustix::fs::{Mode, OFlags};
 
-pub use crate::fs::mountinfo::{Entry, TYPE, read};
+pub use crate::proc::mountinfo::{Entry, TYPE, read};
 
 /// A path, and the mount that it is on.
 #[derive(Debug)]

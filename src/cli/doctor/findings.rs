@@ -10,7 +10,7 @@ use crate::cli::failure::{one_line, warn};
 use crate::cli::progress::{Progress, Unit};
 use crate::cli::state::{DIRECTORY, is_directory, modified};
 use crate::cli::{human, output};
-use crate::fs::holders;
+use crate::proc::holders;
 use crate::repo::{
     CHECKPOINT, Kind, LOCK, Lock, LockOwner, Repository, Result, Session, SessionName,
 };

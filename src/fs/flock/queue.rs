@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{Ask, Flock};
 use crate::fs::errno::{Fail, Result};
-use crate::fs::identity::Process;
-use crate::fs::signals::is_interrupted;
+use crate::proc::identity::Process;
+use crate::proc::signals::is_interrupted;
 
 /// How many locks one user waits for at the most; beyond that it gets `ENOLCK`.
 const MOST_WAITING: usize = 512;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::fs::identity::Process;
-use crate::fs::process;
+use crate::proc::ending;
+use crate::proc::identity::Process;
 use crate::sys::process::exit_status;
 
 /// How many are remembered, and how many threads of them. Beyond that the first ones
@@ -110,7 +110,7 @@ impl Author {
             return status & SIGNAL != 0;
         }
         // It has its number still, if its parent has not heard of its end.
-        self.process.exists() && process::is_being_killed(self.process.pid)
+        self.process.exists() && ending::is_being_killed(self.process.pid)
     }
 }
 

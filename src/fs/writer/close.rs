@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use super::authors::{Author, Authors};
 use super::{State, Writer};
 use crate::fs::errno::{Fail, Patience, Result};
-use crate::fs::holders;
-use crate::fs::identity::Process;
-use crate::fs::kin::{self, Held, Kin};
-use crate::fs::process::{self, Closer};
+use crate::proc::ending::{self, Closer};
+use crate::proc::holders;
+use crate::proc::identity::Process;
+use crate::proc::kin::{self, Held, Kin};
 
 /// How long a program that is being started may take to close what it was not
 /// meant to inherit, and how often it is looked at meanwhile.
@@ -61,8 +61,8 @@ impl Writer {
             _ if patience == Patience::None => return Err(Fail::WouldBlock),
             _ => {}
         }
-        let closer = process::known(tid);
-        let how = process::closer(tid, self.sought());
+        let closer = ending::known(tid);
+        let how = ending::closer(tid, self.sought());
         let verdict = self.judge(closer, how);
         self.settle(verdict, closer, how)
     }

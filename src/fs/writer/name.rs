@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::Writer;
 use crate::fs::Caller;
 use crate::fs::errno::{Patience, Result};
-use crate::fs::identity::Process;
+use crate::proc::identity::Process;
 use crate::sys;
 
 impl Writer {

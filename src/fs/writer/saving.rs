@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::{State, Writer};
 use crate::fs::errno::{Fail, Patience, Result};
-use crate::fs::identity::Process;
 use crate::fs::slot::Published;
+use crate::proc::identity::Process;
 use crate::repo::{Base, Checkpoint, Commit, Committed, Kind, Permit};
 use crate::sys;
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{State, Wait, Writer, staged};
 use crate::fs::errno::{Fail, Patience, Result};
-use crate::fs::signals;
+use crate::proc::signals;
 use crate::repo::{Checkpoint, Staged};
 
 /// Copies of more than this, in bytes, are not made on a thread that takes

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::Writer;
 use crate::fs::activity::{Activity, Place};
 use crate::fs::errno::{Fail, Patience, Result};
-use crate::fs::signals::is_interrupted;
 use crate::fs::slot::Owner;
+use crate::proc::signals::is_interrupted;
 
 /// How often who waits for another writer looks at anything else.
 const LOOK: Duration = Duration::from_millis(100);

@@ -51,11 +51,11 @@ pub fn read() -> io::Result<Vec<Entry>> {
 
 /// Those that another process sees.
 pub fn read_of(pid: u32) -> io::Result<Vec<Entry>> {
-    Ok(parse(&fs::read(format!("/proc/{pid}/mountinfo"))?))
+    Ok(parse(&super::read(pid, super::File::Mountinfo)?))
 }
 
 /// A line that is not understood is left out.
-pub(super) fn parse(text: &[u8]) -> Vec<Entry> {
+pub fn parse(text: &[u8]) -> Vec<Entry> {
     text.split(|&byte| byte == b'\n')
         .filter_map(parse_line)
         .collect()
@@ -86,7 +86,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
 }
 
 /// `user_id=` and `group_id=` among the options of a filesystem.
-pub(super) fn owner(options: &[u8]) -> Option<(u32, u32)> {
+pub fn owner(options: &[u8]) -> Option<(u32, u32)> {
     let value = |name: &[u8]| {
         let mut options = options.split(|&byte| byte == b',');
         number(options.find_map(|option| option.strip_prefix(name))?)

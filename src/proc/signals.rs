@@ -8,10 +8,10 @@
 //! those that end the caller.
 
 use std::cell::Cell;
-use std::fs;
 use std::time::{Duration, Instant};
 
-use super::process::{field, parse_status};
+use super::files::{File, read};
+use super::status::{field, parse_status};
 
 /// How often a thread is looked at by what copies.
 const LOOK: Duration = Duration::from_millis(50);
@@ -48,14 +48,14 @@ const HARMLESS: [libc::c_int; 8] = [
 /// Whether a signal waits for a thread, which waits for us. Never asked on a
 /// thread that takes requests. `/proc/TID/status` waits for nothing, and the
 /// memory of a thread that waits for us is not about to go.
-pub(super) fn is_interrupted(tid: u32) -> bool {
+pub fn is_interrupted(tid: u32) -> bool {
     tid != 0 && Signals::of_thread(tid).is_some_and(|signals| signals.interrupt())
 }
 
 /// Whether a thread goes on living, asked as often as one likes. For a thread of
 /// ours that may wait: who looks at a process may be the last to let go of its
 /// memory.
-pub(super) fn lives(tid: u32) -> impl Fn() -> bool {
+pub fn lives(tid: u32) -> impl Fn() -> bool {
     let last = Cell::new(Instant::now());
     move || {
         if tid == 0 || last.get().elapsed() < LOOK {
@@ -81,7 +81,7 @@ struct Signals {
 
 impl Signals {
     fn of_thread(tid: u32) -> Option<Self> {
-        let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+        let status = read(tid, File::Status).ok()?;
         Some(Self::of(&status))
     }
 

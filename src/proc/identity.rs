@@ -7,29 +7,29 @@
 
 use std::os::fd::OwnedFd;
 
-use super::process;
+use super::status;
 use crate::sys::process::{has_ended, pidfd, pidfd_identity, pidfd_of_thread, pidfd_thread_group};
 
 /// A process or a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Process {
+pub struct Process {
     /// Its number; 0 if it is outside of our pid namespace, or has ended.
-    pub(super) pid: u32,
+    pub pid: u32,
     /// What tells it from others of that number.
     start: u64,
 }
 
 impl Process {
     /// Nobody that we can tell from others.
-    pub(super) const UNKNOWN: Self = Self { pid: 0, start: 0 };
+    pub const UNKNOWN: Self = Self { pid: 0, start: 0 };
 
     /// The process that a thread belongs to.
-    pub(super) fn of(tid: u32) -> Self {
+    pub fn of(tid: u32) -> Self {
         Self::with_pidfd(tid).map_or(Self::UNKNOWN, |(process, _)| process)
     }
 
     /// The same with a pidfd, by which its end is seen.
-    pub(super) fn with_pidfd(tid: u32) -> Option<(Self, OwnedFd)> {
+    pub fn with_pidfd(tid: u32) -> Option<(Self, OwnedFd)> {
         if tid == 0 {
             return None;
         }
@@ -43,7 +43,7 @@ impl Process {
     }
 
     /// The thread itself: it ends before its process does.
-    pub(super) fn thread(tid: u32) -> Self {
+    pub fn thread(tid: u32) -> Self {
         if tid == 0 {
             return Self::UNKNOWN;
         }
@@ -51,7 +51,7 @@ impl Process {
         let pidfd = pidfd_of_thread(tid).or_else(|_| pidfd(tid));
         match pidfd {
             Ok(pidfd) => Self::behind(tid, &pidfd).unwrap_or(Self::UNKNOWN),
-            Err(_) if process::is_thread(tid) => Self { pid: tid, start: 0 },
+            Err(_) if status::is_thread(tid) => Self { pid: tid, start: 0 },
             Err(_) => Self::UNKNOWN,
         }
     }
@@ -62,7 +62,7 @@ impl Process {
     }
 
     /// Whether it is known to have ended, whether its parent has heard of it or not.
-    pub(super) fn has_ended(self) -> bool {
+    pub fn has_ended(self) -> bool {
         if !self.is_known() {
             return false;
         }
@@ -73,18 +73,18 @@ impl Process {
     }
 
     /// Whether it can be told from others.
-    pub(super) fn is_known(self) -> bool {
+    pub fn is_known(self) -> bool {
         self.pid != 0
     }
 
     /// Whether a thread belongs to this process; never, if it is not known.
-    pub(super) fn has_thread(self, tid: u32) -> bool {
+    pub fn has_thread(self, tid: u32) -> bool {
         self.is_known() && self == Self::of(tid)
     }
 
     /// Whether this thread, or the process of which it is the first one, has not
     /// ended yet, or its parent has not heard of it.
-    pub(super) fn exists(self) -> bool {
+    pub fn exists(self) -> bool {
         self.is_known() && self == Self::thread(self.pid)
     }
 }
@@ -93,7 +93,7 @@ impl Process {
 fn group_of_thread(tid: u32) -> Option<u32> {
     let group = pidfd_of_thread(tid).and_then(pidfd_thread_group);
     // Before Linux 6.13.
-    let group = group.unwrap_or_else(|_| process::thread_group(tid));
+    let group = group.unwrap_or_else(|_| status::thread_group(tid));
     (group != 0).then_some(group)
 }
 

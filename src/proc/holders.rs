@@ -13,8 +13,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::files::{self, File, OutOfExec};
 use super::mountinfo;
-use super::process::{all_processes, field, may_be_in_exec};
+use super::status::{all_processes, field};
 use crate::sys::Statx;
 
 /// How a process uses a file.
@@ -73,16 +74,17 @@ pub fn search(device: (u32, u32)) -> (Vec<Holder>, bool) {
             is_complete = false;
             break;
         }
-        let (files, all) = if may_be_in_exec(pid) {
-            open_in_exec(pid, &places(pid, device))
-        } else {
-            let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) else {
-                continue;
-            };
-            let places = namespaces
-                .entry(namespace.into_os_string())
-                .or_insert_with(|| places(pid, device));
-            used(pid, places)
+        let (files, all) = match OutOfExec::of(pid) {
+            None => open_in_exec(pid, &places(pid, device)),
+            Some(process) => {
+                let Ok(namespace) = process.namespace("mnt") else {
+                    continue;
+                };
+                let places = namespaces
+                    .entry(namespace)
+                    .or_insert_with(|| places(pid, device));
+                used(pid, process, places)
+            }
         };
         is_complete &= all;
         if !files.is_empty() {
@@ -100,7 +102,7 @@ pub fn search(device: (u32, u32)) -> (Vec<Holder>, bool) {
 /// The descriptors of a process, each with its mount and whether it is open for
 /// writing; and whether these are all.
 fn descriptors(pid: u32) -> (Vec<(OsString, u64, bool)>, bool) {
-    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+    let entries = files::descriptors(pid);
     let mut entries = entries.into_iter().flatten().flatten();
     let looked_at = entries.by_ref().take(MOST_DESCRIPTORS);
     let found = looked_at.filter_map(|entry| {
@@ -118,7 +120,7 @@ fn places(pid: u32, device: (u32, u32)) -> Places {
     ours.map(|entry| (entry.id, entry.mountpoint)).collect()
 }
 
-fn used(pid: u32, places: &Places) -> (Vec<Used>, bool) {
+fn used(pid: u32, process: OutOfExec, places: &Places) -> (Vec<Used>, bool) {
     let mut files = Vec::new();
     let mut add = |how, path: PathBuf| {
         let file = Used { how, path };
@@ -128,7 +130,7 @@ fn used(pid: u32, places: &Places) -> (Vec<Used>, bool) {
     };
     if !places.is_empty() {
         for link in ["cwd", "root", "exe"] {
-            let path = fs::read_link(format!("/proc/{pid}/{link}"));
+            let path = process.link(link);
             let is_inside = |path: &PathBuf| places.iter().any(|(_, at)| path.starts_with(at));
             if let Some(path) = path.ok().filter(is_inside) {
                 add(Use::Other, path);
@@ -142,10 +144,7 @@ fn used(pid: u32, places: &Places) -> (Vec<Used>, bool) {
     };
     for (number, mount, writes) in descriptors {
         if places.iter().any(|(id, _)| *id == mount) {
-            let link = Path::new("/proc")
-                .join(pid.to_string())
-                .join("fd")
-                .join(number);
+            let link = process.descriptor(&number);
             let how = if writes { Use::Writes } else { Use::Reads };
             add(how, without_mark(fs::read_link(link).unwrap_or_default()));
         }
@@ -180,7 +179,7 @@ fn without_mark(path: PathBuf) -> PathBuf {
 
 /// The mount of a descriptor, and whether it is open for writing
 /// (proc_pid_fdinfo(5)).
-pub(super) fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
+pub fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
     let mount = field(info, "mnt_id:")?.parse().ok()?;
     let flags = i64::from_str_radix(field(info, "flags:")?, 8).ok()?;
     let is_path = flags & i64::from(libc::O_PATH) != 0;
@@ -206,7 +205,7 @@ fn device_in_proc(file: &Statx) -> (u32, u32) {
 
 /// Lines as `1: FLOCK  ADVISORY  WRITE 4711 08:01:2345 0 EOF`, the device in
 /// hexadecimal (proc_locks(5)). Who only looks at a lock has it for READ.
-pub(super) fn parse_locks(locks: &str, (major, minor): (u32, u32), ino: u64) -> Option<u32> {
+pub fn parse_locks(locks: &str, (major, minor): (u32, u32), ino: u64) -> Option<u32> {
     let wanted = format!("{major:02x}:{minor:02x}:{ino}");
     locks.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
@@ -221,8 +220,7 @@ pub(super) fn parse_locks(locks: &str, (major, minor): (u32, u32), ino: u64) -> 
 /// the same number on a mount, where it is on another device.
 pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
     let has_open = |pid: &u32| {
-        let process = Path::new("/proc").join(pid.to_string());
-        let descriptors = fs::read_dir(process.join("fdinfo"));
+        let descriptors = files::descriptors(*pid);
         descriptors.into_iter().flatten().flatten().any(|entry| {
             let info = fs::read(entry.path()).unwrap_or_default();
             // Linux 5.14.
@@ -236,9 +234,10 @@ pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
             if number != Some(ino) {
                 return false;
             }
-            let link = process.join("fd").join(entry.file_name());
-            may_be_in_exec(*pid)
-                || fs::read_link(link).is_ok_and(|path| without_mark(path).ends_with(name))
+            OutOfExec::of(*pid).is_none_or(|process| {
+                let path = fs::read_link(process.descriptor(&entry.file_name()));
+                path.is_ok_and(|path| without_mark(path).ends_with(name))
+            })
         })
     };
     let mut found: Vec<_> = all_processes()
@@ -250,8 +249,8 @@ pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
 }
 
 /// The name of a process's program.
-pub(super) fn command(pid: u32) -> String {
-    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+pub fn command(pid: u32) -> String {
+    let comm = files::read(pid, File::Comm).unwrap_or_default();
     String::from_utf8_lossy(&comm).trim_end().to_owned()
 }
 
@@ -277,6 +276,7 @@ pub fn in_words(holders: &[Holder]) -> String {
 #[allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 mod tests {
     use super::*;
+    use crate::proc::files::may_be_in_exec;
     use crate::sys;
     use std::os::unix::fs::MetadataExt;
     use std::process::{Command, Stdio};

@@ -11,7 +11,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::identity::Process;
-use super::process::{Sought, Table, table};
+use super::table::{Sought, Table, table};
 
 /// How long one look may take, at one process or many, and how many it sees.
 const TIME: Duration = Duration::from_millis(500);
@@ -23,7 +23,7 @@ const REMEMBERED: usize = 1024;
 
 /// Who holds a file besides the one that closes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Held {
+pub enum Held {
     /// Nobody that is known.
     No,
     /// Processes that may be about to let go of it: by close-on-exec descriptors
@@ -35,14 +35,14 @@ pub(super) enum Held {
 
 /// The processes that have been seen with a writer's file.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Kin {
+pub struct Kin {
     /// Oldest first.
     seen: Vec<Process>,
 }
 
 impl Kin {
     /// A process has been seen with the file.
-    pub(super) fn add(&mut self, process: Process) {
+    pub fn add(&mut self, process: Process) {
         if !process.is_known() || self.seen.contains(&process) {
             return;
         }
@@ -55,7 +55,7 @@ impl Kin {
     /// The living descendants of a process that closes the file, which may have
     /// it from there. At its end they are its own still: the kernel closes files
     /// before it gives children away (do_exit, kernel/exit.c, Linux 6.18).
-    pub(super) fn add_descendants(&mut self, pid: u32) {
+    pub fn add_descendants(&mut self, pid: u32) {
         let mut look = Look::new(until());
         let mut at = 0;
         look.see(pid);
@@ -72,7 +72,7 @@ impl Kin {
     }
 
     /// The same of all of these.
-    pub(super) fn add_all(&mut self, others: Self) {
+    pub fn add_all(&mut self, others: Self) {
         for process in others.seen {
             self.add(process);
         }
@@ -80,7 +80,7 @@ impl Kin {
 
     /// Whether one of these processes, but for `closer`, holds the file, or a
     /// living descendant of one, as far as that is seen `until` then.
-    pub(super) fn held(&self, closer: Process, sought: Sought, until: Instant) -> Held {
+    pub fn held(&self, closer: Process, sought: Sought, until: Instant) -> Held {
         let mut look = Look::new(until);
         let mut held = Held::No;
         let roots = self.seen.iter().filter(|process| process.exists());
@@ -108,12 +108,12 @@ impl Kin {
 }
 
 /// The end of a look that begins now.
-pub(super) fn until() -> Instant {
+pub fn until() -> Instant {
     Instant::now() + TIME
 }
 
 /// Whether this process holds the file, as far as that is seen `until` then.
-pub(super) fn holds(pid: u32, sought: Sought, until: Instant) -> Held {
+pub fn holds(pid: u32, sought: Sought, until: Instant) -> Held {
     match table(pid, sought, Some(until)) {
         Ok(Table::Holds) => Held::Yes,
         Ok(Table::HoldsUntilExec) => Held::UntilExec,
@@ -165,7 +165,7 @@ impl Look {
     }
 }
 
-pub(super) fn parse_children(children: &[u8]) -> impl Iterator<Item = u32> {
+pub fn parse_children(children: &[u8]) -> impl Iterator<Item = u32> {
     children
         .split(|&byte| byte == b' ')
         .filter_map(|child| str::from_utf8(child).ok()?.parse().ok())
