@@ -93,7 +93,7 @@ impl Filesystem for Adapter {
         let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.lookup(parent.0, &name, caller, patience),
+            move |fs, patience, _| fs.lookup(parent.0, &name, caller.with(patience)),
             reply::entry,
         );
     }
@@ -109,7 +109,7 @@ impl Filesystem for Adapter {
         self.serve(
             reply,
             move |fs, patience, _| {
-                let attr = fs.getattr(ino.0, handle, caller, patience)?;
+                let attr = fs.getattr(ino.0, handle, caller.with(patience))?;
                 Ok((attr, fs.attr_ttl(ino.0)))
             },
             reply::attr,
@@ -146,7 +146,7 @@ impl Filesystem for Adapter {
         self.finish(
             reply,
             move |fs, patience, _| {
-                let attr = fs.setattr(ino.0, &set, handle, caller, patience)?;
+                let attr = fs.setattr(ino.0, &set, handle, caller.with(patience))?;
                 Ok((attr, Duration::ZERO))
             },
             reply::attr,
@@ -174,8 +174,7 @@ impl Filesystem for Adapter {
                     parent.0,
                     &name,
                     fs.mode_of_new(parent.0, mode, umask)?,
-                    caller,
-                    patience,
+                    caller.with(patience),
                 )
             },
             reply::entry,
@@ -186,7 +185,7 @@ impl Filesystem for Adapter {
         let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.unlink(parent.0, &name, caller, patience),
+            move |fs, patience, _| fs.unlink(parent.0, &name, caller.with(patience)),
             reply::empty,
         );
     }
@@ -195,7 +194,7 @@ impl Filesystem for Adapter {
         let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.rmdir(parent.0, &name, caller, patience),
+            move |fs, patience, _| fs.rmdir(parent.0, &name, caller.with(patience)),
             reply::empty,
         );
     }
@@ -232,7 +231,7 @@ impl Filesystem for Adapter {
             reply,
             move |fs, patience, _| {
                 let mode = fs.mode_of_new(parent.0, mode, umask)?;
-                fs.mknod(parent.0, &name, mode, rdev, caller, patience)
+                fs.mknod(parent.0, &name, mode, rdev, caller.with(patience))
             },
             reply::entry,
         );
@@ -254,7 +253,7 @@ impl Filesystem for Adapter {
             reply,
             move |fs, patience, _| {
                 let (from, to) = ((parent.0, &*name), (newparent.0, &*newname));
-                fs.rename(from, to, flags.bits(), caller, patience)
+                fs.rename(from, to, flags.bits(), caller.with(patience))
             },
             reply::empty,
         );
@@ -271,7 +270,7 @@ impl Filesystem for Adapter {
         let (caller, name) = (caller(request), newname.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.link(ino.0, newparent.0, &name, caller, patience),
+            move |fs, patience, _| fs.link(ino.0, newparent.0, &name, caller.with(patience)),
             reply::entry,
         );
     }
@@ -282,7 +281,7 @@ impl Filesystem for Adapter {
             reply,
             move |fs, patience, reply: &ReplyOpen| {
                 let open_backing = |fd: BorrowedFd<'_>| reply.open_backing(fd);
-                fs.open(ino.0, flags.0, caller, &open_backing, patience)
+                fs.open(ino.0, flags.0, caller.with(patience), &open_backing)
             },
             reply::open,
         );
@@ -308,9 +307,8 @@ impl Filesystem for Adapter {
                     (parent.0, &name),
                     mode,
                     flags,
-                    caller,
+                    caller.with(patience),
                     &open_backing,
-                    patience,
                 )
             },
             reply::create,
@@ -356,8 +354,9 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let inside = self.threads.enter();
-        let write =
-            |patience| guarded(|| (self.fs).write(fh.0, offset, data, flags.0, caller, patience));
+        let write = |patience| {
+            guarded(|| (self.fs).write(fh.0, offset, data, flags.0, caller.with(patience)))
+        };
         if inside.is_some() {
             let result = write(Patience::None);
             if !matches!(result, Err(Fail::WouldBlock)) {
@@ -379,7 +378,8 @@ impl Filesystem for Adapter {
         };
         let (fs, data) = (self.fs.clone(), copy);
         self.workers.run(move || {
-            let result = guarded(|| fs.write(fh.0, offset, &data, flags.0, caller, Patience::Wait));
+            let result =
+                guarded(|| fs.write(fh.0, offset, &data, flags.0, caller.with(Patience::Wait)));
             reply::write(reply, data.len(), result);
         });
     }
@@ -395,7 +395,7 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         self.finish(
             reply,
-            move |fs, patience, _| fs.flush(fh.0, caller, patience),
+            move |fs, patience, _| fs.flush(fh.0, caller.with(patience)),
             reply::empty,
         );
     }
@@ -455,7 +455,9 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         self.finish(
             reply,
-            move |fs, patience, _| fs.fallocate(fh.0, mode, (offset, length), caller, patience),
+            move |fs, patience, _| {
+                fs.fallocate(fh.0, mode, (offset, length), caller.with(patience))
+            },
             reply::empty,
         );
     }
@@ -493,7 +495,7 @@ impl Filesystem for Adapter {
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
         self.finish(
             reply,
-            move |fs, patience, _| fs.copy_range(from, to, len, caller, patience),
+            move |fs, patience, _| fs.copy_range(from, to, len, caller.with(patience)),
             reply::written,
         );
     }
@@ -547,7 +549,7 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         self.serve(
             reply,
-            move |fs, patience, _| fs.opendir(ino.0, caller, patience),
+            move |fs, patience, _| fs.opendir(ino.0, caller.with(patience)),
             reply::opened,
         );
     }
@@ -609,7 +611,7 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         self.serve(
             reply,
-            move |fs, patience, _| fs.fsyncdir(ino.0, caller, patience),
+            move |fs, patience, _| fs.fsyncdir(ino.0, caller.with(patience)),
             reply::empty,
         );
     }
@@ -646,7 +648,7 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         self.serve(
             reply,
-            move |fs, patience, _| fitting(fs.listxattr(ino.0, caller, patience)?, size),
+            move |fs, patience, _| fitting(fs.listxattr(ino.0, caller.with(patience))?, size),
             reply::xattr(size),
         );
     }
@@ -668,7 +670,9 @@ impl Filesystem for Adapter {
         };
         self.serve(
             reply,
-            move |fs, patience, _| fs.setxattr(ino.0, &name, Some(&value), flags, caller, patience),
+            move |fs, patience, _| {
+                fs.setxattr(ino.0, &name, Some(&value), flags, caller.with(patience))
+            },
             reply::empty,
         );
     }
@@ -677,7 +681,7 @@ impl Filesystem for Adapter {
         let (caller, name) = (caller(request), name.to_owned());
         self.serve(
             reply,
-            move |fs, patience, _| fs.setxattr(ino.0, &name, None, 0, caller, patience),
+            move |fs, patience, _| fs.setxattr(ino.0, &name, None, 0, caller.with(patience)),
             reply::empty,
         );
     }

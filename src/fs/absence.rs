@@ -6,15 +6,15 @@
 //! are told the truth. What is renamed or linked becomes a real empty file first.
 //! With [`Missing::Absent`] there is nothing to be seen.
 
+use super::request::Request;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::entries::must_wait;
-use super::errno::{Patience, Result};
+use super::Fs;
+use super::errno::Result;
 use super::node::Role;
-use super::{Caller, Fs};
 use crate::proc::status;
 use crate::proc::syscall::Call;
 use crate::repo::CHECKPOINT;
@@ -46,37 +46,27 @@ impl Fs {
 
     /// Makes a real empty checkpoint of one that is only shown, before its name is
     /// changed or it gets another one.
-    pub(super) fn make_shown(
-        &self,
-        (parent, name): (u64, &OsStr),
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<()> {
+    pub(super) fn make_shown(&self, (parent, name): (u64, &OsStr), request: Request) -> Result<()> {
         if self.options.missing == Missing::Absent
             || !self.is_checkpoint(parent, name)?
             || !matches!(sys::stat(&*self.dir(parent)?.fd, name), Err(Errno::NOENT))
             // To this process it is not there.
-            || self.removals.asked_by(caller.tid, parent).is_some()
+            || self.removals.asked_by(request.caller.tid, parent).is_some()
         {
             return Ok(());
         }
-        must_wait(patience)?;
-        let mode = self.mode_of_new(parent, 0o644, status::umask(caller.tid))?;
-        self.make_empty_checkpoint(parent, mode, caller, patience)
+        request.patience.must_wait()?;
+        let mode = self.mode_of_new(parent, 0o644, status::umask(request.caller.tid))?;
+        self.make_empty_checkpoint(parent, mode, request)
     }
 
     /// The same of a node.
-    pub(super) fn make_shown_node(
-        &self,
-        id: u64,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<Option<OwnedFd>> {
+    pub(super) fn make_shown_node(&self, id: u64, request: Request) -> Result<Option<OwnedFd>> {
         if !matches!(self.nodes.role(id), Some(Role::Empty)) {
             return Ok(None);
         }
         let (parent, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
-        self.make_shown((parent, &name), caller, patience)?;
+        self.make_shown((parent, &name), request)?;
         Ok(Some(sys::open_path(
             &*self.dir(parent)?.fd,
             OsStr::new(CHECKPOINT),

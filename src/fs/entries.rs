@@ -1,9 +1,10 @@
 //! Changes of directories: MKDIR, UNLINK, RMDIR, SYMLINK, MKNOD, READLINK, and
 //! what belongs to a directory's filesystem (STATFS, ACCESS).
 
+use super::request::Request;
 use std::ffi::{CString, OsStr};
 
-use super::errno::{Fail, Patience, Result};
+use super::errno::Result;
 use super::lookup::{is_dir, is_file};
 use super::node::{ROOT, Role};
 use super::{Caller, Entry, Fs};
@@ -16,28 +17,23 @@ impl Fs {
     /// # Errors
     /// `EINVAL` for a name in the root that is no session name, `EPERM` for that
     /// of a checkpoint, and those of mkdir(2).
-    pub fn mkdir(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        mode: u32,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<Entry> {
+    pub fn mkdir(&self, parent: u64, name: &OsStr, mode: u32, request: Request) -> Result<Entry> {
         let mode = mode & 0o7777;
         if parent == ROOT {
             let name = SessionName::new(name)?;
-            must_wait(patience)?;
+            request.patience.must_wait()?;
             let mode = Mode::from_raw_mode(mode);
             (self.repository).create_by(&name, |root, name| {
-                caller.act(|| sys::mkdir(root, name, mode))
+                request.caller.act(|| sys::mkdir(root, name, mode))
             })?;
-            return self.lookup(ROOT, name.as_os_str(), caller, patience);
+            return self.lookup(ROOT, name.as_os_str(), request);
         }
         self.must_be_a_file(parent, name)?;
         let dir = self.dir(parent)?;
-        caller.act(|| sys::mkdir(&*dir.fd, name, Mode::from_raw_mode(mode)))?;
-        self.other_entry(parent, &dir, name, caller)
+        request
+            .caller
+            .act(|| sys::mkdir(&*dir.fd, name, Mode::from_raw_mode(mode)))?;
+        self.other_entry(parent, &dir, name, request.caller)
     }
 
     /// Makes a symlink.
@@ -73,20 +69,21 @@ impl Fs {
         name: &OsStr,
         mode: u32,
         rdev: u32,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<Entry> {
         if parent == ROOT {
             return Err(Errno::PERM.into());
         }
         if self.is_checkpoint(parent, name)? && mode & libc::S_IFMT == libc::S_IFREG {
-            self.make_empty_checkpoint(parent, mode, caller, patience)?;
-            return self.lookup(parent, name, caller, patience);
+            self.make_empty_checkpoint(parent, mode, request)?;
+            return self.lookup(parent, name, request);
         }
         self.must_be_a_file(parent, name)?;
         let dir = self.dir(parent)?;
-        caller.act(|| sys::mknod(&*dir.fd, name, mode, rdev))?;
-        self.other_entry(parent, &dir, name, caller)
+        request
+            .caller
+            .act(|| sys::mknod(&*dir.fd, name, mode, rdev))?;
+        self.other_entry(parent, &dir, name, request.caller)
     }
 
     /// Saves an empty file as the first checkpoint.
@@ -94,15 +91,14 @@ impl Fs {
         &self,
         parent: u64,
         mode: u32,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
-        must_wait(patience)?;
+        request.patience.must_wait()?;
         let flags = libc::O_WRONLY | libc::O_EXCL;
-        let created = self.create_checkpoint(parent, mode, flags, caller, patience)?;
+        let created = self.create_checkpoint(parent, mode, flags, request)?;
         let handle = created.opened.handle;
-        let saved = self.fsync(handle, false, patience);
-        let released = self.release(handle, patience);
+        let saved = self.fsync(handle, false, request.patience);
+        let released = self.release(handle, request.patience);
         self.nodes.forget(created.entry.attr.ino.0, 1);
         saved.and(released)
     }
@@ -140,23 +136,17 @@ impl Fs {
     ///
     /// # Errors
     /// `EPERM` in the root, and those of unlink(2).
-    pub fn unlink(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<()> {
+    pub fn unlink(&self, parent: u64, name: &OsStr, request: Request) -> Result<()> {
         if parent == ROOT {
             return Err(Errno::PERM.into());
         }
         if !self.is_special(parent, name)? {
             let dir = self.dir(parent)?;
-            return Ok(caller.act_if_seen(|| sys::unlink(&*dir.fd, name))?);
+            return Ok(request.caller.act_if_seen(|| sys::unlink(&*dir.fd, name))?);
         }
         let session = self.session(parent)?;
         if name == LOCK {
-            must_wait(patience)?;
+            request.patience.must_wait()?;
             let broken = session.break_lock()?;
             return if broken {
                 Ok(())
@@ -164,35 +154,31 @@ impl Fs {
                 Err(Errno::NOENT.into())
             };
         }
-        self.remove_checkpoint(parent, session, caller, patience)
+        self.remove_checkpoint(parent, session, request)
     }
 
     /// Removes an empty directory: a session in the root.
     ///
     /// # Errors
     /// Those of rmdir(2).
-    pub fn rmdir(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<()> {
+    pub fn rmdir(&self, parent: u64, name: &OsStr, request: Request) -> Result<()> {
         if parent == ROOT {
             let name = SessionName::new(name).map_err(|_| Errno::NOENT)?;
-            must_wait(patience)?;
+            request.patience.must_wait()?;
             let stat = sys::stat(&*self.dir(ROOT)?.fd, name.as_os_str())?;
-            self.settle_removal(stat.stx_ino, patience)?;
-            self.complete_removal(stat.stx_ino, caller, patience)?;
+            self.settle_removal(stat.stx_ino, request.patience)?;
+            self.complete_removal(stat.stx_ino, request)?;
             // As in any directory it is durable when somebody syncs: an `rm -r` of
             // many sessions would wait for the disk as often.
             let root = self.dir(ROOT)?;
-            caller.act_if_seen(|| sys::rmdir(&*root.fd, name.as_os_str()))?;
+            request
+                .caller
+                .act_if_seen(|| sys::rmdir(&*root.fd, name.as_os_str()))?;
             self.removals.forget(stat.stx_ino);
             return Ok(());
         }
         let dir = self.dir(parent)?;
-        Ok(caller.act_if_seen(|| sys::rmdir(&*dir.fd, name))?)
+        Ok(request.caller.act_if_seen(|| sys::rmdir(&*dir.fd, name))?)
     }
 
     /// Whether the caller may use a node so (access(2)). Without
@@ -236,13 +222,5 @@ impl Fs {
                 Ok(rustix::fs::statvfs(existing)?)
             }
         }
-    }
-}
-
-/// For operations that sync.
-pub(super) fn must_wait(patience: Patience) -> Result<()> {
-    match patience {
-        Patience::None => Err(Fail::WouldBlock),
-        Patience::Wait => Ok(()),
     }
 }

@@ -19,15 +19,6 @@ pub enum Fail {
 /// What every operation answers.
 pub type Result<T> = std::result::Result<T, Fail>;
 
-/// Whether an operation may wait for the disk, a lock or another save.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// No: it runs on a thread that takes requests from the kernel.
-    None,
-    /// Yes: it runs on a thread of its own.
-    Wait,
-}
-
 impl Fail {
     /// The errno as fuser wants it; `WouldBlock` never gets there.
     pub fn errno(self) -> Errno {

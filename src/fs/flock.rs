@@ -21,14 +21,14 @@
 
 mod queue;
 
+use super::request::Patience;
 use std::sync::Arc;
 
 use fuser::{INodeNo, Notifier};
 
 pub(super) use self::queue::Flocks;
 pub use self::queue::{Answer, Due};
-use super::entries::must_wait;
-use super::errno::{Fail, Patience, Result};
+use super::errno::{Fail, Result};
 use super::handle::Handle;
 use super::node::Role;
 use super::writer::Writer;
@@ -122,7 +122,7 @@ impl Fs {
         due.result?;
         if matches!(&*self.handles.get(due.ask.handle)?, Handle::Writer(_)) {
             // Even to look whether it has to be is to ask the disk.
-            must_wait(patience)?;
+            patience.must_wait()?;
         }
         self.follow(&due.ask, patience)
     }
@@ -164,7 +164,7 @@ impl Fs {
             // The lock is had all the same. A save ends as it would without.
             Err(Fail::Errno(_)) => return Ok(()),
         };
-        must_wait(patience)?;
+        patience.must_wait()?;
         if self.may_have(&newer, ask.caller) {
             self.replace_base(ask.node, writer, newer);
         }

@@ -202,7 +202,7 @@ mod tests {
 
     use fuser::BackingId;
 
-    use super::super::errno::Patience;
+    use super::super::Patience;
     use super::super::node::ROOT;
     use super::super::{Caller, Fs, Options};
     use super::*;
@@ -316,7 +316,7 @@ mod tests {
         };
         let fs = Fs::new(repository, Options::default());
         let lookup = |parent, name: &OsStr, tid| {
-            fs.lookup(parent, name, by(tid), Patience::Wait)
+            fs.lookup(parent, name, by(tid).with(Patience::Wait))
                 .unwrap()
                 .attr
                 .ino
@@ -336,10 +336,10 @@ mod tests {
             let tid = others + n % 11;
             let new = lookup(dir, OsStr::new("session"), tid);
             assert_ne!(new, old);
-            let opened = fs.open(new, libc::O_RDONLY, by(tid), &none, Patience::Wait);
+            let opened = fs.open(new, libc::O_RDONLY, by(tid).with(Patience::Wait), &none);
             fs.release(opened.unwrap().handle, Patience::Wait).unwrap();
         }
-        let opened = fs.open(old, libc::O_RDONLY, by(reader), &none, Patience::Wait);
+        let opened = fs.open(old, libc::O_RDONLY, by(reader).with(Patience::Wait), &none);
         let mut buffer = [0; 16];
         let read = fs.read(opened.unwrap().handle, 0, &mut buffer, Patience::Wait);
         assert_eq!(&buffer[..read.unwrap()], b"old");

@@ -3,6 +3,7 @@
 mod pieces;
 mod sorted;
 
+use super::request::{Patience, Request};
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -11,8 +12,7 @@ use self::pieces::{BEHIND_LAST, BEHIND_SHOWN, Pieces};
 use self::sorted::Sorted;
 use super::absence::Missing;
 use super::attr::attr_of;
-use super::entries::must_wait;
-use super::errno::{Patience, Result};
+use super::errno::Result;
 use super::handle::Handle;
 use super::lookup::{device, is_dir, is_file, other_role};
 use super::node::{ROOT, Role};
@@ -68,11 +68,11 @@ impl Fs {
     ///
     /// # Errors
     /// `ESTALE` if it is not where it was, `EACCES` if it must not be read.
-    pub fn opendir(&self, id: u64, caller: Caller, patience: Patience) -> Result<u64> {
+    pub fn opendir(&self, id: u64, request: Request) -> Result<u64> {
         if let Role::Session = self.role(id)? {
-            self.settle_removal(id, patience)?;
+            self.settle_removal(id, request.patience)?;
         }
-        let share = self.reserve(caller, 1)?;
+        let share = self.reserve(request.caller, 1)?;
         let role = self.role(id)?;
         let listing = match role {
             // A repository that is missing lists as empty.
@@ -364,10 +364,10 @@ impl Fs {
     ///
     /// # Errors
     /// Those of fsync(2).
-    pub fn fsyncdir(&self, id: u64, caller: Caller, patience: Patience) -> Result<()> {
-        must_wait(patience)?;
+    pub fn fsyncdir(&self, id: u64, request: Request) -> Result<()> {
+        request.patience.must_wait()?;
         // Whoever syncs wants his removal to last.
-        self.complete_removal(id, caller, patience)?;
+        self.complete_removal(id, request)?;
         let dir = self.dir(id)?;
         Ok(sys::fsync(sys::open_dir(&*dir.fd, OsStr::new("."))?)?)
     }

@@ -1,5 +1,6 @@
 //! Names and attributes: LOOKUP and GETATTR.
 
+use super::request::{Patience, Request};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use fuser::{FileAttr, FileType, INodeNo};
 
 use super::absence::Missing;
 use super::attr::attr_of;
-use super::errno::{Patience, Result};
+use super::errno::Result;
 use super::handle::Handle;
 use super::node::{Identity, ROOT, Role, empty_id};
 use super::report::REPORT_NAME;
@@ -24,29 +25,23 @@ impl Fs {
     ///
     /// # Errors
     /// `ENOENT`; `ESTALE` if the directory is not where it was.
-    pub fn lookup(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<Entry> {
+    pub fn lookup(&self, parent: u64, name: &OsStr, request: Request) -> Result<Entry> {
         match self.role(parent)? {
-            Role::Root => self.lookup_session(name, caller),
+            Role::Root => self.lookup_session(name, request.caller),
             Role::Session if name == CHECKPOINT => {
-                if let Some(replaced) = self.replaced_entry(caller, parent) {
+                if let Some(replaced) = self.replaced_entry(request.caller, parent) {
                     return replaced;
                 }
-                if let Some(writer) = self.retries.lookup(caller.tid, parent) {
-                    return self.writer_entry(parent, &writer, patience);
+                if let Some(writer) = self.retries.lookup(request.caller.tid, parent) {
+                    return self.writer_entry(parent, &writer, request.patience);
                 }
-                if let Some(writer) = self.made_anew(parent, caller) {
-                    return self.writer_entry(parent, &writer, patience);
+                if let Some(writer) = self.made_anew(parent, request.caller) {
+                    return self.writer_entry(parent, &writer, request.patience);
                 }
-                self.settle_removal(parent, patience)?;
-                self.make_way_for_other_name(parent, caller, patience)?;
-                let entry = self.lookup_checkpoint(parent, caller)?;
-                if self.is_absent_to(caller, parent, entry.attr.ino.0) {
+                self.settle_removal(parent, request.patience)?;
+                self.make_way_for_other_name(parent, request)?;
+                let entry = self.lookup_checkpoint(parent, request.caller)?;
+                if self.is_absent_to(request.caller, parent, entry.attr.ino.0) {
                     self.nodes.forget(entry.attr.ino.0, 1);
                     return Err(Errno::NOENT.into());
                 }
@@ -54,7 +49,7 @@ impl Fs {
             }
             _ => {
                 let dir = self.dir(parent)?;
-                self.other_entry(parent, &dir, name, caller)
+                self.other_entry(parent, &dir, name, request.caller)
             }
         }
     }
@@ -282,23 +277,17 @@ impl Fs {
     /// # Errors
     /// `ESTALE` if the node is not where it was; `EACCES` of the root, if the
     /// caller cannot get to the repository.
-    pub fn getattr(
-        &self,
-        id: u64,
-        handle: Option<u64>,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<FileAttr> {
+    pub fn getattr(&self, id: u64, handle: Option<u64>, request: Request) -> Result<FileAttr> {
         if id == ROOT {
-            self.admit(caller)?;
+            self.admit(request.caller)?;
         }
         if handle.is_none()
-            && let Some(writer) = self.own_sharer(id, caller)
+            && let Some(writer) = self.own_sharer(id, request.caller)
         {
-            return writer.attr(patience);
+            return writer.attr(request.patience);
         }
-        let mut attr = self.attributes(id, handle, patience)?;
-        if let Some(shown) = self.shown_to_writer(id, caller) {
+        let mut attr = self.attributes(id, handle, request.patience)?;
+        if let Some(shown) = self.shown_to_writer(id, request.caller) {
             attr.ino = INodeNo(shown);
         }
         Ok(attr)

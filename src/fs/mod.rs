@@ -27,6 +27,7 @@ mod removal;
 mod rename;
 mod replaced;
 mod report;
+mod request;
 mod retry;
 mod setattr;
 mod shares;
@@ -52,7 +53,7 @@ use self::absence::Found;
 pub use self::absence::Missing;
 use self::activity::{Activity, Counted};
 pub use self::attr::SetAttr;
-pub use self::errno::{Fail, Patience, Result};
+pub use self::errno::{Fail, Result};
 use self::flock::Flocks;
 pub use self::flock::{Ask, Flock, Locked};
 use self::handle::Handles;
@@ -64,6 +65,7 @@ pub use self::open::{Created, Opened};
 use self::removal::Removals;
 use self::replaced::Replacements;
 pub use self::report::{REPORT_NAME, SCHEMA};
+pub use self::request::{Caller, Patience};
 use self::retry::Retries;
 pub use self::shares::{Share, Shares};
 use self::slot::Slots;
@@ -103,18 +105,6 @@ impl Default for Options {
             missing: Missing::default(),
         }
     }
-}
-
-/// Who asks.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    /// The thread (what FUSE calls the pid); 0 if it is outside of the
-    /// daemon's pid namespace.
-    pub tid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Its group, of what it makes.
-    pub gid: u32,
 }
 
 /// What the kernel is told of a name.

@@ -1,5 +1,6 @@
 //! Open files: OPEN, CREATE, READ, WRITE, FLUSH, FSYNC and RELEASE.
 
+use super::request::{Patience, Request};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -7,8 +8,7 @@ use std::sync::atomic::Ordering;
 
 use fuser::{BackingId, FopenFlags};
 
-use super::entries::must_wait;
-use super::errno::{Fail, Patience, Result};
+use super::errno::{Fail, Result};
 use super::handle::Handle;
 use super::lookup::other_role;
 use super::node::{Role, empty_id};
@@ -68,14 +68,13 @@ impl Fs {
         &self,
         id: u64,
         flags: i32,
-        caller: Caller,
+        request: Request,
         open_backing: OpenBacking<'_>,
-        patience: Patience,
     ) -> Result<Opened> {
-        let opened = self.open_node(id, flags, caller, open_backing, patience);
+        let opened = self.open_node(id, flags, request, open_backing);
         if !matches!(opened, Err(Fail::WouldBlock)) {
-            self.holds.end(caller.tid);
-            self.found.forget(caller.tid);
+            self.holds.end(request.caller.tid);
+            self.found.forget(request.caller.tid);
         }
         opened
     }
@@ -84,22 +83,21 @@ impl Fs {
         &self,
         id: u64,
         flags: i32,
-        caller: Caller,
+        request: Request,
         open_backing: OpenBacking<'_>,
-        patience: Patience,
     ) -> Result<Opened> {
         let writes = changes(flags);
         match self.role(id)? {
             Role::Writer(writer) => {
                 // Whatever comes of it: a thread that is refused, or reads after
                 // all, is shown the checkpoint when it looks again.
-                self.retries.done(caller.tid);
+                self.retries.done(request.caller.tid);
                 if !writes && !writer.is_open() {
                     return Err(Errno::STALE.into());
                 }
-                let (truncates, wait) = (flags & libc::O_TRUNC != 0, Wait::For(caller.tid));
-                let share = self.reserve(caller, 1).and_then(|share| {
-                    writer.open(truncates, caller.tid, wait, patience)?;
+                let (truncates, wait) = (flags & libc::O_TRUNC != 0, Wait::For(request.caller.tid));
+                let share = self.reserve(request.caller, 1).and_then(|share| {
+                    writer.open(truncates, request.caller.tid, wait, request.patience)?;
                     Ok(share)
                 });
                 // The kernel may know the node of who is refused until somebody
@@ -118,22 +116,22 @@ impl Fs {
             {
                 self.change_checkpoint(
                     (&role, id, session),
-                    caller,
-                    |session| self.new_writer(session, id, flags, caller),
-                    || self.open_other(id, flags, caller, open_backing, patience),
-                    |writer| self.open_shared(id, writer, flags, caller, patience),
+                    request.caller,
+                    |session| self.new_writer(session, id, flags, request.caller),
+                    || self.open_other(id, flags, request, open_backing),
+                    |writer| self.open_shared(id, writer, flags, request),
                 )
             }
             Role::Checkpoint | Role::Empty if let Some(session) = self.nodes.follows(id) => {
-                self.open_followed(id, session, caller, patience)
+                self.open_followed(id, session, request)
             }
-            Role::Checkpoint => self.open_checkpoint(id, caller, open_backing),
+            Role::Checkpoint => self.open_checkpoint(id, request.caller, open_backing),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                self.open_absent(id, parent, FopenFlags::empty(), caller, patience)
+                self.open_absent(id, parent, FopenFlags::empty(), request)
             }
-            Role::Other => self.open_other(id, flags, caller, open_backing, patience),
-            Role::Report => self.open_report(flags, caller, patience),
+            Role::Other => self.open_other(id, flags, request, open_backing),
+            Role::Report => self.open_report(flags, request),
             Role::Root | Role::Session | Role::Directory => Err(Errno::ISDIR.into()),
         }
     }
@@ -144,15 +142,14 @@ impl Fs {
         id: u64,
         parent: u64,
         flags: FopenFlags,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<Opened> {
         let session = self.session(parent)?;
-        let writer = self.writer(self.origin(session, parent, None, caller)?);
+        let writer = self.writer(self.origin(session, parent, None, request.caller)?);
         // It never writes.
         writer.show_as(id);
-        let share = self.reserve(caller, 1)?;
-        writer.open(false, caller.tid, Wait::Never, patience)?;
+        let share = self.reserve(request.caller, 1)?;
+        writer.open(false, request.caller.tid, Wait::Never, request.patience)?;
         let handle = self.handles.add(Handle::Writer(writer), share);
         Ok(Opened {
             handle,
@@ -284,33 +281,34 @@ impl Fs {
         (parent, name): (u64, &OsStr),
         mode: u32,
         flags: i32,
-        caller: Caller,
+        request: Request,
         open_backing: OpenBacking<'_>,
-        patience: Patience,
     ) -> Result<Created> {
         if let Role::Root = self.role(parent)? {
             return Err(Errno::PERM.into());
         }
         if self.is_checkpoint(parent, name)? {
-            let has_removed = self.removals.asked_by(caller.tid, parent).is_some();
+            let has_removed = self.removals.asked_by(request.caller.tid, parent).is_some();
             if !changes(flags) && !has_removed {
                 // flock(1) opens so: it must not keep others from saving.
-                self.make_empty_checkpoint(parent, mode, caller, patience)?;
-                let entry = self.lookup(parent, name, caller, patience)?;
-                let opened = self.open(entry.attr.ino.0, flags, caller, open_backing, patience);
+                self.make_empty_checkpoint(parent, mode, request)?;
+                let entry = self.lookup(parent, name, request)?;
+                let opened = self.open(entry.attr.ino.0, flags, request, open_backing);
                 return Ok(Created {
                     opened: opened.inspect_err(|_| drop(self.nodes.forget(entry.attr.ino.0, 1)))?,
                     entry,
                 });
             }
-            return self.create_checkpoint(parent, mode, flags, caller, patience);
+            return self.create_checkpoint(parent, mode, flags, request);
         }
-        let share = self.reserve(caller, 1)?;
+        let share = self.reserve(request.caller, 1)?;
         let dir = self.dir(parent)?;
         let passed = flags & (PASSED_ON | libc::O_EXCL) | libc::O_CREAT | libc::O_NONBLOCK;
         let passed = OFlags::from_bits_retain(passed.cast_unsigned());
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        let file = caller.act(|| sys::openat(&*dir.fd, name, passed, mode))?;
+        let file = request
+            .caller
+            .act(|| sys::openat(&*dir.fd, name, passed, mode))?;
         if self.is_lock(parent, name)? {
             // The flock that its maker takes stays in the kernel; this one
             // tells us, and others beside the mount, that he lives. Without
@@ -334,12 +332,11 @@ impl Fs {
         parent: u64,
         mode: u32,
         flags: i32,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<Created> {
         let session = self.session(parent)?;
         let mut base = session.checkpoint()?;
-        let removed = base.take_if(|base| self.has_removed(parent, base, caller));
+        let removed = base.take_if(|base| self.has_removed(parent, base, request.caller));
         if let Some(base) = base {
             if flags & libc::O_EXCL != 0 {
                 return Err(Errno::EXIST.into());
@@ -347,31 +344,32 @@ impl Fs {
             // Made since the kernel looked, and it has not checked who may
             // write it: it is to look again, and walks once more only.
             let id = base.stat().stx_ino;
-            let writer = self.new_writer(parent, id, flags, caller)?;
-            if caller.tid != 0 {
-                self.retries.remember(caller.tid, parent, id, writer);
+            let writer = self.new_writer(parent, id, flags, request.caller)?;
+            if request.caller.tid != 0 {
+                self.retries
+                    .remember(request.caller.tid, parent, id, writer);
             }
             return Err(Errno::STALE.into());
         }
-        self.check_writer(&session, None, caller)?;
-        let mut origin = self.origin(session, parent, None, caller)?;
+        self.check_writer(&session, None, request.caller)?;
+        let mut origin = self.origin(session, parent, None, request.caller)?;
         origin.removed = removed;
         origin.is_new = true;
         origin.is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
         origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
         origin.first_mode = Some(mode & 0o777);
         let writer = self.writer(origin);
-        let share = self.reserve(caller, 1)?;
+        let share = self.reserve(request.caller, 1)?;
         // An empty file is a file: it is saved even if nothing is written. With
         // the writer the removal is part of a save, and one that is refused
         // leaves the old checkpoint.
-        let opened = writer.open(true, caller.tid, Wait::Never, patience);
+        let opened = writer.open(true, request.caller.tid, Wait::Never, request.patience);
         if opened != Err(Fail::WouldBlock) {
             self.removals.forget(parent);
         }
         opened?;
         Ok(Created {
-            entry: self.writer_entry(parent, &writer, patience)?,
+            entry: self.writer_entry(parent, &writer, request.patience)?,
             opened: self.opened_writer(writer, share, FopenFlags::empty()),
         })
     }
@@ -412,17 +410,16 @@ impl Fs {
         at: u64,
         bytes: &[u8],
         flags: i32,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
         match &*self.handles.get(handle)? {
-            Handle::File { is_synced, .. } if *is_synced && patience == Patience::None => {
+            Handle::File { is_synced, .. } if *is_synced && request.patience == Patience::None => {
                 Err(Fail::WouldBlock)
             }
             Handle::File { file, .. } => Ok(sys::write_at(&**file, bytes, at)?),
             Handle::Writer(writer) => {
                 let appends = flags & libc::O_APPEND != 0;
-                writer.write(bytes, at, appends, caller.tid, patience)
+                writer.write(bytes, at, appends, request.caller.tid, request.patience)
             }
             Handle::Report(_) => Err(Errno::BADF.into()),
             Handle::Directory(_) => Err(Errno::ISDIR.into()),
@@ -445,12 +442,14 @@ impl Fs {
     ///
     /// # Errors
     /// The reason why the save was not made.
-    pub fn flush(&self, handle: u64, caller: Caller, patience: Patience) -> Result<()> {
+    pub fn flush(&self, handle: u64, request: Request) -> Result<()> {
         match &*self.handles.get(handle)? {
             Handle::Writer(writer) => {
-                let flushed = writer.flush(caller.tid, patience);
+                let flushed = writer.flush(request.caller.tid, request.patience);
                 // One that is busy tells it later.
-                if flushed != Err(Fail::WouldBlock) && writer.is_unsaved(patience) == Ok(false) {
+                if flushed != Err(Fail::WouldBlock)
+                    && writer.is_unsaved(request.patience) == Ok(false)
+                {
                     self.flocks.saved(handle);
                 }
                 flushed
@@ -470,7 +469,7 @@ impl Fs {
     /// # Errors
     /// Those of fsync(2); the reason why the save was not made.
     pub fn fsync(&self, handle: u64, data_only: bool, patience: Patience) -> Result<()> {
-        must_wait(patience)?;
+        patience.must_wait()?;
         match &*self.handles.get(handle)? {
             Handle::Writer(writer) => {
                 let synced = writer.sync(patience);

@@ -25,6 +25,7 @@
 //! must not lose the rest. In passthrough or not, nobody can open the
 //! checkpoint itself in this way.
 
+use super::request::{Patience, Request};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -32,8 +33,7 @@ use std::sync::atomic::Ordering;
 
 use fuser::{BackingId, FopenFlags};
 
-use super::entries::must_wait;
-use super::errno::{Patience, Result};
+use super::errno::Result;
 use super::handle::Handle;
 use super::node::Version;
 use super::open::{Opened, PASSED_ON, changes};
@@ -80,16 +80,15 @@ impl Fs {
         &self,
         id: u64,
         flags: i32,
-        caller: Caller,
+        request: Request,
         open_backing: OpenBacking<'_>,
-        patience: Patience,
     ) -> Result<Opened> {
-        let share = self.reserve(caller, 1)?;
+        let share = self.reserve(request.caller, 1)?;
         // By descriptor: `/proc/self/fd/N` leads to files without a name.
         let path = self.path_fd(id)?;
         let stat = sys::fstat(&*path)?;
         if changes(flags) {
-            self.check_link(id, patience)?;
+            self.check_link(id, request.patience)?;
         }
         // Whoever opens a running program for writing is refused by the kernel
         // itself; who only truncates it, after we have done it (Linux 6.18,
@@ -101,7 +100,7 @@ impl Fs {
         let file = sys::reopen(&*path, passed | OFlags::NONBLOCK)?;
         if flags & libc::O_TRUNC != 0
             && let Some(mode) = without_privileges(stat.stx_mode.into())
-            && !caller.keeps_privileges()
+            && !request.caller.keeps_privileges()
         {
             sys::chmod(&file, Mode::from_raw_mode(mode))?;
         }
@@ -118,7 +117,7 @@ impl Fs {
         if sys::fstat(&*self.path_fd(id)?)?.stx_nlink < 2 {
             return Ok(());
         }
-        must_wait(patience)?;
+        patience.must_wait()?;
         for entry in self.repository.list()? {
             // One that goes meanwhile has no checkpoint.
             let Ok(session) = self.repository.session(&entry.name) else {

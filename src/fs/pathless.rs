@@ -12,6 +12,7 @@
 //! the kernel knows the node; one that was replaced beside the mount is gone, and
 //! that node follows the session, too.
 
+use super::request::Request;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use std::sync::atomic::Ordering;
 use fuser::{FileAttr, FopenFlags};
 
 use super::attr::attr_of;
-use super::errno::{Fail, Patience, Result};
+use super::errno::{Fail, Result};
 use super::handle::Handle;
 use super::lookup::{absent_attr, is_file};
 use super::open::{Opened, only_appends};
@@ -42,22 +43,21 @@ impl Fs {
         id: u64,
         writer: Arc<Writer>,
         flags: i32,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<Opened> {
-        let writer = match self.own_sharer(id, caller) {
+        let writer = match self.own_sharer(id, request.caller) {
             Some(own) => own,
             None => {
-                self.share_node(id, &writer, caller, patience)?;
+                self.share_node(id, &writer, request)?;
                 writer
             }
         };
         if !only_appends(flags) {
             writer.does_more_than_append();
         }
-        let share = self.reserve(caller, 1)?;
-        let (truncates, wait) = (flags & libc::O_TRUNC != 0, Wait::For(caller.tid));
-        writer.open(truncates, caller.tid, wait, patience)?;
+        let share = self.reserve(request.caller, 1)?;
+        let (truncates, wait) = (flags & libc::O_TRUNC != 0, Wait::For(request.caller.tid));
+        writer.open(truncates, request.caller.tid, wait, request.patience)?;
         Ok(self.opened_writer(writer, share, FopenFlags::FOPEN_DIRECT_IO))
     }
 
@@ -67,17 +67,11 @@ impl Fs {
     /// # Errors
     /// As of [`open_shared`](Self::open_shared); `EACCES` if the session has
     /// another checkpoint by now that the caller must not write.
-    pub(super) fn share_node(
-        &self,
-        id: u64,
-        writer: &Writer,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<()> {
-        if caller.tid == 0 {
+    pub(super) fn share_node(&self, id: u64, writer: &Writer, request: Request) -> Result<()> {
+        if request.caller.tid == 0 {
             self.serve_all_readers();
         }
-        writer.check_base(id, caller, patience)?;
+        writer.check_base(id, request)?;
         // Held, so that no other file gets its number.
         let follows = self.nodes.follows(id).is_some();
         let own = if follows { None } else { self.path_fd(id).ok() };
@@ -104,18 +98,14 @@ impl Fs {
     }
 
     /// Opens what a node follows, for reading.
-    pub(super) fn open_followed(
-        &self,
-        id: u64,
-        session: u64,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<Opened> {
+    pub(super) fn open_followed(&self, id: u64, session: u64, request: Request) -> Result<Opened> {
         let Some(checkpoint) = self.followed(session)? else {
-            return self.open_absent(id, session, FopenFlags::FOPEN_DIRECT_IO, caller, patience);
+            return self.open_absent(id, session, FopenFlags::FOPEN_DIRECT_IO, request);
         };
-        caller.act(|| sys::access(&checkpoint, libc::R_OK))?;
-        let share = self.reserve(caller, 1)?;
+        request
+            .caller
+            .act(|| sys::access(&checkpoint, libc::R_OK))?;
+        let share = self.reserve(request.caller, 1)?;
         let file = Arc::new(sys::reopen(&checkpoint, OFlags::RDONLY)?);
         let handle = Handle::File {
             file,

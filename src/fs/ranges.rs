@@ -5,12 +5,13 @@
 //! all modes but `KEEP_SIZE`, `PUNCH_HOLE` and `ZERO_RANGE`, which it answers
 //! with `EOPNOTSUPP`; of lseek(2) all but `SEEK_DATA` and `SEEK_HOLE`.
 
+use super::request::{Patience, Request};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::errno::{Fail, Patience, Result};
+use super::Fs;
+use super::errno::{Fail, Result};
 use super::handle::Handle;
 use super::writer::QUICK_COPY;
-use super::{Caller, Fs};
 use crate::sys::{self, Errno, Find};
 
 /// The most that one request copies, in bytes: whoever asks cannot be killed
@@ -42,11 +43,10 @@ impl Fs {
         handle: u64,
         mode: i32,
         (offset, len): (u64, u64),
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
         // Zeroing may write as much as it is asked to.
-        must_wait_for(len, patience)?;
+        must_wait_for(len, request.patience)?;
         match &*self.handles.get(handle)? {
             Handle::File { file, .. } => Ok(sys::allocate(&**file, mode, offset, len)?),
             Handle::Writer(writer) => {
@@ -54,7 +54,7 @@ impl Fs {
                     0 => &NOT_ALLOCATED,
                     _ => &REFUSALS,
                 };
-                writer.change_range(caller.tid, patience, harmless, |staged| {
+                writer.change_range(request.caller.tid, request.patience, harmless, |staged| {
                     staged.allocate(mode, offset, len)
                 })
             }
@@ -97,12 +97,11 @@ impl Fs {
         (from, from_at): (u64, u64),
         (to, to_at): (u64, u64),
         len: u64,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<u32> {
-        must_wait_for(len, patience)?;
+        must_wait_for(len, request.patience)?;
         // Of two writers only one is locked at a time.
-        let source = self.content(from, patience)?;
+        let source = self.content(from, request.patience)?;
         let Some(source) = source else {
             return Ok(0);
         };
@@ -111,7 +110,7 @@ impl Fs {
         let copied = match &*self.handles.get(to)? {
             Handle::File { file, .. } => sys::copy_range(source, (&**file, to_at), len)?,
             Handle::Writer(writer) => {
-                writer.change_range(caller.tid, patience, &REFUSALS, |staged| {
+                writer.change_range(request.caller.tid, request.patience, &REFUSALS, |staged| {
                     staged.copy_range(source, to_at, len)
                 })?
             }

@@ -1,12 +1,12 @@
 //! Changes of names: RENAME and LINK, and what the name `session` means for
 //! them and for UNLINK (DESIGN 2.11 and 2.12).
 
+use super::request::{Patience, Request};
 use std::ffi::OsStr;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::entries::must_wait;
-use super::errno::{Fail, Patience, Result};
+use super::errno::{Fail, Result};
 use super::lookup::is_file;
 use super::node::ROOT;
 use super::removal::{Asked, OF_REMOVAL, Removal, Removals};
@@ -33,12 +33,11 @@ impl Fs {
         from: Place<'_>,
         to: Place<'_>,
         flags: u32,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
         let flags = RenameFlags::from_bits_retain(flags);
         match (from.0 == ROOT, to.0 == ROOT) {
-            (true, true) => return self.rename_session(from.1, to.1, flags, caller, patience),
+            (true, true) => return self.rename_session(from.1, to.1, flags, request),
             (false, false) => {}
             _ => return Err(Errno::PERM.into()),
         }
@@ -47,9 +46,9 @@ impl Fs {
             && self.is_checkpoint(from.0, from.1)?
             && !self.is_checkpoint(to.0, to.1)?;
         let (from, to) = if swapped { (to, from) } else { (from, to) };
-        self.make_shown(from, caller, patience)?;
+        self.make_shown(from, request)?;
         if flags.contains(RenameFlags::EXCHANGE) {
-            self.make_shown(to, caller, patience)?;
+            self.make_shown(to, request)?;
         }
         let stat = sys::stat(&*self.dir(from.0)?.fd, from.1)?;
         let other = if flags.contains(RenameFlags::EXCHANGE) {
@@ -65,15 +64,16 @@ impl Fs {
         }
         if self.is_checkpoint(to.0, to.1)? {
             if flags.contains(RenameFlags::NOREPLACE) {
-                self.make_way(to.0, to.1, caller, patience)?;
+                self.make_way(to.0, to.1, request)?;
             }
-            self.rename_to_checkpoint(from, to.0, &stat, flags, caller, patience)?;
-        } else if self.keep_as_backup(from, to, flags, caller, patience)? {
+            self.rename_to_checkpoint(from, to.0, &stat, flags, request)?;
+        } else if self.keep_as_backup(from, to, flags, request)? {
             return Ok(());
         } else {
             let (source, target) = (self.dir(from.0)?, self.dir(to.0)?);
             self.renaming(|| {
-                caller
+                request
+                    .caller
                     .act_if_seen(|| sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags))?;
                 self.nodes.renamed(stat.stx_ino, to.0, to.1);
                 sys::Result::Ok(())
@@ -94,23 +94,24 @@ impl Fs {
         from: &OsStr,
         to: &OsStr,
         flags: RenameFlags,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
         let old = SessionName::new(from).map_err(|_| Errno::NOENT)?;
         let new = SessionName::new(to)?;
-        must_wait(patience)?;
+        request.patience.must_wait()?;
         let root = self.dir(ROOT)?;
         let moved = sys::stat(&*root.fd, from)?;
         let other = sys::stat(&*root.fd, to).ok();
         if let Some(replaced) = other.filter(|_| flags.is_empty()) {
             // To who has removed its checkpoint it may be empty.
-            self.complete_removal(replaced.stx_ino, caller, patience)?;
+            self.complete_removal(replaced.stx_ino, request)?;
         }
         Ok(self.repository.rename_by(&old, |root| {
             self.renaming(|| {
                 let (old, new) = (old.as_os_str(), new.as_os_str());
-                caller.act_if_seen(|| sys::rename(root, old, root, new, flags))?;
+                request
+                    .caller
+                    .act_if_seen(|| sys::rename(root, old, root, new, flags))?;
                 self.nodes.renamed(moved.stx_ino, ROOT, to);
                 if let Some(other) = other.filter(|_| flags.contains(RenameFlags::EXCHANGE)) {
                     self.nodes.renamed(other.stx_ino, ROOT, from);
@@ -132,13 +133,12 @@ impl Fs {
         to: u64,
         stat: &Statx,
         flags: RenameFlags,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
         let source = self.dir(from.0)?;
-        must_wait(patience)?;
+        request.patience.must_wait()?;
         let session = self.session(to)?;
-        let mut writers = self.keep_writers_out(to, caller)?;
+        let mut writers = self.keep_writers_out(to, request.caller)?;
         let replaced = session.checkpoint().ok().flatten();
         // Whoever made `session.next` through this mount has it open still,
         // or is the original's kind of program, which does not mark it.
@@ -155,7 +155,7 @@ impl Fs {
             if owns_lock {
                 session.adopt_lock()?;
             } else if exchanges {
-                let _theirs = self.keep_writers_out(from.0, caller)?;
+                let _theirs = self.keep_writers_out(from.0, request.caller)?;
                 session.exchange(&self.session(from.0)?)?;
             } else if flags.is_empty() && is_it {
                 let take_back = || session.take_back(&*source.fd, from.1);
@@ -199,13 +199,12 @@ impl Fs {
         from: Place<'_>,
         to: Place<'_>,
         flags: RenameFlags,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<bool> {
         if !(flags - RenameFlags::NOREPLACE).is_empty() || !self.is_checkpoint(from.0, from.1)? {
             return Ok(false);
         }
-        must_wait(patience)?;
+        request.patience.must_wait()?;
         let session = self.session(from.0)?;
         let checkpoint = match session.checkpoint() {
             Ok(Some(checkpoint)) => checkpoint,
@@ -221,10 +220,10 @@ impl Fs {
             Linked::ItIsTheSame => return Ok(true),
             Linked::Impossible => return Ok(false),
         }
-        let share = self.share_of_removal(caller);
-        let asked = (self.removals).ask(from.0, session, checkpoint, caller.tid, share);
+        let share = self.share_of_removal(request.caller);
+        let asked = (self.removals).ask(from.0, session, checkpoint, request.caller.tid, share);
         if let Asked::Due(removal) = asked {
-            carry_out(&removal, patience)?;
+            carry_out(&removal, request.patience)?;
         }
         Ok(true)
     }
@@ -235,36 +234,29 @@ impl Fs {
     /// # Errors
     /// `EPERM` in the root, and if what is no regular file would get the name of a
     /// checkpoint; `EBUSY`, and those of link(2).
-    pub fn link(
-        &self,
-        id: u64,
-        parent: u64,
-        name: &OsStr,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<Entry> {
+    pub fn link(&self, id: u64, parent: u64, name: &OsStr, request: Request) -> Result<Entry> {
         if parent == ROOT {
             return Err(Errno::PERM.into());
         }
-        let file = match self.make_shown_node(id, caller, patience)? {
+        let file = match self.make_shown_node(id, request)? {
             Some(made) => Arc::new(made),
             None => self.linked_file(id)?,
         };
         if !is_file(&sys::fstat(&*file)?) {
             self.must_be_a_file(parent, name)?;
         }
-        self.make_way(parent, name, caller, patience)?;
+        self.make_way(parent, name, request)?;
         let dir = self.dir(parent)?;
         if self.is_checkpoint(parent, name)? {
-            must_wait(patience)?;
-            let _writers = self.keep_writers_out(parent, caller)?;
+            request.patience.must_wait()?;
+            let _writers = self.keep_writers_out(parent, request.caller)?;
             let session = self.session(parent)?;
             self.count_save(&session, || Ok(session.adopt_link(&*file)?))?;
             self.removals.forget(parent);
-            return self.lookup(parent, name, caller, patience);
+            return self.lookup(parent, name, request);
         }
         sys::link_fd(&*file, &*dir.fd, name)?;
-        self.other_entry(parent, &dir, name, caller)
+        self.other_entry(parent, &dir, name, request.caller)
     }
 
     /// The file to be linked. One without a name is refused as on any
@@ -282,12 +274,11 @@ impl Fs {
         &self,
         node: u64,
         session: Session,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
         let checkpoint = match session.checkpoint() {
             Err(error) if error.kind() == Kind::NotAFile => {
-                must_wait(patience)?;
+                request.patience.must_wait()?;
                 session.remove_checkpoint()?;
                 return Ok(());
             }
@@ -296,9 +287,10 @@ impl Fs {
         let Some(checkpoint) = checkpoint else {
             // An empty `session` is shown to others still: that one can be
             // removed as often as anybody likes.
-            let share = self.share_of_removal(caller);
-            self.removals.note_absence(node, session, caller.tid, share);
-            self.own_writers_lose_names(node, caller);
+            let share = self.share_of_removal(request.caller);
+            self.removals
+                .note_absence(node, session, request.caller.tid, share);
+            self.own_writers_lose_names(node, request.caller);
             return Ok(());
         };
         if session.is_locked()? {
@@ -307,14 +299,14 @@ impl Fs {
         // Nothing is promised that is refused already: EROFS, EPERM of an
         // immutable directory, EACCES to a daemon without privileges.
         sys::access(session.dir(), libc::W_OK | libc::X_OK)?;
-        must_wait(patience)?;
+        request.patience.must_wait()?;
         may_be_changed(&session)?;
-        let share = self.share_of_removal(caller);
-        let asked = (self.removals).ask(node, session, checkpoint, caller.tid, share);
+        let share = self.share_of_removal(request.caller);
+        let asked = (self.removals).ask(node, session, checkpoint, request.caller.tid, share);
         if let Asked::Due(removal) = asked {
-            carry_out(&removal, patience)?;
+            carry_out(&removal, request.patience)?;
         }
-        self.own_writers_lose_names(node, caller);
+        self.own_writers_lose_names(node, request.caller);
         Ok(())
     }
 
@@ -342,7 +334,7 @@ impl Fs {
         if removal.is_blocked() {
             return Ok(());
         }
-        must_wait(patience)?;
+        patience.must_wait()?;
         match removal.carry_out_due() {
             // A save in progress, or a lock that stays: it is tried again.
             Err(error) if error.kind() == Kind::Locked => {}
@@ -354,29 +346,18 @@ impl Fs {
     }
 
     /// Does a removal at once that the caller has asked for, and relies on.
-    pub(super) fn complete_removal(
-        &self,
-        node: u64,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<()> {
-        match self.removals.asked_by(caller.tid, node) {
-            Some(removal) => carry_out(&removal, patience),
+    pub(super) fn complete_removal(&self, node: u64, request: Request) -> Result<()> {
+        match self.removals.asked_by(request.caller.tid, node) {
+            Some(removal) => carry_out(&removal, request.patience),
             None => Ok(()),
         }
     }
 
     /// The same before something is made of that name otherwise than by a
     /// save, which replaces it.
-    pub(super) fn make_way(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<()> {
+    pub(super) fn make_way(&self, parent: u64, name: &OsStr, request: Request) -> Result<()> {
         if self.is_checkpoint(parent, name)? {
-            self.complete_removal(parent, caller, patience)?;
+            self.complete_removal(parent, request)?;
         }
         Ok(())
     }
@@ -458,7 +439,7 @@ fn may_be_changed(session: &Session) -> Result<()> {
 }
 
 pub(super) fn carry_out(removal: &Removal, patience: Patience) -> Result<()> {
-    must_wait(patience)?;
+    patience.must_wait()?;
     Ok(removal.carry_out()?)
 }
 

@@ -2,18 +2,18 @@
 //! read files: as a file in the root, by a name that no listing shows, so that
 //! nothing that walks the tree meets it.
 
+use super::request::Request;
 use std::ffi::OsStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, FopenFlags, INodeNo};
 use serde_json::{Value, json};
 
-use super::entries::must_wait;
-use super::errno::{Patience, Result};
+use super::errno::Result;
 use super::handle::Handle;
 use super::node::{Identity, REPORT, ROOT, Role};
 use super::open::{Opened, changes};
-use super::{Caller, Entry, Fs};
+use super::{Entry, Fs};
 use crate::proc::holders::{Holder, Use, search};
 use crate::sys::Errno;
 
@@ -53,17 +53,12 @@ impl Fs {
     }
 
     /// Opens the report, which is as it is now.
-    pub(super) fn open_report(
-        &self,
-        flags: i32,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<Opened> {
+    pub(super) fn open_report(&self, flags: i32, request: Request) -> Result<Opened> {
         if changes(flags) {
             return Err(Errno::ACCESS.into());
         }
-        must_wait(patience)?;
-        let share = self.reserve(caller, 1)?;
+        request.patience.must_wait()?;
+        let share = self.reserve(request.caller, 1)?;
         let mut text = in_ascii(&self.report().to_string());
         text.push('\n');
         let text = text.into_bytes();

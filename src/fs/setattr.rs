@@ -1,12 +1,13 @@
 //! Changing attributes: SETATTR.
 
+use super::request::Request;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use fuser::FileAttr;
 
 use super::attr::{SetAttr, attr_of};
-use super::errno::{Fail, Patience, Result};
+use super::errno::{Fail, Result};
 use super::handle::Handle;
 use super::node::{ROOT, Role};
 use super::writer::Writer;
@@ -26,23 +27,22 @@ impl Fs {
         id: u64,
         set: &SetAttr,
         handle: Option<u64>,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<FileAttr> {
         if id == ROOT {
-            self.admit(caller)?;
+            self.admit(request.caller)?;
         }
         let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
         if let Some(Handle::Writer(writer)) = handle.as_deref() {
-            return writer.set_attr(set, caller, patience);
+            return writer.set_attr(set, request);
         }
         if let Some(handle @ Handle::File { .. }) = handle.as_deref() {
-            return self.set_other(id, set, Some(handle), caller, patience);
+            return self.set_other(id, set, Some(handle), request);
         }
         match self.role(id)? {
             Role::Writer(writer) => {
-                self.retries.done(caller.tid);
-                let done = writer.set_attr(set, caller, patience);
+                self.retries.done(request.caller.tid);
+                let done = writer.set_attr(set, request);
                 // One that nobody has open is done with, and the kernel may know it
                 // for long.
                 if done != Err(Fail::WouldBlock) && !writer.is_open() {
@@ -56,24 +56,24 @@ impl Fs {
             {
                 self.change_checkpoint(
                     (&role, id, session),
-                    caller,
-                    |session| match self.own_writer(session, caller) {
+                    request.caller,
+                    |session| match self.own_writer(session, request.caller) {
                         Some(own) => Ok(own),
-                        None => self.new_writer(session, id, libc::O_WRONLY, caller),
+                        None => self.new_writer(session, id, libc::O_WRONLY, request.caller),
                     },
-                    || self.set_other(id, set, None, caller, patience),
+                    || self.set_other(id, set, None, request),
                     |writer| {
                         if !writer.is_open() {
-                            self.share_node(id, &writer, caller, patience)?;
+                            self.share_node(id, &writer, request)?;
                         }
-                        writer.set_attr(set, caller, patience)
+                        writer.set_attr(set, request)
                     },
                 )
             }
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                let writer = self.new_writer(parent, id, libc::O_WRONLY, caller)?;
-                writer.set_attr(set, caller, patience)
+                let writer = self.new_writer(parent, id, libc::O_WRONLY, request.caller)?;
+                writer.set_attr(set, request)
             }
             Role::Checkpoint => {
                 let parent = self.nodes.session(id).ok_or(Errno::STALE)?;
@@ -83,14 +83,14 @@ impl Fs {
                 let session = self.session(parent)?;
                 let attributes = set.attributes();
                 let now = sys::fstat(checkpoint.as_path_fd())?;
-                let acting = caller.to_change(&now, &attributes)?;
+                let acting = request.caller.to_change(&now, &attributes)?;
                 session.set_attributes(&checkpoint, &attributes)?;
                 drop(acting);
                 Ok(attr_of(&sys::fstat(checkpoint.as_path_fd())?, id))
             }
             Role::Report => Err(Errno::PERM.into()),
             Role::Root | Role::Session | Role::Directory | Role::Other => {
-                self.set_other(id, set, None, caller, patience)
+                self.set_other(id, set, None, request)
             }
         }
     }
@@ -107,15 +107,14 @@ impl Fs {
         id: u64,
         set: &SetAttr,
         handle: Option<&Handle>,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<FileAttr> {
         let attributes = set.attributes();
         let apply = |fd: BorrowedFd<'_>| {
             if attributes.is_empty() {
                 return Ok(());
             }
-            let _acting = caller.to_change(&sys::fstat(fd)?, &attributes)?;
+            let _acting = request.caller.to_change(&sys::fstat(fd)?, &attributes)?;
             attributes.apply(fd)
         };
         if let Some(Handle::File { file, .. }) = handle {
@@ -127,7 +126,7 @@ impl Fs {
         }
         let fd = self.path_fd(id)?;
         if let Some(size) = set.size {
-            self.check_link(id, patience)?;
+            self.check_link(id, request.patience)?;
             sys::set_len(sys::reopen(&*fd, OFlags::WRONLY)?, size)?;
         }
         apply(fd.as_fd())?;

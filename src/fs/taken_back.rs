@@ -7,8 +7,9 @@
 //! `session` is gone. So it goes before the kernel compares the two: as it does in
 //! any directory, where the first process has taken it away.
 
-use super::errno::{Patience, Result};
+use super::errno::Result;
 use super::rename::carry_out;
+use super::request::Request;
 use super::{Caller, Fs};
 use crate::proc::syscall::Call;
 use crate::sys::{RenameFlags, Statx};
@@ -32,24 +33,22 @@ impl Fs {
     ///
     /// # Errors
     /// `EBUSY` while a writer saves, and as of the removal.
-    pub(super) fn make_way_for_other_name(
-        &self,
-        session: u64,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<()> {
+    pub(super) fn make_way_for_other_name(&self, session: u64, request: Request) -> Result<()> {
         let Some(removal) = self.removals.renamed_back(session) else {
             return Ok(());
         };
         // To who has asked for it the name is absent, and the rename comes.
-        if self.removals.asked_by(caller.tid, session).is_some()
-            || !rename_call(caller.tid).is_some_and(|call| removal.is_noted_rename(&call))
+        if self
+            .removals
+            .asked_by(request.caller.tid, session)
+            .is_some()
+            || !rename_call(request.caller.tid).is_some_and(|call| removal.is_noted_rename(&call))
         {
             return Ok(());
         }
         // What would refuse the rename leaves the old checkpoint to others.
-        let _writers = self.keep_writers_out(session, caller)?;
-        carry_out(&removal, patience)
+        let _writers = self.keep_writers_out(session, request.caller)?;
+        carry_out(&removal, request.patience)
     }
 }
 

@@ -16,6 +16,7 @@ mod saving;
 mod staging;
 mod wait;
 
+use super::request::Patience;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -29,7 +30,7 @@ pub(super) use self::staging::QUICK_COPY;
 pub(super) use self::wait::Wait;
 use super::activity::Activity;
 use super::credentials::Credentials;
-use super::errno::{Fail, Patience, Result};
+use super::errno::{Fail, Result};
 use super::replaced::Replacements;
 use super::shares::Share;
 use super::slot::Slot;

@@ -1,12 +1,13 @@
 //! Extended attributes, ACLs among them.
 
+use super::request::{Patience, Request};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
+use super::Fs;
 use super::credentials::{ACL, acl_of_absent};
-use super::errno::{Patience, Result};
+use super::errno::Result;
 use super::node::Role;
-use super::{Caller, Fs};
 use crate::repo::is_mark;
 use crate::sys::{self, Errno, XattrFlags};
 
@@ -35,14 +36,14 @@ impl Fs {
     ///
     /// # Errors
     /// Those of listxattr(2).
-    pub fn listxattr(&self, id: u64, caller: Caller, patience: Patience) -> Result<Vec<u8>> {
+    pub fn listxattr(&self, id: u64, request: Request) -> Result<Vec<u8>> {
         let is_checkpoint = matches!(self.role(id)?, Role::Writer(_) | Role::Checkpoint);
-        let list = self.all_xattrs(id, patience)?;
+        let list = self.all_xattrs(id, request.patience)?;
         let names = list.split_inclusive(|&byte| byte == 0);
         Ok(names
             .filter(|name| !(is_checkpoint && is_name_of_mark(name)))
             // Which the filesystem itself hides (xattr(7)).
-            .filter(|name| caller.uid == 0 || !name.starts_with(b"trusted."))
+            .filter(|name| request.caller.uid == 0 || !name.starts_with(b"trusted."))
             .flatten()
             .copied()
             .collect())
@@ -67,17 +68,16 @@ impl Fs {
         name: &OsStr,
         value: Option<&[u8]>,
         flags: i32,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
         let name = c_name(name)?;
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
         match self.role(id)? {
-            Role::Writer(writer) => writer.set_xattr(&name, (value, flags), caller, patience),
+            Role::Writer(writer) => writer.set_xattr(&name, (value, flags), request),
             Role::Empty => {
                 let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                let writer = self.new_writer(parent, id, libc::O_WRONLY, caller)?;
-                writer.set_xattr(&name, (value, flags), caller, patience)
+                let writer = self.new_writer(parent, id, libc::O_WRONLY, request.caller)?;
+                writer.set_xattr(&name, (value, flags), request)
             }
             Role::Report => Err(Errno::PERM.into()),
             Role::Checkpoint if is_mark(&name) => {
@@ -91,7 +91,7 @@ impl Fs {
                         // It takes the setgid bit off for who is not in the
                         // group, which only the caller's own groups tell.
                         let set = if *name == *ACL {
-                            caller.act(set)
+                            request.caller.act(set)
                         } else {
                             set()
                         };

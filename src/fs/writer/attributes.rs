@@ -1,16 +1,16 @@
 //! The attributes of a writer: what the holder of a descriptor sees and sets,
 //! and what of it goes with the save.
 
+use crate::fs::request::{Patience, Request};
 use std::ffi::CStr;
 
 use fuser::FileAttr;
 
 use super::staging::Keep;
 use super::{State, Wait, Writer};
-use crate::fs::Caller;
 use crate::fs::attr::{SetAttr, attr_of};
 use crate::fs::credentials::ACL;
-use crate::fs::errno::{Fail, Patience, Result};
+use crate::fs::errno::{Fail, Result};
 use crate::repo::{self, Attributes, Checkpoint, Kind, Session, Staged, is_mark};
 use crate::sys::{self, XattrFlags};
 
@@ -18,27 +18,21 @@ impl Writer {
     /// Sets size and attributes, and answers the new ones. Without an open
     /// handle a change is a save of its own: truncate(2), or an attribute of
     /// a checkpoint that is not there yet.
-    pub(in crate::fs) fn set_attr(
-        &self,
-        set: &SetAttr,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<FileAttr> {
-        let mut state = self.lock(patience)?;
-        if state.handles == 0 && patience == Patience::None {
+    pub(in crate::fs) fn set_attr(&self, set: &SetAttr, request: Request) -> Result<FileAttr> {
+        let mut state = self.lock(request.patience)?;
+        if state.handles == 0 && request.patience == Patience::None {
             return Err(Fail::WouldBlock);
         }
         let mut done = Ok(());
         if let Some(size) = set.size {
-            state.authors.note(caller.tid);
-            let wait = Wait::For(caller.tid);
-            done = self.truncate(&mut state, size, wait, patience);
+            state.authors.note(request.caller.tid);
+            let wait = Wait::For(request.caller.tid);
+            done = self.truncate(&mut state, size, wait, request.patience);
             done = self.keep_failure(&mut state, done);
         }
         let attributes = set.attributes();
         if !attributes.is_empty() {
-            done =
-                done.and_then(|()| self.set_attributes(&mut state, &attributes, caller, patience));
+            done = done.and_then(|()| self.set_attributes(&mut state, &attributes, request));
         }
         self.save_if_alone(&mut state, done)?;
         self.attr_of(&state)
@@ -58,11 +52,10 @@ impl Writer {
         &self,
         state: &mut State,
         attributes: &Attributes,
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
         if state.base.is_none() {
-            self.change(state, Keep::nothing(caller.tid), patience)?;
+            self.change(state, Keep::nothing(request.caller.tid), request.patience)?;
         }
         let now = match (&state.staged, &state.base) {
             (Some(staged), _) => staged.stat()?,
@@ -70,7 +63,7 @@ impl Writer {
             // `change` has just made it.
             (None, None) => return Err(Fail::Errno(libc::EIO)),
         };
-        let _acting = caller.to_change(&now, attributes)?;
+        let _acting = request.caller.to_change(&now, attributes)?;
         self.change_attributes(
             state,
             |base| self.session.set_attributes(base, attributes),
@@ -151,11 +144,10 @@ impl Writer {
         &self,
         name: &CStr,
         (value, flags): (Option<&[u8]>, XattrFlags),
-        caller: Caller,
-        patience: Patience,
+        request: Request,
     ) -> Result<()> {
-        let mut state = self.lock(patience)?;
-        if state.handles == 0 && patience == Patience::None {
+        let mut state = self.lock(request.patience)?;
+        if state.handles == 0 && request.patience == Patience::None {
             return Err(Fail::WouldBlock);
         }
         let mut set = || {
@@ -165,13 +157,17 @@ impl Writer {
                     .into());
             }
             if state.base.is_none() {
-                self.change(&mut state, Keep::nothing(caller.tid), patience)?;
+                self.change(
+                    &mut state,
+                    Keep::nothing(request.caller.tid),
+                    request.patience,
+                )?;
             }
             // As the caller: the kernel has asked whether he may, but for an ACL it
             // goes by the owner that it was told of last. Only of who can be seen
             // the groups are known.
-            let is_seen = caller.tid != 0 || *name == *ACL;
-            let credentials = is_seen.then(|| caller.credentials()).transpose()?;
+            let is_seen = request.caller.tid != 0 || *name == *ACL;
+            let credentials = is_seen.then(|| request.caller.credentials()).transpose()?;
             let _acting = credentials.as_ref().map(|his| his.begin()).transpose()?;
             self.change_attributes(
                 &mut state,

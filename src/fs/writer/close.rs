@@ -5,13 +5,14 @@
 //! judged on a thread that serves nobody else, from what `/proc` tells of the
 //! process that closes, of the opener, and of their kin.
 
+use crate::fs::request::Patience;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::authors::{Author, Authors};
 use super::{State, Writer};
-use crate::fs::errno::{Fail, Patience, Result};
+use crate::fs::errno::{Fail, Result};
 use crate::proc::ending::{self, Closer};
 use crate::proc::holders;
 use crate::proc::identity::Process;

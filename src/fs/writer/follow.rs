@@ -1,10 +1,11 @@
 //! A writer that has changed nothing yet, and starts from another checkpoint than
 //! the one it was opened on (DESIGN 2.9).
 
+use crate::fs::request::Patience;
 use std::sync::atomic::Ordering;
 
 use super::{State, Writer};
-use crate::fs::errno::{Patience, Result};
+use crate::fs::errno::Result;
 use crate::repo::Checkpoint;
 use crate::sys;
 

@@ -1,12 +1,12 @@
 //! What a writer is known by: its node, the number that programs see, and whether
 //! the name `session` is its own.
 
+use crate::fs::request::Request;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Writer;
-use crate::fs::Caller;
-use crate::fs::errno::{Patience, Result};
+use crate::fs::errno::Result;
 use crate::proc::identity::Process;
 use crate::sys;
 
@@ -42,15 +42,14 @@ impl Writer {
     ///
     /// # Errors
     /// `EACCES`
-    pub(in crate::fs) fn check_base(
-        &self,
-        id: u64,
-        caller: Caller,
-        patience: Patience,
-    ) -> Result<()> {
-        let state = self.lock(patience)?;
+    pub(in crate::fs) fn check_base(&self, id: u64, request: Request) -> Result<()> {
+        let state = self.lock(request.patience)?;
         let other = state.base.as_ref().filter(|base| base.stat().stx_ino != id);
-        let asked = other.map(|base| caller.act(|| sys::access(base.as_path_fd(), libc::W_OK)));
+        let asked = other.map(|base| {
+            request
+                .caller
+                .act(|| sys::access(base.as_path_fd(), libc::W_OK))
+        });
         Ok(asked.unwrap_or(Ok(()))?)
     }
 

@@ -1,10 +1,11 @@
 //! Saves of a writer: at a save point, and at its last close.
 
+use crate::fs::request::Patience;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{State, Writer};
-use crate::fs::errno::{Fail, Patience, Result};
+use crate::fs::errno::{Fail, Result};
 use crate::fs::slot::Published;
 use crate::proc::identity::Process;
 use crate::repo::{Base, Checkpoint, Commit, Committed, Kind, Permit};

@@ -1,9 +1,10 @@
 //! What a writer's first change does: it takes the session's slot, and stages.
 
+use crate::fs::request::Patience;
 use std::sync::atomic::Ordering;
 
 use super::{State, Wait, Writer, staged};
-use crate::fs::errno::{Fail, Patience, Result};
+use crate::fs::errno::{Fail, Result};
 use crate::proc::signals;
 use crate::repo::{Checkpoint, Staged};
 

@@ -1,11 +1,12 @@
 //! A change that waits for another writer, or for a foreign `session.next`
 //! (DESIGN 2.8).
 
+use crate::fs::request::Patience;
 use std::time::{Duration, Instant};
 
 use super::Writer;
 use crate::fs::activity::{Activity, Place};
-use crate::fs::errno::{Fail, Patience, Result};
+use crate::fs::errno::{Fail, Result};
 use crate::fs::slot::Owner;
 use crate::proc::signals::is_interrupted;
 
