@@ -9,7 +9,7 @@ use crate::repo::{Attributes, system_time};
 use crate::sys::{Statx, Timestamps};
 
 /// The type of what a mode is of.
-pub(super) fn kind_of(mode: u32) -> FileType {
+pub(in crate::fs) fn kind_of(mode: u32) -> FileType {
     match mode & libc::S_IFMT {
         libc::S_IFDIR => FileType::Directory,
         libc::S_IFLNK => FileType::Symlink,
@@ -22,7 +22,7 @@ pub(super) fn kind_of(mode: u32) -> FileType {
 }
 
 /// What the kernel is told of a backing file, under the number `ino`.
-pub(super) fn attr_of(stat: &Statx, ino: u64) -> FileAttr {
+pub(in crate::fs) fn attr_of(stat: &Statx, ino: u64) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino),
         size: stat.stx_size,
@@ -42,12 +42,27 @@ pub(super) fn attr_of(stat: &Statx, ino: u64) -> FileAttr {
     }
 }
 
+/// The device of what a status is of: major and minor number.
+pub(in crate::fs) fn device(stat: &Statx) -> (u32, u32) {
+    (stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+/// Whether it is a directory.
+pub(in crate::fs) fn is_dir(stat: &Statx) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
+}
+
+/// Whether it is a regular file.
+pub(in crate::fs) fn is_file(stat: &Statx) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file()
+}
+
 /// A device number as FUSE carries it (`new_encode_dev`, linux/kdev_t.h).
 fn rdev(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
 
-fn shown(time: StatxTimestamp) -> SystemTime {
+pub(in crate::fs) fn shown(time: StatxTimestamp) -> SystemTime {
     system_time(time.tv_sec, time.tv_nsec)
 }
 
@@ -70,7 +85,7 @@ pub struct SetAttr {
 
 impl SetAttr {
     /// All but the size, as the storage takes it.
-    pub(super) fn attributes(&self) -> Attributes {
+    pub(in crate::fs) fn attributes(&self) -> Attributes {
         // truncate(2) asks for "now" along with the size, which is what the
         // new size does to the time of modification anyway.
         let mtime = self

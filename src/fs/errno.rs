@@ -3,8 +3,7 @@
 
 use fuser::Errno;
 
-use crate::repo;
-use crate::sys;
+use crate::{repo, sys};
 
 /// Why an operation was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +62,7 @@ impl From<repo::Error> for Fail {
 
 impl Fail {
     /// The same of an error that the log has been told of.
-    pub(super) fn of(error: &repo::Error) -> Self {
+    pub(in crate::fs) fn of(error: &repo::Error) -> Self {
         use repo::Kind;
         Self::Errno(match error.kind() {
             Kind::NotFound => libc::ENOENT,

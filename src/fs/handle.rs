@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::BackingId;
 
-use super::errno::Result;
-use super::listing::Listing;
-use super::shares::Share;
-use super::writer::Writer;
+use crate::fs::errno::Result;
+use crate::fs::listing::state::Listing;
+use crate::fs::session::writer::Writer;
+use crate::fs::shares::Share;
 use crate::sys::Errno;
 
 /// What is open.
 #[derive(Debug)]
-pub(super) enum Handle {
+pub(in crate::fs) enum Handle {
     /// A file of the backing filesystem, a checkpoint for reading among them.
     File {
         file: Arc<OwnedFd>,
@@ -41,14 +41,14 @@ struct Open {
 
 /// All handles.
 #[derive(Debug, Default)]
-pub(super) struct Handles {
+pub(in crate::fs) struct Handles {
     by_number: Mutex<HashMap<u64, Open>>,
     last: AtomicU64,
 }
 
 impl Handles {
     /// A number for a new handle, which is in the share of a user.
-    pub(super) fn add(&self, handle: Handle, share: Share) -> u64 {
+    pub(in crate::fs) fn add(&self, handle: Handle, share: Share) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut handles = self
             .by_number
@@ -63,7 +63,7 @@ impl Handles {
     }
 
     /// The handle of a number; `EBADF` if it was never given out.
-    pub(super) fn get(&self, number: u64) -> Result<Arc<Handle>> {
+    pub(in crate::fs) fn get(&self, number: u64) -> Result<Arc<Handle>> {
         let handles = self
             .by_number
             .lock()
@@ -73,7 +73,7 @@ impl Handles {
     }
 
     /// Takes a handle out.
-    pub(super) fn remove(&self, number: u64) -> Option<Arc<Handle>> {
+    pub(in crate::fs) fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let mut handles = self
             .by_number
             .lock()

@@ -1,22 +1,18 @@
 //! Names and attributes: LOOKUP and GETATTR.
 
-use super::request::{Patience, Request};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use fuser::{FileAttr, FileType, INodeNo};
-
-use super::absence::Missing;
-use super::attr::attr_of;
-use super::errno::Result;
-use super::handle::Handle;
-use super::node::{Identity, ROOT, Role, empty_id};
-use super::report::REPORT_NAME;
-use super::writer::{Writer, empty_attr};
-use super::{Caller, DIRECTORY_TTL, Dir, Entry, Fs};
-use crate::repo::{CHECKPOINT, Session, SessionName};
+use crate::fs::attr::{attr_of, device, is_dir};
+use crate::fs::dir::Dir;
+use crate::fs::entry::{DIRECTORY_TTL, Entry};
+use crate::fs::errno::Result;
+use crate::fs::filesystem::Fs;
+use crate::fs::node::{Identity, REPORT_NAME, ROOT, Role, other_role};
+use crate::fs::request::{Caller, Request};
+use crate::fs::session::view::View;
+use crate::repo::{CHECKPOINT, SessionName};
 use crate::sys::{self, Errno, Statx};
 
 impl Fs {
@@ -28,51 +24,16 @@ impl Fs {
     pub fn lookup(&self, parent: u64, name: &OsStr, request: Request) -> Result<Entry> {
         match self.role(parent)? {
             Role::Root => self.lookup_session(name, request.caller),
-            Role::Session if name == CHECKPOINT => {
-                if let Some(replaced) = self.replaced_entry(request.caller, parent) {
-                    return replaced;
-                }
-                if let Some(writer) = self.retries.lookup(request.caller.tid, parent) {
-                    return self.writer_entry(parent, &writer, request.patience);
-                }
-                if let Some(writer) = self.made_anew(parent, request.caller) {
-                    return self.writer_entry(parent, &writer, request.patience);
-                }
-                self.settle_removal(parent, request.patience)?;
-                self.make_way_for_other_name(parent, request)?;
-                let entry = self.lookup_checkpoint(parent, request.caller)?;
-                if self.is_absent_to(request.caller, parent, entry.attr.ino.0) {
-                    self.nodes.forget(entry.attr.ino.0, 1);
-                    return Err(Errno::NOENT.into());
-                }
-                Ok(entry)
-            }
+            Role::Session if name == CHECKPOINT => match self.view(parent, request)? {
+                View::Writer(writer) => self.writer_entry(parent, &writer, request.patience),
+                View::Replaced(entry) | View::Current(entry) => Ok(entry),
+                View::Absent => Err(Errno::NOENT.into()),
+            },
             _ => {
                 let dir = self.dir(parent)?;
                 self.other_entry(parent, &dir, name, request.caller)
             }
         }
-    }
-
-    /// Whether the caller is to find no checkpoint: he has removed it, or there
-    /// is none and he is about to make it.
-    fn is_absent_to(&self, caller: Caller, session: u64, found: u64) -> bool {
-        if found == empty_id(session) {
-            self.removals.asked_by(caller.tid, session).is_some()
-                || self.is_told_of_absence(caller.tid)
-        } else {
-            self.has_removed_inode(session, found, caller)
-        }
-    }
-
-    /// The checkpoint that the caller's process has made where it found none, and
-    /// has open: nobody else sees it before it is closed (DESIGN 2.12).
-    fn made_anew(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
-        let slot = self.slots.find(session)?;
-        // What it has made a save point of, it finds like everybody.
-        let published = slot.last_published().map(|published| published.writer);
-        let mut writers = slot.writers_of(caller.tid).into_iter();
-        writers.find(|writer| writer.is_new() && Some(writer.ino) != published)
     }
 
     fn lookup_session(&self, name: &OsStr, caller: Caller) -> Result<Entry> {
@@ -90,71 +51,7 @@ impl Fs {
         Ok(self.held_entry((ROOT, name), Role::Session, &stat, file, caller))
     }
 
-    /// The current checkpoint of a session, held for the caller's open.
-    pub(super) fn lookup_checkpoint(&self, parent: u64, caller: Caller) -> Result<Entry> {
-        let dir = self.dir(parent)?;
-        let name = OsStr::new(CHECKPOINT);
-        let fd = match sys::open_path(&*dir.fd, name) {
-            Err(Errno::NOENT) if self.options.missing == Missing::Empty => {
-                return self.empty_entry(parent);
-            }
-            other => other?,
-        };
-        let stat = sys::fstat(&fd)?;
-        if !is_file(&stat) {
-            return Ok(self.entry(parent, name, other_role(&stat), &stat, self.birth(&stat)));
-        }
-        // Saves use inode numbers again within moments: the time of birth is
-        // too coarse for that.
-        let identity = Identity {
-            handle: sys::handle_digest(&fd).ok(),
-            ..self.birth(&stat)
-        };
-        let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
-        (self.holds).begin(caller, self.nodes.hold(stat.stx_ino, fd));
-        self.found.note(caller.tid);
-        Ok(entry)
-    }
-
-    fn empty_entry(&self, parent: u64) -> Result<Entry> {
-        let session = self.session(parent)?;
-        let id = empty_id(parent);
-        let attr = absent_attr(&session, id)?;
-        let name = OsStr::new(CHECKPOINT);
-        Ok(Entry {
-            generation: self
-                .nodes
-                .remember(id, parent, name, Role::Empty, Identity::default()),
-            attr,
-            entry_ttl: Duration::ZERO,
-            attr_ttl: Duration::ZERO,
-        })
-    }
-
-    pub(super) fn writer_entry(
-        &self,
-        parent: u64,
-        writer: &Arc<Writer>,
-        patience: Patience,
-    ) -> Result<Entry> {
-        let attr = FileAttr {
-            // Here it is the node id.
-            ino: INodeNo(writer.ino),
-            ..writer.attr(patience)?
-        };
-        let role = Role::Writer(writer.clone());
-        let name = OsStr::new(CHECKPOINT);
-        Ok(Entry {
-            generation: self
-                .nodes
-                .remember(writer.ino, parent, name, role, Identity::default()),
-            attr,
-            entry_ttl: Duration::ZERO,
-            attr_ttl: Duration::ZERO,
-        })
-    }
-
-    pub(super) fn other_entry(
+    pub(in crate::fs) fn other_entry(
         &self,
         parent: u64,
         dir: &Dir,
@@ -215,7 +112,7 @@ impl Fs {
         current.unwrap_or(false)
     }
 
-    pub(super) fn entry(
+    pub(in crate::fs) fn entry(
         &self,
         parent: u64,
         name: &OsStr,
@@ -255,7 +152,7 @@ impl Fs {
     /// What tells inodes apart at no cost; nothing where the filesystem does not
     /// keep the time of birth, or changes it: on overlayfs it becomes another
     /// when the first change copies a file up, and the number stays.
-    pub(super) fn birth(&self, stat: &Statx) -> Identity {
+    pub(in crate::fs) fn birth(&self, stat: &Statx) -> Identity {
         // Asked once: this is on the way of every lookup.
         let keeps_births = self.keeps_births.get().copied().or_else(|| {
             let root = self.repository.root().ok()??;
@@ -270,140 +167,5 @@ impl Fs {
             birth: birth.wrapping_add(stat.stx_btime.tv_nsec.into()),
             handle: None,
         }
-    }
-
-    /// The attributes of a node, or of a handle if there is one.
-    ///
-    /// # Errors
-    /// `ESTALE` if the node is not where it was; `EACCES` of the root, if the
-    /// caller cannot get to the repository.
-    pub fn getattr(&self, id: u64, handle: Option<u64>, request: Request) -> Result<FileAttr> {
-        if id == ROOT {
-            self.admit(request.caller)?;
-        }
-        if handle.is_none()
-            && let Some(writer) = self.own_sharer(id, request.caller)
-        {
-            return writer.attr(request.patience);
-        }
-        let mut attr = self.attributes(id, handle, request.patience)?;
-        if let Some(shown) = self.shown_to_writer(id, request.caller) {
-            attr.ino = INodeNo(shown);
-        }
-        Ok(attr)
-    }
-
-    /// Who has made a save point and goes on writing compares the file that he
-    /// has open with what the path shows (sqlite): it is one file to him.
-    fn shown_to_writer(&self, id: u64, caller: Caller) -> Option<u64> {
-        let Some(Role::Checkpoint) = self.nodes.role(id) else {
-            return None;
-        };
-        let (session, _) = self.nodes.place(id)?;
-        let published = self.slots.find(session)?.last_published()?;
-        let is_his = published.checkpoint == id && published.process.has_thread(caller.tid);
-        is_his.then_some(published.shown)
-    }
-
-    /// The same for whoever is here already.
-    pub(super) fn attributes(
-        &self,
-        id: u64,
-        handle: Option<u64>,
-        patience: Patience,
-    ) -> Result<FileAttr> {
-        if let Some(handle) = handle {
-            match &*self.handles.get(handle)? {
-                Handle::File { file, .. } => return Ok(attr_of(&sys::fstat(&**file)?, id)),
-                Handle::Writer(writer) => return writer.attr(patience),
-                Handle::Directory(_) | Handle::Report(_) => {}
-            }
-        }
-        if let Some(session) = self.nodes.follows(id) {
-            return self.followed_attr(id, session);
-        }
-        match self.role(id)? {
-            Role::Root => self.root_attr(),
-            Role::Report => self.report_attr(),
-            Role::Writer(writer) => writer.attr(patience),
-            Role::Empty => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
-                match self.session(parent) {
-                    Ok(session) => absent_attr(&session, id),
-                    // Who has it open still, sees a file without a name.
-                    Err(_) => Ok(FileAttr {
-                        ino: INodeNo(id),
-                        nlink: 0,
-                        size: 0,
-                        blocks: 0,
-                        kind: FileType::RegularFile,
-                        perm: 0o444,
-                        ..self.root_attr()?
-                    }),
-                }
-            }
-            Role::Session | Role::Directory => Ok(attr_of(&self.dir(id)?.stat, id)),
-            Role::Checkpoint | Role::Other => {
-                let file = self.path_fd(id)?;
-                Ok(attr_of(&sys::fstat(file.as_fd())?, id))
-            }
-        }
-    }
-
-    /// The root's; of a repository that is still missing, those of an empty
-    /// directory.
-    pub(super) fn root_attr(&self) -> Result<FileAttr> {
-        match self.repository.root()? {
-            Some(root) => Ok(attr_of(&sys::fstat(&*root)?, ROOT)),
-            None => Ok(FileAttr {
-                ino: INodeNo(ROOT),
-                size: 0,
-                blocks: 0,
-                atime: UNIX_EPOCH,
-                mtime: UNIX_EPOCH,
-                ctime: UNIX_EPOCH,
-                crtime: UNIX_EPOCH,
-                kind: FileType::Directory,
-                perm: 0o755,
-                nlink: 2,
-                uid: rustix::process::geteuid().as_raw(),
-                gid: rustix::process::getegid().as_raw(),
-                rdev: 0,
-                blksize: 4096,
-                flags: 0,
-            }),
-        }
-    }
-}
-
-/// The attributes of a checkpoint that is not there: everybody may read it,
-/// and who may make it, by the mode of its directory, may write it.
-pub(super) fn absent_attr(session: &Session, id: u64) -> Result<FileAttr> {
-    let dir = sys::fstat(session.dir())?;
-    let mode = 0o444 | u32::from(dir.stx_mode) & 0o222;
-    Ok(FileAttr {
-        // Older than anything: what makes it must not take it for newer.
-        mtime: UNIX_EPOCH,
-        ..empty_attr(session, id, mode, None)?
-    })
-}
-
-pub(super) fn device(stat: &Statx) -> (u32, u32) {
-    (stat.stx_dev_major, stat.stx_dev_minor)
-}
-
-pub(super) fn is_dir(stat: &Statx) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
-}
-
-pub(super) fn is_file(stat: &Statx) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file()
-}
-
-pub(super) fn other_role(stat: &Statx) -> Role {
-    if is_dir(stat) {
-        Role::Directory
-    } else {
-        Role::Other
     }
 }

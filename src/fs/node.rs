@@ -13,16 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fuser::BackingId;
 
-use super::hold::Held;
-use super::shares::limit_of_descriptors;
-use super::writer::Writer;
+use crate::fs::attr::is_dir;
+use crate::fs::session::hold::Held;
+use crate::fs::session::writer::Writer;
+use crate::fs::shares::limit_of_descriptors;
 use crate::sys::Statx;
 
 /// The root's node id (`FUSE_ROOT_ID`).
-pub(super) const ROOT: u64 = 1;
+pub(in crate::fs) const ROOT: u64 = 1;
 
 /// Writers have ids from here on: more than any filesystem counts to.
-pub(super) const FIRST_WRITER: u64 = 0xfffe << 48;
+pub(in crate::fs) const FIRST_WRITER: u64 = 0xfffe << 48;
 
 /// The checkpoint of a session that has none, with the low bits of its
 /// session's inode number below.
@@ -32,12 +33,15 @@ const FIRST_EMPTY: u64 = 0xfffd << 48;
 /// path.
 const MOST_KEPT: usize = 1024;
 
+/// The name of the report, in the root.
+pub const REPORT_NAME: &str = ".sessionfs-status";
+
 /// The report on what goes on.
-pub(super) const REPORT: u64 = FIRST_EMPTY - 1;
+pub(in crate::fs) const REPORT: u64 = FIRST_EMPTY - 1;
 
 /// What a node is.
 #[derive(Debug, Clone)]
-pub(super) enum Role {
+pub(in crate::fs) enum Role {
     /// The repository's directory.
     Root,
     /// A session's directory.
@@ -59,13 +63,13 @@ pub(super) enum Role {
 /// Content and identity of a file as it was at one time; while it is the
 /// same, what the kernel has cached of it is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Version {
+pub(in crate::fs) struct Version {
     modified: (i64, u32),
     size: u64,
 }
 
 impl Version {
-    pub(super) fn of(stat: &Statx) -> Self {
+    pub(in crate::fs) fn of(stat: &Statx) -> Self {
         Self {
             modified: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
             size: stat.stx_size,
@@ -75,11 +79,11 @@ impl Version {
 
 /// Tells an inode from an earlier one of the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Identity {
+pub(in crate::fs) struct Identity {
     /// The time of birth, as coarse as the kernel's clock ticks.
-    pub(super) birth: u64,
+    pub(in crate::fs) birth: u64,
     /// A digest of the file handle, where it was asked for: exact.
-    pub(super) handle: Option<u64>,
+    pub(in crate::fs) handle: Option<u64>,
 }
 
 impl Identity {
@@ -91,10 +95,10 @@ impl Identity {
 
 /// One node.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) parent: u64,
-    pub(super) name: OsString,
-    pub(super) role: Role,
+pub(in crate::fs) struct Node {
+    pub(in crate::fs) parent: u64,
+    pub(in crate::fs) name: OsString,
+    pub(in crate::fs) role: Role,
     /// The session whose checkpoint it is, or has been.
     session: Option<u64>,
     identity: Identity,
@@ -115,9 +119,9 @@ pub(super) struct Node {
     /// The file of a running program.
     executed: Weak<OwnedFd>,
     /// The kernel takes one passthrough file for each inode at a time.
-    pub(super) backing: Weak<BackingId>,
+    pub(in crate::fs) backing: Weak<BackingId>,
     /// What the page cache has, if anything.
-    pub(super) cached: Option<Version>,
+    pub(in crate::fs) cached: Option<Version>,
 }
 
 /// What goes with a node.
@@ -138,7 +142,7 @@ impl Drop for Forgotten {
 
 /// All nodes.
 #[derive(Debug, Default)]
-pub(super) struct Nodes {
+pub(in crate::fs) struct Nodes {
     by_id: Mutex<HashMap<u64, Node>>,
     /// The nodes whose file is kept, oldest first.
     kept: Mutex<VecDeque<u64>>,
@@ -151,7 +155,7 @@ impl Nodes {
 
     /// The kernel is about to be told of a node: counts the lookup, and
     /// answers the generation.
-    pub(super) fn remember(
+    pub(in crate::fs) fn remember(
         &self,
         id: u64,
         parent: u64,
@@ -204,7 +208,7 @@ impl Nodes {
 
     /// The kernel is about to be told of another name of a checkpoint.
     /// `None` if it does not know the file.
-    pub(super) fn remember_link(&self, id: u64) -> Option<u64> {
+    pub(in crate::fs) fn remember_link(&self, id: u64) -> Option<u64> {
         self.with(id, |node| {
             node.lookups += 1;
             u64::from(node.generation)
@@ -212,13 +216,13 @@ impl Nodes {
     }
 
     /// Whether the kernel knows a node.
-    pub(super) fn is_known(&self, id: u64) -> bool {
+    pub(in crate::fs) fn is_known(&self, id: u64) -> bool {
         self.lock().contains_key(&id)
     }
 
     /// What has just been looked up, to be held until it is
     /// opened.
-    pub(super) fn hold(&self, id: u64, file: OwnedFd) -> Arc<Held> {
+    pub(in crate::fs) fn hold(&self, id: u64, file: OwnedFd) -> Arc<Held> {
         let new = Arc::new(Held::new(file));
         let held = self.with(id, |node| match node.held.upgrade() {
             Some(held) => held,
@@ -232,7 +236,7 @@ impl Nodes {
 
     /// The kernel has forgotten so many lookups. Answers what is to be let go of,
     /// which closes files and may take time.
-    pub(super) fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
+    pub(in crate::fs) fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
         let mut by_id = self.lock();
         let node = by_id.get_mut(&id)?;
         node.lookups = node.lookups.saturating_sub(lookups);
@@ -264,7 +268,7 @@ impl Nodes {
     /// Keeps the file of a node that is being replaced, if the kernel knows the
     /// node: somebody may come to open it without its path. It keeps its blocks:
     /// beyond some the oldest go.
-    pub(super) fn keep(&self, id: u64, file: Arc<OwnedFd>) {
+    pub(in crate::fs) fn keep(&self, id: u64, file: Arc<OwnedFd>) {
         let is_new = self.with(id, |node| node.kept.replace(file).is_none());
         if is_new != Some(true) {
             return;
@@ -285,7 +289,7 @@ impl Nodes {
     /// From now on a node stands for its session's checkpoint, whichever that
     /// is, and the kernel keeps nothing of it. Answers whether it can: not while
     /// the kernel reads it by itself.
-    pub(super) fn follow(&self, id: u64, own: Option<Arc<OwnedFd>>) -> bool {
+    pub(in crate::fs) fn follow(&self, id: u64, own: Option<Arc<OwnedFd>>) -> bool {
         let follows = self.with(id, |node| {
             let is_checkpoint = matches!(node.role, Role::Checkpoint | Role::Empty);
             if !is_checkpoint || node.backing.strong_count() > 0 {
@@ -302,12 +306,12 @@ impl Nodes {
     }
 
     /// The session whose checkpoint a node stands for, whichever that is.
-    pub(super) fn follows(&self, id: u64) -> Option<u64> {
+    pub(in crate::fs) fn follows(&self, id: u64) -> Option<u64> {
         self.with(id, |node| node.session.filter(|_| node.follows))?
     }
 
     /// The file of a node, if it is open, or held, or kept.
-    pub(super) fn own_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
+    pub(in crate::fs) fn own_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
         let (open, held, kept) = self.with(id, |node| {
             let open = node.open.iter().find_map(Weak::upgrade);
             (open, node.held.upgrade(), node.kept.clone())
@@ -318,7 +322,7 @@ impl Nodes {
     /// A writer is closed. The kernel may know its node until somebody looks
     /// the name up again, which must not keep descriptors open; for whoever
     /// uses it still, it is a checkpoint that has been replaced.
-    pub(super) fn retire(&self, writer: u64) {
+    pub(in crate::fs) fn retire(&self, writer: u64) {
         let ended = self.with(writer, |node| {
             std::mem::replace(&mut node.role, Role::Checkpoint)
         });
@@ -327,12 +331,12 @@ impl Nodes {
     }
 
     /// Looks at or changes a node, under the lock of all nodes.
-    pub(super) fn with<T>(&self, id: u64, f: impl FnOnce(&mut Node) -> T) -> Option<T> {
+    pub(in crate::fs) fn with<T>(&self, id: u64, f: impl FnOnce(&mut Node) -> T) -> Option<T> {
         self.lock().get_mut(&id).map(f)
     }
 
     /// What a node is; the root always is.
-    pub(super) fn role(&self, id: u64) -> Option<Role> {
+    pub(in crate::fs) fn role(&self, id: u64) -> Option<Role> {
         if id == ROOT {
             return Some(Role::Root);
         }
@@ -341,18 +345,18 @@ impl Nodes {
 
     /// The session of which a node is the checkpoint, or has been since the
     /// kernel knows it: who opens it may have meant `session`.
-    pub(super) fn session(&self, id: u64) -> Option<u64> {
+    pub(in crate::fs) fn session(&self, id: u64) -> Option<u64> {
         self.with(id, |node| node.session)?
     }
 
     /// Parent and name of a node.
-    pub(super) fn place(&self, id: u64) -> Option<(u64, OsString)> {
+    pub(in crate::fs) fn place(&self, id: u64) -> Option<(u64, OsString)> {
         self.with(id, |node| (node.parent, node.name.clone()))
     }
 
     /// The path of a node below the root; `None` if a directory above it is
     /// not known any more.
-    pub(super) fn path(&self, id: u64) -> Option<PathBuf> {
+    pub(in crate::fs) fn path(&self, id: u64) -> Option<PathBuf> {
         let by_id = self.lock();
         let mut names = Vec::new();
         let mut at = id;
@@ -370,7 +374,7 @@ impl Nodes {
     }
 
     /// A node has been renamed by the kernel.
-    pub(super) fn renamed(&self, id: u64, parent: u64, name: &OsStr) {
+    pub(in crate::fs) fn renamed(&self, id: u64, parent: u64, name: &OsStr) {
         self.with(id, |node| {
             node.parent = parent;
             node.name = name.to_owned();
@@ -379,7 +383,7 @@ impl Nodes {
 
     /// A file has got the name of a session's checkpoint: whoever opens it by a
     /// descriptor (`/proc/self/fd/N`) comes to the checkpoint.
-    pub(super) fn became_checkpoint(&self, id: u64, session: u64) {
+    pub(in crate::fs) fn became_checkpoint(&self, id: u64, session: u64) {
         self.with(id, |node| {
             node.role = Role::Checkpoint;
             node.session = Some(session);
@@ -389,7 +393,7 @@ impl Nodes {
     /// Remembers an open file of a node, for as long as it is open, and
     /// answers what it is to be passed through to: what the others are that
     /// are open, and if it is the first, a new one.
-    pub(super) fn opened(
+    pub(in crate::fs) fn opened(
         &self,
         id: u64,
         file: &Arc<OwnedFd>,
@@ -411,23 +415,32 @@ impl Nodes {
     }
 
     /// A program is started from this open file of a node.
-    pub(super) fn executed(&self, id: u64, file: &Arc<OwnedFd>) {
+    pub(in crate::fs) fn executed(&self, id: u64, file: &Arc<OwnedFd>) {
         self.with(id, |node| node.executed = Arc::downgrade(file));
     }
 
     /// Whether a program runs that was started from a node, the last one that
     /// was.
-    pub(super) fn is_executed(&self, id: u64) -> bool {
+    pub(in crate::fs) fn is_executed(&self, id: u64) -> bool {
         self.with(id, |node| node.executed.strong_count() > 0) == Some(true)
     }
 
     /// An open file of a node.
-    pub(super) fn open_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
+    pub(in crate::fs) fn open_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
         self.with(id, |node| node.open.iter().find_map(Weak::upgrade))?
     }
 }
 
+/// What anything is that is no checkpoint, by its status.
+pub(in crate::fs) fn other_role(stat: &Statx) -> Role {
+    if is_dir(stat) {
+        Role::Directory
+    } else {
+        Role::Other
+    }
+}
+
 /// The node id of a session's checkpoint while there is none.
-pub(super) fn empty_id(session: u64) -> u64 {
+pub(in crate::fs) fn empty_id(session: u64) -> u64 {
     FIRST_EMPTY | (session & ((1 << 48) - 1))
 }

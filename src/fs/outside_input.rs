@@ -1,11 +1,11 @@
 //! What comes from a disk: whatever it is, no parser panics; each answers what a
 //! plainer one does.
 
-use super::credentials;
+use crate::fs::caller::credentials::acl_of_absent;
 
 /// An ACL of a disk, which anybody may have written.
 pub fn acl(input: &[u8]) {
-    let found = credentials::acl_of_absent(input.to_vec());
+    let found = acl_of_absent(input.to_vec());
     assert_eq!(found.len(), input.len());
     let whole = input.len().saturating_sub(4) / 8 * 8 + 4;
     for (n, (new, old)) in found.iter().zip(input).enumerate() {

@@ -1,7 +1,7 @@
 //! A request of the kernel: who asks, and whether the answer may take a while
 //! (DESIGN 13.2).
 
-use super::errno::{Fail, Result};
+use crate::fs::errno::{Fail, Result};
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]

@@ -1,17 +1,17 @@
 //! Changing attributes: SETATTR.
 
-use super::request::Request;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use fuser::FileAttr;
 
-use super::attr::{SetAttr, attr_of};
-use super::errno::{Fail, Result};
-use super::handle::Handle;
-use super::node::{ROOT, Role};
-use super::writer::Writer;
-use super::{Caller, Fs};
+use crate::fs::attr::{SetAttr, attr_of};
+use crate::fs::errno::{Fail, Result};
+use crate::fs::filesystem::Fs;
+use crate::fs::handle::Handle;
+use crate::fs::node::{ROOT, Role};
+use crate::fs::request::{Caller, Request};
+use crate::fs::session::writer::Writer;
 use crate::repo::Checkpoint;
 use crate::sys::{self, Errno, OFlags};
 
@@ -98,8 +98,8 @@ impl Fs {
     /// The writer that the caller's process has open, which is what it means by the
     /// path, too (DESIGN 2.15).
     fn own_writer(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
-        let slot = self.slots.find(session)?;
-        slot.writers_of(caller.tid).into_iter().next()
+        let live = self.sessions.find(session)?;
+        live.writers_of(caller.tid).into_iter().next()
     }
 
     fn set_other(

@@ -11,7 +11,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 /// that of its handle: of its session, of the checkpoint it started from, twice if
 /// that is read, of the one whose number it shows, of what is staged, and of two
 /// processes that write.
-pub(super) const OF_WRITER: u64 = 7;
+pub(in crate::fs) const OF_WRITER: u64 = 7;
 
 /// At the most so many descriptors are kept for the daemon itself: for what it
 /// opens while it answers, and for what it holds for nobody in particular
@@ -63,7 +63,7 @@ impl Shares {
 
     /// The descriptors of this process: half of them for each user, less a
     /// reserve for the daemon itself.
-    pub(super) fn of_descriptors() -> Arc<Self> {
+    pub(in crate::fs) fn of_descriptors() -> Arc<Self> {
         let limit = limit_of_descriptors();
         let reserve = RESERVE.min(limit / 4);
         Self::new(limit / 2 - reserve, limit - reserve)
@@ -197,7 +197,7 @@ impl Drop for Share {
 }
 
 /// How many descriptors this process may have.
-pub(super) fn limit_of_descriptors() -> u64 {
+pub(in crate::fs) fn limit_of_descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

@@ -1,13 +1,13 @@
 //! Extended attributes, ACLs among them.
 
-use super::request::{Patience, Request};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
-use super::Fs;
-use super::credentials::{ACL, acl_of_absent};
-use super::errno::Result;
-use super::node::Role;
+use crate::fs::caller::credentials::{ACL, acl_of_absent};
+use crate::fs::errno::Result;
+use crate::fs::filesystem::Fs;
+use crate::fs::node::Role;
+use crate::fs::request::{Patience, Request};
 use crate::repo::is_mark;
 use crate::sys::{self, Errno, XattrFlags};
 

@@ -8,11 +8,8 @@
 //! here reads them.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-
-use super::status::parse_statm;
+use std::{fs, io};
 
 /// A file that waits for nothing, whatever its process is about.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +58,14 @@ pub fn descriptors(pid: u32) -> io::Result<fs::ReadDir> {
 pub fn may_be_in_exec(pid: u32) -> bool {
     let statm = read(pid, File::Statm).unwrap_or_default();
     parse_statm(&statm).is_some_and(|(size, code)| size > 0 && code == 0)
+}
+
+/// The size of a process's memory, and of the code in it, in pages
+/// (proc_pid_statm(5)).
+pub fn parse_statm(statm: &[u8]) -> Option<(u64, u64)> {
+    let mut fields = str::from_utf8(statm).ok()?.split_ascii_whitespace();
+    let size = fields.next()?.parse().ok()?;
+    Some((size, fields.nth(2)?.parse().ok()?))
 }
 
 /// A process or a thread that is not in exec(2): what would wait for the end of
@@ -132,5 +137,13 @@ mod tests {
         // kthreadd has no memory of its own, and nobody is 0.
         assert!(!may_be_in_exec(2));
         assert!(!may_be_in_exec(0));
+    }
+
+    #[test]
+    fn the_code_of_a_process_is_told() {
+        assert_eq!(parse_statm(b"2000 500 300 12 0 90 0\n"), Some((2000, 12)));
+        for odd in [&b""[..], b"1 2 3", b"x 1 1 1", b"\xff 1 1 1"] {
+            assert_eq!(parse_statm(odd), None);
+        }
     }
 }

@@ -2,11 +2,10 @@
 //! (proc_pid_mountinfo(5)).
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::{fs, io};
 
 /// The filesystem type of our mounts.
 pub const TYPE: &str = "fuse.sessionfs";

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::{holders, kin, mountinfo, status, syscall};
+use super::{files as proc_files, holders, kin, mountinfo, status, syscall};
 
 /// `/proc/PID/mountinfo`: any text, and a mount of any name.
 pub fn mountinfo(input: &[u8]) {
@@ -152,9 +152,9 @@ pub fn process(input: &[u8]) {
     }
     let words = text.split(' ').filter_map(|word| word.parse::<u32>().ok());
     assert!(kin::parse_children(input).eq(words), "{text:?}");
-    if let Some((size, code)) = status::parse_statm(input) {
+    if let Some((size, code)) = proc_files::parse_statm(input) {
         let line = format!("{size} 1 1 {code} 0 1 0\n");
-        assert_eq!(status::parse_statm(line.as_bytes()), Some((size, code)));
+        assert_eq!(proc_files::parse_statm(line.as_bytes()), Some((size, code)));
     }
 
     // TASK_COMM_LEN

@@ -91,14 +91,6 @@ pub fn has_pending_kill(status: &[u8]) -> bool {
     pending.is_some_and(|set| set & (1 << (libc::SIGKILL - 1)) != 0)
 }
 
-/// The size of a process's memory, and of the code in it, in pages
-/// (proc_pid_statm(5)).
-pub fn parse_statm(statm: &[u8]) -> Option<(u64, u64)> {
-    let mut fields = str::from_utf8(statm).ok()?.split_ascii_whitespace();
-    let size = fields.next()?.parse().ok()?;
-    Some((size, fields.nth(2)?.parse().ok()?))
-}
-
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stat {
     pub flags: u64,
@@ -163,13 +155,5 @@ mod tests {
             parse_status(b"Name:\tx\nUmask:\t0027\n", "Umask:", 8),
             Some(0o27)
         );
-    }
-
-    #[test]
-    fn the_code_of_a_process_is_told() {
-        assert_eq!(parse_statm(b"2000 500 300 12 0 90 0\n"), Some((2000, 12)));
-        for odd in [&b""[..], b"1 2 3", b"x 1 1 1", b"\xff 1 1 1"] {
-            assert_eq!(parse_statm(odd), None);
-        }
     }
 }

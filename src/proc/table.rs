@@ -9,8 +9,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs;
-use std::io;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Instant;
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Ask, Flock};
 use crate::fs::errno::{Fail, Result};
+use crate::fs::flock::ask::{Ask, Flock};
 use crate::proc::identity::Process;
 use crate::proc::signals::is_interrupted;
 
@@ -38,8 +38,8 @@ pub type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// One who has waited, and what has come of it.
 pub struct Due {
-    pub(super) ask: Ask,
-    pub(super) result: Result<()>,
+    pub(in crate::fs) ask: Ask,
+    pub(in crate::fs) result: Result<()>,
     answer: Answer,
 }
 
@@ -271,7 +271,7 @@ impl Flocks {
 
     /// Takes a lock for a handle if it is free. One of the other kind is given up in
     /// any case.
-    pub(super) fn take(&self, key: u64, ask: &Ask) -> bool {
+    pub(in crate::fs) fn take(&self, key: u64, ask: &Ask) -> bool {
         let process = Process::of(ask.caller.tid);
         let mut inner = self.lock();
         match inner.holder(ask.handle) {
@@ -315,7 +315,7 @@ impl Flocks {
     }
 
     /// Waits for a lock in the place of the caller: it is answered later.
-    pub(super) fn wait(&self, key: u64, ask: Ask, answer: Answer) {
+    pub(in crate::fs) fn wait(&self, key: u64, ask: Ask, answer: Answer) {
         let release_time = match ask.waits {
             false => self.release_time(key, &ask),
             true => RELEASE_TIME,
@@ -360,7 +360,7 @@ impl Flocks {
     }
 
     /// A handle gives its lock back when what it has written is saved.
-    pub(super) fn unlock_when_saved(&self, handle: u64) {
+    pub(in crate::fs) fn unlock_when_saved(&self, handle: u64) {
         let mut inner = self.lock();
         if let Some(holder) = inner.holder(handle) {
             let _ = holder.leaves.get_or_insert(Instant::now() + SAVE_TIME);
@@ -391,7 +391,7 @@ impl Flocks {
     }
 
     /// Waits for those who are to be answered.
-    pub(super) fn due(&self) -> Vec<Due> {
+    pub(in crate::fs) fn due(&self) -> Vec<Due> {
         let mut inner = self.lock();
         loop {
             let now = Instant::now();

@@ -11,16 +11,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use super::super::Dir;
-use super::super::shares::{Share, Shares};
+use crate::fs::dir::Dir;
+use crate::fs::shares::{Share, Shares};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Result};
 
 /// The place behind a `session` that is not there, which is shown first, and
 /// behind one that is shown at the end. No filesystem has them: ext4 has the last
 /// of all places at its end, btrfs too, and none shortly before (Linux 6.18).
-pub(super) const BEHIND_SHOWN: u64 = i64::MAX as u64 - 1;
-pub(super) const BEHIND_LAST: u64 = i64::MAX as u64 - 2;
+pub(in crate::fs) const BEHIND_SHOWN: u64 = i64::MAX as u64 - 1;
+pub(in crate::fs) const BEHIND_LAST: u64 = i64::MAX as u64 - 2;
 
 /// What the names take that are kept between two requests, in bytes of memory, at
 /// the most.
@@ -54,7 +54,7 @@ pub(in crate::fs) struct Pieces {
 }
 
 impl Pieces {
-    pub(super) fn new(dir: OwnedFd, is_session: bool) -> Self {
+    pub(in crate::fs) fn new(dir: OwnedFd, is_session: bool) -> Self {
         Self {
             dir: Arc::new(dir),
             is_session,
@@ -69,7 +69,7 @@ impl Pieces {
         }
     }
 
-    pub(super) fn dir(&self) -> Result<Dir> {
+    pub(in crate::fs) fn dir(&self) -> Result<Dir> {
         Ok(Dir {
             stat: sys::fstat(&*self.dir)?,
             fd: self.dir.clone(),
@@ -78,7 +78,7 @@ impl Pieces {
 
     /// It is read from its beginning. `shows_session`: with one that is not
     /// there.
-    pub(super) fn begin(&mut self, hides_session: bool, shows_session: bool) {
+    pub(in crate::fs) fn begin(&mut self, hides_session: bool, shows_session: bool) {
         self.unlisted = Vec::new();
         // What has changed since is seen from the beginning only.
         self.at = u64::MAX;
@@ -89,7 +89,7 @@ impl Pieces {
     }
 
     /// It is read from a place on.
-    pub(super) fn go_to(&mut self, place: u64) -> Result<()> {
+    pub(in crate::fs) fn go_to(&mut self, place: u64) -> Result<()> {
         let place = if place == BEHIND_SHOWN { 0 } else { place };
         if self.told != place {
             self.unlisted.clear();
@@ -105,7 +105,7 @@ impl Pieces {
     }
 
     /// The next name, and the place behind it.
-    pub(super) fn first(&mut self) -> Result<Option<(&OsStr, u64)>> {
+    pub(in crate::fs) fn first(&mut self) -> Result<Option<(&OsStr, u64)>> {
         if self.next == BEHIND_LAST {
             return Ok(None);
         }
@@ -144,14 +144,14 @@ impl Pieces {
     }
 
     /// The first name is not to be listed.
-    pub(super) fn pass(&mut self) {
+    pub(in crate::fs) fn pass(&mut self) {
         if let Some((_, behind)) = self.unlisted.pop() {
             self.next = behind;
         }
     }
 
     /// The first name has been listed.
-    pub(super) fn tell(&mut self) {
+    pub(in crate::fs) fn tell(&mut self) {
         if let Some((name, behind)) = self.unlisted.pop() {
             (self.next, self.told) = (behind, behind);
             if self.is_session && name == CHECKPOINT {
@@ -163,19 +163,19 @@ impl Pieces {
     /// Whether it has been read to its end without a `session`, which is there: a
     /// save may make it another entry, which btrfs has no place for in a listing
     /// that has begun (Linux 6.18).
-    pub(super) fn lacks_session(&self) -> bool {
+    pub(in crate::fs) fn lacks_session(&self) -> bool {
         self.is_session && self.is_in_order && !self.hides_session && self.session.is_none()
     }
 
     /// The missing one has been listed.
-    pub(super) fn complete(&mut self) {
+    pub(in crate::fs) fn complete(&mut self) {
         self.session = Some(BEHIND_LAST);
         (self.next, self.told) = (BEHIND_LAST, BEHIND_LAST);
     }
 
     /// A request has been answered: what is not listed is kept if the user may
     /// have that much memory, and read again if not.
-    pub(super) fn keep(&mut self, memory: &Arc<Shares>, user: u32) {
+    pub(in crate::fs) fn keep(&mut self, memory: &Arc<Shares>, user: u32) {
         if self.unlisted.is_empty() || self.share.is_some() {
             return;
         }

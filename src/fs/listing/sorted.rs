@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::super::errno::{Fail, Result};
-use super::super::shares::{Share, Shares};
+use crate::fs::errno::{Fail, Result};
+use crate::fs::shares::{Share, Shares};
 use crate::repo::Repository;
 use crate::sys::Errno;
 
@@ -33,7 +33,11 @@ impl Sorted {
     ///
     /// # Errors
     /// `ENOMEM` if that is too small, and those of reading the directory.
-    pub(super) fn new(repository: &Repository, memory: &Arc<Shares>, user: u32) -> Result<Self> {
+    pub(in crate::fs) fn new(
+        repository: &Repository,
+        memory: &Arc<Shares>,
+        user: u32,
+    ) -> Result<Self> {
         let no_memory = Fail::from(Errno::NOMEM);
         let mut share = memory.take(user, 0).ok_or(no_memory)?;
         let (mut text, mut found) = (Vec::new(), Vec::new());
@@ -75,17 +79,17 @@ impl Sorted {
         })
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::fs) fn len(&self) -> usize {
         self.places.len()
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<&OsStr> {
+    pub(in crate::fs) fn get(&self, index: usize) -> Option<&OsStr> {
         let (start, len) = *self.places.get(index)?;
         Some(OsStr::from_bytes(&self.text[range(start, len)]))
     }
 
     /// Whether it is the same, and the same user's.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(in crate::fs) fn is_same(&self, other: &Self) -> bool {
         self.share.is_of_same_user(&other.share)
             && self.places == other.places
             && self.text == other.text

@@ -1,0 +1,278 @@
+//! A mounted repository: what it is made of, and how its nodes are found on the
+//! backing filesystem.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use fuser::Notifier;
+
+use crate::fs::dir::Dir;
+use crate::fs::errno::Result;
+use crate::fs::flock::queue::Flocks;
+use crate::fs::handle::Handles;
+use crate::fs::listing::state::Listings;
+use crate::fs::node::{FIRST_WRITER, Forgotten, Nodes, ROOT, Role};
+use crate::fs::options::Options;
+use crate::fs::report::activity::{Activity, Counted};
+use crate::fs::report::statistics::{Saves, Statistics};
+use crate::fs::request::Caller;
+use crate::fs::session::found::Found;
+use crate::fs::session::hold::Holds;
+use crate::fs::session::replaced::Replacements;
+use crate::fs::session::sessions::Sessions;
+use crate::fs::session::walk::Retries;
+use crate::fs::shares::{Share, Shares};
+use crate::repo::{CHECKPOINT, LOCK, Repository, Session, SessionName};
+use crate::sys::{self, Errno};
+
+/// A mounted repository.
+pub struct Fs {
+    pub(in crate::fs) repository: Repository,
+    pub(in crate::fs) options: Options,
+    pub(in crate::fs) nodes: Arc<Nodes>,
+    /// Held for writing while a directory is renamed, as its node says so only
+    /// then, and for reading by who has not found one by the names of its nodes.
+    pub(in crate::fs) names: RwLock<()>,
+    pub(in crate::fs) holds: Holds,
+    pub(in crate::fs) handles: Handles,
+    pub(in crate::fs) descriptors: Arc<Shares>,
+    pub(in crate::fs) listings: Listings,
+    pub(in crate::fs) retries: Retries,
+    pub(in crate::fs) sessions: Sessions,
+    pub(in crate::fs) replacements: Arc<Replacements>,
+    pub(in crate::fs) flocks: Flocks,
+    pub(in crate::fs) found: Found,
+    pub(in crate::fs) activity: Arc<Activity>,
+    pub(in crate::fs) statistics: Arc<Statistics>,
+    /// Whether the times of birth of the repository's files tell them apart.
+    pub(in crate::fs) keeps_births: OnceLock<bool>,
+    pub(in crate::fs) since: SystemTime,
+    pub(in crate::fs) next_writer: AtomicU64,
+    /// Tells the kernel what it must not believe any more.
+    pub(in crate::fs) notifier: OnceLock<Notifier>,
+    /// The device of the mount.
+    pub(in crate::fs) device: Arc<OnceLock<(u32, u32)>>,
+    /// Whether passthrough still seems possible.
+    pub(in crate::fs) passthrough: AtomicBool,
+    /// Whether a writer has shared a checkpoint's inode with its readers.
+    pub(in crate::fs) has_shared_writers: AtomicBool,
+}
+
+impl fmt::Debug for Fs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fs")
+            .field("repository", &self.repository)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fs {
+    /// A filesystem of the sessions in `repository`.
+    pub fn new(repository: Repository, options: Options) -> Self {
+        let nodes = Arc::<Nodes>::default();
+        Self {
+            passthrough: AtomicBool::new(options.passthrough),
+            has_shared_writers: AtomicBool::new(false),
+            repository,
+            options,
+            replacements: Arc::new(Replacements::new(nodes.clone())),
+            nodes,
+            names: RwLock::default(),
+            holds: Holds::default(),
+            handles: Handles::default(),
+            descriptors: Shares::of_descriptors(),
+            listings: Listings::default(),
+            retries: Retries::default(),
+            sessions: Sessions::default(),
+            flocks: Flocks::default(),
+            found: Found::default(),
+            activity: Arc::default(),
+            statistics: Arc::default(),
+            keeps_births: OnceLock::new(),
+            since: SystemTime::now(),
+            next_writer: AtomicU64::new(first_writer()),
+            notifier: OnceLock::new(),
+            device: Arc::default(),
+        }
+    }
+
+    /// Whether users other than the one who mounted get in.
+    pub fn allows_others(&self) -> bool {
+        self.options.allow_other
+    }
+
+    /// It is mounted, as this device (major and minor number): by it `/proc`
+    /// tells the files of one mount from those of others.
+    pub fn mounted(&self, device: (u32, u32)) {
+        // Once and for all.
+        let _ = self.device.set(device);
+    }
+
+    /// To be held by a request that waits, until it is answered: an end of
+    /// the daemon in between would be told to the caller as a failure.
+    pub fn busy(&self) -> Counted<'_> {
+        self.activity.busy()
+    }
+
+    /// The saves that are being committed now, or not answered yet.
+    pub fn saves_in_progress(&self) -> usize {
+        self.activity.now().1
+    }
+
+    /// The end has begun: who waits for another writer is refused.
+    pub fn begin_end(&self) {
+        self.activity.end();
+    }
+
+    /// What has become of the saves so far.
+    pub fn saves(&self) -> Saves {
+        self.statistics.saves()
+    }
+
+    /// The writers that have changed something and are not closed.
+    pub fn open_writers(&self) -> usize {
+        self.activity.now().0
+    }
+
+    /// Waits until all commits have ended, however long that takes, and at
+    /// most `timeout` for open writers. Answers whether nothing is left.
+    pub fn drain(&self, timeout: Duration) -> bool {
+        let is_drained = self.activity.drain(timeout);
+        self.finish_removals();
+        is_drained
+    }
+
+    /// The kernel has forgotten so many lookups of a node; answers what goes with
+    /// the last one.
+    pub fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
+        self.nodes.forget(id, lookups)
+    }
+
+    /// Lets go of replaced checkpoints that nobody came to open; to be called
+    /// about every second. Answers whether there are any left.
+    pub fn housekeep(&self) -> bool {
+        let holds_any = self.holds.age();
+        self.sessions.forget_ended();
+        self.retries.age() || holds_any
+    }
+
+    /// Waits until there may be something for [`housekeep`](Self::housekeep).
+    pub fn wait_for_housework(&self) {
+        self.holds.wait();
+    }
+
+    /// The directory of a node; `ESTALE` if another one has its place, which
+    /// makes the kernel look the path up again.
+    pub(in crate::fs) fn dir(&self, id: u64) -> Result<Dir> {
+        let root = self.repository.root()?.ok_or(Errno::NOENT)?;
+        if id == ROOT {
+            let stat = sys::fstat(&*root)?;
+            return Ok(Dir { fd: root, stat });
+        }
+        // Who finds the directory itself need not care whether its names are being
+        // changed: a rename may take as long as the disk does.
+        self.find_dir(&root, id).or_else(|_| {
+            let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+            self.find_dir(&root, id)
+        })
+    }
+
+    pub(in crate::fs) fn find_dir(&self, root: &OwnedFd, id: u64) -> Result<Dir> {
+        let path = self.nodes.path(id).ok_or(Errno::STALE)?;
+        let fd = open_dir(root, &path)?;
+        let stat = sys::fstat(&fd)?;
+        if stat.stx_ino != id {
+            return Err(Errno::STALE.into());
+        }
+        Ok(Dir {
+            fd: Arc::new(fd),
+            stat,
+        })
+    }
+
+    /// The session of a node, as [`dir`](Self::dir).
+    pub(in crate::fs) fn session(&self, id: u64) -> Result<Session> {
+        let (_, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        let session = self.repository.session(&SessionName::new(&name)?)?;
+        if sys::fstat(session.dir())?.stx_ino != id {
+            return Err(Errno::STALE.into());
+        }
+        Ok(session)
+    }
+
+    /// Parent directory and name of a node that is no directory of ours.
+    pub(in crate::fs) fn locate(&self, id: u64) -> Result<(Dir, std::ffi::OsString)> {
+        let (parent, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        Ok((self.dir(parent)?, name))
+    }
+
+    /// A descriptor of a node, which may be an `O_PATH` one. What is open has
+    /// one in any case, also when its name is gone.
+    pub(in crate::fs) fn path_fd(&self, id: u64) -> Result<Arc<OwnedFd>> {
+        if id == ROOT {
+            return Ok(self.dir(ROOT)?.fd);
+        }
+        if let Some(session) = self.nodes.follows(id) {
+            let checkpoint = self.followed(session)?.ok_or(Errno::NOENT)?;
+            return Ok(Arc::new(checkpoint));
+        }
+        if let Some(fd) = self.nodes.own_file(id) {
+            return Ok(fd);
+        }
+        let (dir, name) = self.locate(id)?;
+        let fd = match sys::open_path(&*dir.fd, &name) {
+            Err(Errno::NOENT) if self.nodes.session(id).is_some() => return Err(self.is_gone(id)),
+            fd => fd?,
+        };
+        if sys::fstat(&fd)?.stx_ino != id {
+            return Err(self.is_gone(id));
+        }
+        Ok(Arc::new(fd))
+    }
+
+    /// So many descriptors for the caller.
+    ///
+    /// # Errors
+    /// `EMFILE` if that is more than is left of the user's share.
+    pub(in crate::fs) fn reserve(&self, caller: Caller, descriptors: u64) -> Result<Share> {
+        let share = self.descriptors.take(caller.uid, descriptors);
+        Ok(share.ok_or(Errno::MFILE)?)
+    }
+
+    pub(in crate::fs) fn role(&self, id: u64) -> Result<Role> {
+        Ok(self.nodes.role(id).ok_or(Errno::STALE)?)
+    }
+
+    /// Whether this name in this directory is a session's checkpoint.
+    pub(in crate::fs) fn is_checkpoint(&self, parent: u64, name: &OsStr) -> Result<bool> {
+        Ok(name == CHECKPOINT && matches!(self.role(parent)?, Role::Session))
+    }
+
+    /// Whether this name in this directory is a session's lock.
+    pub(in crate::fs) fn is_lock(&self, parent: u64, name: &OsStr) -> Result<bool> {
+        Ok(name == LOCK && matches!(self.role(parent)?, Role::Session))
+    }
+}
+
+/// Somewhere in the range of writers: a process may hold writers of several
+/// mounts, and `/proc` tells them apart by this number.
+fn first_writer() -> u64 {
+    let random = RandomState::new().hash_one(std::process::id());
+    // Half of the range is left to count on.
+    FIRST_WRITER + (random & ((1 << 47) - 1))
+}
+
+fn open_dir(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    sys::open_dir_beneath(root, path).map_err(|errno| match errno {
+        // Something else has its name.
+        Errno::NOTDIR | Errno::LOOP | Errno::XDEV => Errno::STALE.into(),
+        errno => errno.into(),
+    })
+}

@@ -1,0 +1,107 @@
+//! Attributes of nodes and handles: GETATTR.
+
+use std::time::UNIX_EPOCH;
+
+use fuser::{FileAttr, FileType, INodeNo};
+
+use crate::fs::attr::attr_of;
+use crate::fs::errno::Result;
+use crate::fs::filesystem::Fs;
+use crate::fs::handle::Handle;
+use crate::fs::node::{ROOT, Role};
+use crate::fs::request::{Patience, Request};
+use crate::fs::session::writer::absent_attr;
+use crate::sys::{self, Errno};
+
+impl Fs {
+    /// The attributes of a node, or of a handle if there is one.
+    ///
+    /// # Errors
+    /// `ESTALE` if the node is not where it was; `EACCES` of the root, if the
+    /// caller cannot get to the repository.
+    pub fn getattr(&self, id: u64, handle: Option<u64>, request: Request) -> Result<FileAttr> {
+        if id == ROOT {
+            self.admit(request.caller)?;
+        }
+        if handle.is_none()
+            && let Some(writer) = self.own_sharer(id, request.caller)
+        {
+            return writer.attr(request.patience);
+        }
+        let mut attr = self.attributes(id, handle, request.patience)?;
+        if let Some(shown) = self.shown_to_writer(id, request.caller) {
+            attr.ino = INodeNo(shown);
+        }
+        Ok(attr)
+    }
+
+    /// The same for whoever is here already.
+    pub(in crate::fs) fn attributes(
+        &self,
+        id: u64,
+        handle: Option<u64>,
+        patience: Patience,
+    ) -> Result<FileAttr> {
+        if let Some(handle) = handle {
+            match &*self.handles.get(handle)? {
+                Handle::File { file, .. } => return Ok(attr_of(&sys::fstat(&**file)?, id)),
+                Handle::Writer(writer) => return writer.attr(patience),
+                Handle::Directory(_) | Handle::Report(_) => {}
+            }
+        }
+        if let Some(session) = self.nodes.follows(id) {
+            return self.followed_attr(id, session);
+        }
+        match self.role(id)? {
+            Role::Root => self.root_attr(),
+            Role::Report => self.report_attr(),
+            Role::Writer(writer) => writer.attr(patience),
+            Role::Empty => {
+                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                match self.session(parent) {
+                    Ok(session) => absent_attr(&session, id),
+                    // Who has it open still, sees a file without a name.
+                    Err(_) => Ok(FileAttr {
+                        ino: INodeNo(id),
+                        nlink: 0,
+                        size: 0,
+                        blocks: 0,
+                        kind: FileType::RegularFile,
+                        perm: 0o444,
+                        ..self.root_attr()?
+                    }),
+                }
+            }
+            Role::Session | Role::Directory => Ok(attr_of(&self.dir(id)?.stat, id)),
+            Role::Checkpoint | Role::Other => {
+                let file = self.path_fd(id)?;
+                Ok(attr_of(&sys::fstat(&*file)?, id))
+            }
+        }
+    }
+
+    /// The root's; of a repository that is still missing, those of an empty
+    /// directory.
+    pub(in crate::fs) fn root_attr(&self) -> Result<FileAttr> {
+        match self.repository.root()? {
+            Some(root) => Ok(attr_of(&sys::fstat(&*root)?, ROOT)),
+            None => Ok(FileAttr {
+                ino: INodeNo(ROOT),
+                size: 0,
+                blocks: 0,
+                atime: UNIX_EPOCH,
+                mtime: UNIX_EPOCH,
+                ctime: UNIX_EPOCH,
+                crtime: UNIX_EPOCH,
+                kind: FileType::Directory,
+                perm: 0o755,
+                nlink: 2,
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+                rdev: 0,
+                blksize: 4096,
+                flags: 0,
+            }),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Changes of directories: MKDIR, UNLINK, RMDIR, SYMLINK, MKNOD, READLINK, and
+//! what belongs to a directory's filesystem (STATFS, ACCESS).
+
+use std::ffi::{CString, OsStr};
+
+use crate::fs::attr::{is_dir, is_file};
+use crate::fs::entry::Entry;
+use crate::fs::errno::Result;
+use crate::fs::filesystem::Fs;
+use crate::fs::node::{ROOT, Role};
+use crate::fs::request::{Caller, Request};
+use crate::repo::{LOCK, SessionName};
+use crate::sys::{self, Errno, Mode};
+
+impl Fs {
+    /// Makes a directory: a session in the root, of exactly this name.
+    ///
+    /// # Errors
+    /// `EINVAL` for a name in the root that is no session name, `EPERM` for that
+    /// of a checkpoint, and those of mkdir(2).
+    pub fn mkdir(&self, parent: u64, name: &OsStr, mode: u32, request: Request) -> Result<Entry> {
+        let mode = mode & 0o7777;
+        if parent == ROOT {
+            let name = SessionName::new(name)?;
+            request.patience.must_wait()?;
+            let mode = Mode::from_raw_mode(mode);
+            (self.repository).create_by(&name, |root, name| {
+                request.caller.act(|| sys::mkdir(root, name, mode))
+            })?;
+            return self.lookup(ROOT, name.as_os_str(), request);
+        }
+        self.must_be_a_file(parent, name)?;
+        let dir = self.dir(parent)?;
+        request
+            .caller
+            .act(|| sys::mkdir(&*dir.fd, name, Mode::from_raw_mode(mode)))?;
+        self.other_entry(parent, &dir, name, request.caller)
+    }
+
+    /// Makes a symlink.
+    ///
+    /// # Errors
+    /// `EPERM` in the root and for the name of a checkpoint, and those of
+    /// symlink(2).
+    pub fn symlink(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        target: &OsStr,
+        caller: Caller,
+    ) -> Result<Entry> {
+        if parent == ROOT {
+            return Err(Errno::PERM.into());
+        }
+        self.must_be_a_file(parent, name)?;
+        let dir = self.dir(parent)?;
+        caller.act(|| sys::symlink(target, &*dir.fd, name))?;
+        self.other_entry(parent, &dir, name, caller)
+    }
+
+    /// Makes a file of any type but a directory. An empty regular one that is
+    /// a checkpoint is a save.
+    ///
+    /// # Errors
+    /// `EPERM` in the root and for the name of a checkpoint, unless it is a regular
+    /// file; `EBUSY`, and those of mknod(2).
+    pub fn mknod(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+        request: Request,
+    ) -> Result<Entry> {
+        if parent == ROOT {
+            return Err(Errno::PERM.into());
+        }
+        if self.is_checkpoint(parent, name)? && mode & libc::S_IFMT == libc::S_IFREG {
+            self.make_empty_checkpoint(parent, mode, request)?;
+            return self.lookup(parent, name, request);
+        }
+        self.must_be_a_file(parent, name)?;
+        let dir = self.dir(parent)?;
+        request
+            .caller
+            .act(|| sys::mknod(&*dir.fd, name, mode, rdev))?;
+        self.other_entry(parent, &dir, name, request.caller)
+    }
+
+    /// Saves an empty file as the first checkpoint.
+    pub(in crate::fs) fn make_empty_checkpoint(
+        &self,
+        parent: u64,
+        mode: u32,
+        request: Request,
+    ) -> Result<()> {
+        request.patience.must_wait()?;
+        let flags = libc::O_WRONLY | libc::O_EXCL;
+        let created = self.create_checkpoint(parent, mode, flags, request)?;
+        let handle = created.opened.handle;
+        let saved = self.fsync(handle, false, request.patience);
+        let released = self.release(handle, request.patience);
+        self.nodes.forget(created.entry.attr.ino.0, 1);
+        saved.and(released)
+    }
+
+    /// What a symlink says. One that has the name of a checkpoint or of a
+    /// lock is never followed: `ELOOP`, as of an open with `O_NOFOLLOW`.
+    ///
+    /// # Errors
+    /// Those of readlink(2).
+    pub fn readlink(&self, id: u64) -> Result<CString> {
+        let (parent, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        if self.is_special(parent, &name)? {
+            return Err(Errno::LOOP.into());
+        }
+        let dir = self.dir(parent)?;
+        Ok(sys::read_link(&*dir.fd, &name)?)
+    }
+
+    /// Refuses to give the name of a checkpoint to what is no regular file: nothing
+    /// could be read or saved there any more. In the errno of symlink(2), mknod(2)
+    /// and mkdir(2) for a kind of file that a filesystem does not have.
+    pub(in crate::fs) fn must_be_a_file(&self, parent: u64, name: &OsStr) -> Result<()> {
+        match self.is_checkpoint(parent, name)? {
+            true => Err(Errno::PERM.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn is_special(&self, parent: u64, name: &OsStr) -> Result<bool> {
+        Ok(self.is_checkpoint(parent, name)? || self.is_lock(parent, name)?)
+    }
+
+    /// Removes a file: of a session's `session` the checkpoint, of its
+    /// `session.next` the lock.
+    ///
+    /// # Errors
+    /// `EPERM` in the root, and those of unlink(2).
+    pub fn unlink(&self, parent: u64, name: &OsStr, request: Request) -> Result<()> {
+        if parent == ROOT {
+            return Err(Errno::PERM.into());
+        }
+        if !self.is_special(parent, name)? {
+            let dir = self.dir(parent)?;
+            return Ok(request.caller.act_if_seen(|| sys::unlink(&*dir.fd, name))?);
+        }
+        let session = self.session(parent)?;
+        if name == LOCK {
+            request.patience.must_wait()?;
+            let broken = session.break_lock()?;
+            return if broken {
+                Ok(())
+            } else {
+                Err(Errno::NOENT.into())
+            };
+        }
+        self.remove_checkpoint(parent, session, request)
+    }
+
+    /// Removes an empty directory: a session in the root.
+    ///
+    /// # Errors
+    /// Those of rmdir(2).
+    pub fn rmdir(&self, parent: u64, name: &OsStr, request: Request) -> Result<()> {
+        if parent == ROOT {
+            let name = SessionName::new(name).map_err(|_| Errno::NOENT)?;
+            request.patience.must_wait()?;
+            let stat = sys::stat(&*self.dir(ROOT)?.fd, name.as_os_str())?;
+            self.settle_removal(stat.stx_ino, request.patience)?;
+            self.complete_removal(stat.stx_ino, request)?;
+            // As in any directory it is durable when somebody syncs: an `rm -r` of
+            // many sessions would wait for the disk as often.
+            let root = self.dir(ROOT)?;
+            request
+                .caller
+                .act_if_seen(|| sys::rmdir(&*root.fd, name.as_os_str()))?;
+            self.sessions.forget(stat.stx_ino);
+            return Ok(());
+        }
+        let dir = self.dir(parent)?;
+        Ok(request.caller.act_if_seen(|| sys::rmdir(&*dir.fd, name))?)
+    }
+
+    /// Whether the caller may use a node so (access(2)). Without
+    /// `allow_other` every caller is who the daemon is.
+    ///
+    /// # Errors
+    /// `EACCES`, `EROFS`.
+    pub fn access(&self, id: u64, mask: i32) -> Result<()> {
+        if matches!(self.role(id)?, Role::Writer(_) | Role::Empty | Role::Report) {
+            return Ok(());
+        }
+        if id == ROOT && self.repository.root()?.is_none() {
+            return Ok(());
+        }
+        let fd = self.path_fd(id)?;
+        if !is_file(&sys::fstat(&*fd)?) && !is_dir(&sys::fstat(&*fd)?) {
+            return Ok(());
+        }
+        Ok(sys::access(&*fd, mask)?)
+    }
+
+    /// The numbers of statvfs(3) for the filesystem of a node.
+    ///
+    /// # Errors
+    /// Those of statvfs(3).
+    pub fn statfs(&self, id: u64) -> Result<rustix::fs::StatVfs> {
+        let fd = match self.role(id)? {
+            Role::Root | Role::Session | Role::Directory => self.dir(id),
+            _ => self.locate(id).map(|(dir, _)| dir),
+        };
+        match fd {
+            Ok(dir) => Ok(sys::statvfs(&*dir.fd)?),
+            // Of a missing repository, those of the place where it will be.
+            Err(_) => {
+                let existing = self
+                    .repository
+                    .path()
+                    .ancestors()
+                    .find(|path| path.exists());
+                let existing = existing.ok_or(Errno::NOENT)?;
+                Ok(rustix::fs::statvfs(existing)?)
+            }
+        }
+    }
+}

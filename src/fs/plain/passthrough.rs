@@ -1,0 +1,193 @@
+//! Open files of the backing filesystem, which the kernel reads and writes by
+//! itself where it can.
+//!
+//! What it asks for (Linux 6.18, fs/fuse/iomode.c and passthrough.c):
+//! - An inode is open either in passthrough or by way of the page cache; an
+//!   open in the other way is answered `EIO`.
+//! - All passthrough opens of an inode name the same backing id.
+//! - Each open opens the backing file anew, with the flags of that very open
+//!   (`O_APPEND`, `O_DIRECT`, `O_SYNC`, … and the access mode) and with our
+//!   credentials, checking nothing. So the id may come from any descriptor of
+//!   the inode, and our own open is what refuses whoever may not.
+//! - If that open fails, whatever the reason, the program is told `EIO`. So there
+//!   is none where a file that is held may be gone (sshfs, while others save).
+//!
+//! fallocate, copy_file_range, lseek for holes, fsync and attributes come to
+//! us all the same. The privileges of a setuid file go with a change by
+//! somebody who may not keep them: before a write, truncate(2) and chown(2)
+//! the kernel sends a SETATTR of the mode. Only an open with `O_TRUNC` it
+//! leaves to us (`HANDLE_KILLPRIV_V2` would tell of it, and would leave WRITE
+//! and SETATTR to us as well, where fuser 0.18 drops what is told).
+//!
+//! A file that is open for writing when it is renamed to `session` stays open
+//! on what is the checkpoint now, and what is still written goes there, as in
+//! any directory: the program that renames before it has written everything
+//! must not lose the rest. In passthrough or not, nobody can open the
+//! checkpoint itself in this way.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuser::{BackingId, FopenFlags};
+
+use crate::fs::errno::Result;
+use crate::fs::filesystem::Fs;
+use crate::fs::handle::Handle;
+use crate::fs::node::Version;
+use crate::fs::opened::{OpenBacking, Opened, PASSED_ON, changes};
+use crate::fs::request::{Caller, Patience, Request};
+use crate::fs::shares::Share;
+use crate::repo::{CHECKPOINT, without_privileges};
+use crate::sys::{self, Errno, Mode, OFlags};
+
+/// In the flags of the open that execve(2) makes (include/linux/fs.h); the
+/// file stays open while the program runs. Seen on Linux 6.18.
+const FMODE_EXEC: i32 = 0x20;
+
+impl Fs {
+    /// Opens a checkpoint for reading.
+    pub(in crate::fs) fn open_checkpoint(
+        &self,
+        id: u64,
+        caller: Caller,
+        open_backing: OpenBacking<'_>,
+    ) -> Result<Opened> {
+        let share = self.reserve(caller, 1)?;
+        let path = self.path_fd(id)?;
+        let file = sys::reopen(&*path, OFlags::RDONLY)?;
+        let version = Version::of(&sys::fstat(&file)?);
+        let mut opened = self.opened_file((id, share), file, libc::O_RDONLY, open_backing);
+        if opened.backing.is_none() {
+            if self.has_shared_writers.load(Ordering::SeqCst) {
+                opened.flags |= FopenFlags::FOPEN_DIRECT_IO;
+            } else {
+                let cached = self.nodes.with(id, |node| node.cached.replace(version));
+                if cached.flatten() == Some(version) {
+                    opened.flags |= FopenFlags::FOPEN_KEEP_CACHE;
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Opens any other file.
+    pub(in crate::fs) fn open_other(
+        &self,
+        id: u64,
+        flags: i32,
+        request: Request,
+        open_backing: OpenBacking<'_>,
+    ) -> Result<Opened> {
+        let share = self.reserve(request.caller, 1)?;
+        // By descriptor: `/proc/self/fd/N` leads to files without a name.
+        let path = self.path_fd(id)?;
+        let stat = sys::fstat(&*path)?;
+        if changes(flags) {
+            self.check_link(id, request.patience)?;
+        }
+        // Whoever opens a running program for writing is refused by the kernel
+        // itself; who only truncates it, after we have done it (Linux 6.18,
+        // with ATOMIC_O_TRUNC).
+        if flags & libc::O_TRUNC != 0 && self.nodes.is_executed(id) {
+            return Err(Errno::TXTBSY.into());
+        }
+        let passed = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned());
+        let file = sys::reopen(&*path, passed | OFlags::NONBLOCK)?;
+        if flags & libc::O_TRUNC != 0
+            && let Some(mode) = without_privileges(stat.stx_mode.into())
+            && !request.caller.keeps_privileges()
+        {
+            sys::chmod(&file, Mode::from_raw_mode(mode))?;
+        }
+        Ok(self.opened_file((id, share), file, flags, open_backing))
+    }
+
+    /// Refuses a change of a file that has the name `session` in any session too
+    /// (a hard link): under its other name it must not be changed either (I1).
+    /// If it was renamed to that, it loses the old name now.
+    ///
+    /// Nothing leads from an inode to its names: all sessions are looked at. It
+    /// is done for nobody but who changes a file with several names.
+    pub(in crate::fs) fn check_link(&self, id: u64, patience: Patience) -> Result<()> {
+        if sys::fstat(&*self.path_fd(id)?)?.stx_nlink < 2 {
+            return Ok(());
+        }
+        patience.must_wait()?;
+        for entry in self.repository.list()? {
+            // One that goes meanwhile has no checkpoint.
+            let Ok(session) = self.repository.session(&entry.name) else {
+                continue;
+            };
+            match sys::stat(session.dir(), CHECKPOINT.as_ref()) {
+                Ok(stat) if stat.stx_ino == id => {
+                    let node = sys::fstat(session.dir())?.stx_ino;
+                    return match self.sessions.promised(node, id) {
+                        Some(removal) => removal.complete(patience),
+                        None => Err(Errno::BUSY.into()),
+                    };
+                }
+                Ok(_) | Err(Errno::NOENT | Errno::STALE) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A handle of a file that has just been opened with these flags, in the
+    /// share of a user.
+    pub(in crate::fs) fn opened_file(
+        &self,
+        (id, share): (u64, Share),
+        file: OwnedFd,
+        flags: i32,
+        open_backing: OpenBacking<'_>,
+    ) -> Opened {
+        let file = Arc::new(file);
+        if flags & FMODE_EXEC != 0 {
+            self.nodes.executed(id, &file);
+        }
+        let backing = (self.nodes).opened(id, &file, || self.new_backing(&file, open_backing));
+        let is_synced = flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
+        let flags = if flags & libc::O_ACCMODE == libc::O_RDONLY {
+            FopenFlags::FOPEN_NOFLUSH
+        } else {
+            FopenFlags::empty()
+        };
+        Opened {
+            handle: self.handles.add(
+                Handle::File {
+                    file,
+                    is_synced,
+                    _backing: backing.clone(),
+                },
+                share,
+            ),
+            flags,
+            backing,
+        }
+    }
+
+    fn new_backing(&self, file: &OwnedFd, open_backing: OpenBacking<'_>) -> Option<Arc<BackingId>> {
+        if !self.passthrough.load(Ordering::SeqCst) {
+            return None;
+        }
+        if sys::may_lose_held(file) {
+            self.passthrough.store(false, Ordering::Relaxed);
+            log::info!("files are read and written through the daemon on this filesystem");
+            return None;
+        }
+        match open_backing(file.as_fd()) {
+            Ok(backing) => Some(Arc::new(backing)),
+            Err(e) => {
+                // EPERM: it takes CAP_SYS_ADMIN. ELOOP: the backing filesystem
+                // is itself a stacked one. Neither changes.
+                if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ELOOP)) {
+                    self.passthrough.store(false, Ordering::Relaxed);
+                    log::info!("files are read and written through the daemon: {e}");
+                }
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What goes on in a mount: counted, and told (DESIGN 2.3, I5).
+
+pub(in crate::fs) mod activity;
+pub(in crate::fs) mod contents;
+pub(in crate::fs) mod statistics;

@@ -1,0 +1,250 @@
+//! What has become of the saves of a mount, for those who want to know.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::repo::SessionName;
+
+/// How many sessions are remembered with their last error.
+const MOST_ERRORS: usize = 1000;
+
+/// Counts of saves since the mount was made.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Saves {
+    /// Acknowledged.
+    pub done: u64,
+    /// Not made, because a process that wrote was killed.
+    pub abandoned: u64,
+    /// Not made for another reason.
+    pub failed: u64,
+}
+
+/// Why the last save of a session was not made. It is forgotten with the next
+/// one that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastError {
+    /// When that was.
+    pub at: SystemTime,
+    /// The errno that somebody has been told, or nobody any more.
+    pub errno: i32,
+}
+
+/// How long saves take: bounds that this part of them has not exceeded.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Latencies {
+    /// Half of them.
+    pub p50: Duration,
+    /// Nine of ten.
+    pub p90: Duration,
+    /// 99 of 100.
+    pub p99: Duration,
+    /// All.
+    pub max: Duration,
+}
+
+/// The counts and the last errors of a mount.
+#[derive(Debug, Default)]
+pub(in crate::fs) struct Statistics {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    saves: Saves,
+    durations: Histogram,
+    errors: BTreeMap<SessionName, LastError>,
+}
+
+impl Statistics {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A save has been made, in so much time.
+    pub(in crate::fs) fn saved(&self, session: &SessionName, took: Duration) {
+        log::debug!("{session}: saved, in {took:.1?}");
+        let mut inner = self.lock();
+        inner.saves.done += 1;
+        inner.durations.add(took);
+        inner.errors.remove(session);
+    }
+
+    /// A save has been abandoned.
+    pub(in crate::fs) fn abandoned(&self, session: &SessionName) {
+        let mut inner = self.lock();
+        inner.saves.abandoned += 1;
+        inner.note(session, libc::ECANCELED);
+    }
+
+    /// A save has failed.
+    pub(in crate::fs) fn failed(&self, session: &SessionName, errno: i32) {
+        let mut inner = self.lock();
+        inner.saves.failed += 1;
+        inner.note(session, errno);
+    }
+
+    /// Whether the last save of a session has failed with this error: who tries again
+    /// and again need not be told of each time.
+    pub(in crate::fs) fn has_failed_so(&self, session: &SessionName, errno: i32) -> bool {
+        let inner = self.lock();
+        inner
+            .errors
+            .get(session)
+            .is_some_and(|last| last.errno == errno)
+    }
+
+    pub(in crate::fs) fn saves(&self) -> Saves {
+        self.lock().saves
+    }
+
+    pub(in crate::fs) fn latencies(&self) -> Latencies {
+        self.lock().durations.latencies()
+    }
+
+    pub(in crate::fs) fn errors(&self) -> Vec<(SessionName, LastError)> {
+        let inner = self.lock();
+        let errors = inner.errors.iter();
+        errors.map(|(name, e)| (name.clone(), e.clone())).collect()
+    }
+}
+
+impl Inner {
+    fn note(&mut self, session: &SessionName, errno: i32) {
+        let error = LastError {
+            at: SystemTime::now(),
+            errno,
+        };
+        self.errors.insert(session.clone(), error);
+        if self.errors.len() > MOST_ERRORS
+            && let Some(oldest) = (self.errors.iter())
+                .min_by_key(|(_, error)| error.at)
+                .map(|(name, _)| name.clone())
+        {
+            self.errors.remove(&oldest);
+        }
+    }
+}
+
+/// Eight steps to each doubling: a bound is at most an eighth too high.
+const STEPS: u32 = 8;
+
+/// Counts of durations by their size in microseconds.
+#[derive(Debug, Default)]
+struct Histogram {
+    counts: Vec<u64>,
+    max: Duration,
+}
+
+impl Histogram {
+    fn add(&mut self, duration: Duration) {
+        let step = step_of(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+        if self.counts.len() <= step {
+            self.counts.resize(step + 1, 0);
+        }
+        self.counts[step] += 1;
+        self.max = self.max.max(duration);
+    }
+
+    fn latencies(&self) -> Latencies {
+        let all: u64 = self.counts.iter().sum();
+        let within = |percent: u64| {
+            let wanted = (all * percent).div_ceil(100);
+            let mut counted = 0;
+            let step = self.counts.iter().position(|count| {
+                counted += count;
+                counted >= wanted
+            });
+            let bound = step.map_or(0, bound_of);
+            Duration::from_micros(bound).min(self.max)
+        };
+        Latencies {
+            p50: within(50),
+            p90: within(90),
+            p99: within(99),
+            max: self.max,
+        }
+    }
+}
+
+/// The step that a number of microseconds is counted in.
+fn step_of(micros: u64) -> usize {
+    let Some(doubling) = micros.checked_ilog2().filter(|&n| n >= 3) else {
+        return micros as usize;
+    };
+    let within = (micros >> (doubling - 3)) & u64::from(STEPS - 1);
+    ((doubling - 2) * STEPS) as usize + within as usize
+}
+
+/// The largest number of microseconds that is counted in a step.
+fn bound_of(step: usize) -> u64 {
+    let step = step as u64;
+    let (doubling, within) = (step / u64::from(STEPS), step % u64::from(STEPS));
+    if doubling == 0 {
+        return within;
+    }
+    let next = u128::from(u64::from(STEPS) + within + 1) << (doubling - 1);
+    u64::try_from(next - 1).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_is_the_last_of_its_step() {
+        for micros in (0..5000).chain([u64::MAX / 2, u64::MAX - 1, u64::MAX]) {
+            let bound = bound_of(step_of(micros));
+            assert!(bound >= micros, "{micros}: {bound}");
+            assert!(bound - micros <= micros / 8, "{micros}: {bound}");
+            assert_eq!(step_of(bound), step_of(micros));
+            if bound < u64::MAX {
+                assert_eq!(step_of(bound + 1), step_of(micros) + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn percentiles_are_of_all_saves() {
+        let statistics = Statistics::default();
+        let name = SessionName::from_id("a").unwrap();
+        assert_eq!(statistics.latencies(), Latencies::default());
+        for millis in 1..=100 {
+            statistics.saved(&name, Duration::from_millis(millis));
+        }
+        let latencies = statistics.latencies();
+        let about = |duration: Duration, millis: u64| {
+            let exact = Duration::from_millis(millis);
+            assert!(
+                duration >= exact && duration <= exact * 9 / 8,
+                "{duration:?}"
+            );
+        };
+        about(latencies.p50, 50);
+        about(latencies.p90, 90);
+        about(latencies.p99, 99);
+        assert_eq!(latencies.max, Duration::from_millis(100));
+        assert_eq!(statistics.saves().done, 100);
+    }
+
+    #[test]
+    fn an_error_is_remembered_until_the_next_good_save_of_the_session() {
+        let statistics = Statistics::default();
+        let name = |id: &str| SessionName::from_id(id).unwrap();
+        statistics.failed(&name("a"), libc::ENOSPC);
+        statistics.abandoned(&name("b"));
+        statistics.saved(&name("a"), Duration::ZERO);
+        let errors = statistics.errors();
+        let [(session, error)] = &errors[..] else {
+            panic!("{errors:?}");
+        };
+        assert_eq!((session, error.errno), (&name("b"), libc::ECANCELED));
+        for n in 0..2 * MOST_ERRORS {
+            statistics.failed(&name(&n.to_string()), libc::EIO);
+        }
+        assert_eq!(statistics.errors().len(), MOST_ERRORS);
+        let saves = statistics.saves();
+        assert_eq!((saves.done, saves.abandoned), (1, 1));
+    }
+}

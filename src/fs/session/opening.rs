@@ -1,0 +1,213 @@
+//! Opens of a checkpoint that is to be changed: the writer that each is given, on its
+//! second walk (DESIGN 4), and the first checkpoint of a session.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuser::FopenFlags;
+
+use crate::fs::errno::{Fail, Result};
+use crate::fs::filesystem::Fs;
+use crate::fs::handle::Handle;
+use crate::fs::node::{Role, empty_id};
+use crate::fs::opened::{Created, Opened, only_appends};
+use crate::fs::request::{Caller, Request};
+use crate::fs::session::writer::{Origin, Wait, Writer};
+use crate::fs::shares::{OF_WRITER, Share};
+use crate::repo::{Checkpoint, Session};
+use crate::sys::{self, Errno};
+
+impl Fs {
+    /// Opens a checkpoint that is not there, for reading.
+    pub(in crate::fs) fn open_absent(
+        &self,
+        id: u64,
+        parent: u64,
+        flags: FopenFlags,
+        request: Request,
+    ) -> Result<Opened> {
+        let session = self.session(parent)?;
+        let writer = self.writer(self.origin(session, parent, None, request.caller)?);
+        // It never writes.
+        writer.show_as(id);
+        let share = self.reserve(request.caller, 1)?;
+        writer.open(false, request.caller.tid, Wait::Never, request.patience)?;
+        let handle = self.handles.add(Handle::Writer(writer), share);
+        Ok(Opened {
+            handle,
+            flags: flags | FopenFlags::FOPEN_NOFLUSH,
+            backing: None,
+        })
+    }
+
+    /// Sends a thread that is to change a node on its second walk (DESIGN 4), if
+    /// that is the checkpoint of a session, or has been: then the thread may
+    /// have come by another name. `find` finds or makes the writer, `other` changes
+    /// the node as the file that it is, `shared` is for a caller that has no second
+    /// walk: it has no number, or comes by no path.
+    pub(in crate::fs) fn change_checkpoint<T>(
+        &self,
+        (role, id, session): (&Role, u64, u64),
+        caller: Caller,
+        find: impl FnOnce(u64) -> Result<Arc<Writer>>,
+        other: impl Fn() -> Result<T>,
+        shared: impl Fn(Arc<Writer>) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(done) = self.retries.by_link(caller.tid, id, &other) {
+            return done;
+        }
+        let is_other = matches!(role, Role::Other);
+        let by_no_path = self.retries.by_no_path(caller.tid, id, |writer| {
+            // What a session was replaced by, or has been renamed to, is a file
+            // of its own.
+            if is_other { other() } else { shared(writer) }
+        });
+        if let Some(done) = by_no_path {
+            return done;
+        }
+        if is_other && caller.tid == 0 {
+            return other();
+        }
+        let writer = match find(session) {
+            // Its session is gone, and cannot have been meant.
+            Err(_) if is_other => return other(),
+            writer => writer?,
+        };
+        if caller.tid == 0 {
+            return shared(writer);
+        }
+        self.retries.remember(caller.tid, session, id, writer);
+        Err(Errno::STALE.into())
+    }
+
+    pub(in crate::fs) fn opened_writer(
+        &self,
+        writer: Arc<Writer>,
+        share: Share,
+        flags: FopenFlags,
+    ) -> Opened {
+        self.sessions.of(writer.session_node()).opened(&writer);
+        Opened {
+            handle: self.handles.add(Handle::Writer(writer), share),
+            flags,
+            backing: None,
+        }
+    }
+
+    /// A writer that starts from the current checkpoint of a session, which
+    /// the kernel has found as the node `id`. It is opened with these flags.
+    pub(in crate::fs) fn new_writer(
+        &self,
+        parent: u64,
+        id: u64,
+        flags: i32,
+        caller: Caller,
+    ) -> Result<Arc<Writer>> {
+        let session = self.session(parent)?;
+        let base = session.checkpoint()?;
+        self.check_writer(&session, base.as_ref(), caller)?;
+        // What the kernel has looked up may have been replaced since.
+        let is_same = base.as_ref().map_or(empty_id(parent), |b| b.stat().stx_ino) == id;
+        let mut origin = self.origin(session, parent, base, caller)?;
+        origin.replaces = flags & libc::O_TRUNC != 0;
+        origin.is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        origin.only_appends = only_appends(flags);
+        let writer = self.writer(origin);
+        if is_same {
+            writer.show_as(id);
+        }
+        Ok(writer)
+    }
+
+    fn origin(
+        &self,
+        session: Session,
+        parent: u64,
+        base: Option<Checkpoint>,
+        caller: Caller,
+    ) -> Result<Origin> {
+        Ok(Origin {
+            share: self.reserve(caller, OF_WRITER)?,
+            base,
+            slot: self.sessions.of(parent).slot.clone(),
+            directory: parent,
+            activity: self.activity.clone(),
+            statistics: self.statistics.clone(),
+            lock_wait: self.options.lock_wait,
+            device: self.device.clone(),
+            removed: None,
+            replaces: false,
+            is_new: false,
+            is_read_only: false,
+            only_appends: false,
+            caller,
+            credentials: caller.credentials()?,
+            first_mode: None,
+            first_owner: first_owner(&session, caller)?,
+            session,
+        })
+    }
+
+    fn writer(&self, origin: Origin) -> Arc<Writer> {
+        let ino = self.next_writer.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Writer::new(ino, origin))
+    }
+
+    /// A writer of a checkpoint that was not there when the kernel looked, or
+    /// is not for the caller, who has removed it.
+    pub(in crate::fs) fn create_checkpoint(
+        &self,
+        parent: u64,
+        mode: u32,
+        flags: i32,
+        request: Request,
+    ) -> Result<Created> {
+        let session = self.session(parent)?;
+        let mut base = session.checkpoint()?;
+        let removed = base.take_if(|base| self.has_removed(parent, base, request.caller));
+        if let Some(base) = base {
+            if flags & libc::O_EXCL != 0 {
+                return Err(Errno::EXIST.into());
+            }
+            // Made since the kernel looked, and it has not checked who may
+            // write it: it is to look again, and walks once more only.
+            let id = base.stat().stx_ino;
+            let writer = self.new_writer(parent, id, flags, request.caller)?;
+            if request.caller.tid != 0 {
+                self.retries
+                    .remember(request.caller.tid, parent, id, writer);
+            }
+            return Err(Errno::STALE.into());
+        }
+        self.check_writer(&session, None, request.caller)?;
+        let mut origin = self.origin(session, parent, None, request.caller)?;
+        origin.removed = removed;
+        origin.is_new = true;
+        origin.is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        origin.replaces = flags & (libc::O_TRUNC | libc::O_EXCL) == libc::O_TRUNC;
+        origin.first_mode = Some(mode & 0o777);
+        let writer = self.writer(origin);
+        let share = self.reserve(request.caller, 1)?;
+        // An empty file is a file: it is saved even if nothing is written. With
+        // the writer the removal is part of a save, and one that is refused
+        // leaves the old checkpoint.
+        let opened = writer.open(true, request.caller.tid, Wait::Never, request.patience);
+        if opened != Err(Fail::WouldBlock) {
+            self.sessions.forget(parent);
+        }
+        opened?;
+        Ok(Created {
+            entry: self.writer_entry(parent, &writer, request.patience)?,
+            opened: self.opened_writer(writer, share, FopenFlags::empty()),
+        })
+    }
+}
+
+/// The owner of a first checkpoint: the caller; the group of a setgid
+/// directory is inherited (inode(7)).
+fn first_owner(session: &Session, caller: Caller) -> Result<(u32, u32)> {
+    let dir = sys::fstat(session.dir())?;
+    let inherits = u32::from(dir.stx_mode) & libc::S_ISGID != 0;
+    let gid = if inherits { dir.stx_gid } else { caller.gid };
+    Ok((caller.uid, gid))
+}

@@ -1,0 +1,155 @@
+//! What the name `session` stands for, to one caller (DESIGN 4, 2.8, 2.12).
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{FileAttr, INodeNo};
+
+use crate::fs::attr::is_file;
+use crate::fs::entry::Entry;
+use crate::fs::errno::Result;
+use crate::fs::filesystem::Fs;
+use crate::fs::node::{Identity, Role, empty_id, other_role};
+use crate::fs::options::Missing;
+use crate::fs::request::{Caller, Patience, Request};
+use crate::fs::session::writer::{Writer, absent_attr};
+use crate::repo::CHECKPOINT;
+use crate::sys::{self, Errno};
+
+/// What a caller finds by the name `session`.
+pub(in crate::fs) enum View {
+    /// A checkpoint that has been replaced, once more: it is watched.
+    Replaced(Entry),
+    /// The caller's own writer.
+    Writer(Arc<Writer>),
+    /// The checkpoint, or an empty one where there is none.
+    Current(Entry),
+    /// Nothing: it has removed the checkpoint, or is about to make the first one.
+    Absent,
+}
+
+impl Fs {
+    /// What the caller finds now.
+    ///
+    /// # Errors
+    /// That it would wait, for a removal that is due; `ESTALE` if the session is not
+    /// where it was.
+    pub(in crate::fs) fn view(&self, session: u64, request: Request) -> Result<View> {
+        let caller = request.caller;
+        if let Some(replaced) = self.replaced_entry(caller, session) {
+            return Ok(View::Replaced(replaced?));
+        }
+        if let Some(writer) = self.retries.lookup(caller.tid, session) {
+            return Ok(View::Writer(writer));
+        }
+        if let Some(writer) = self.made_anew(session, caller) {
+            return Ok(View::Writer(writer));
+        }
+        self.settle_removal(session, request.patience)?;
+        self.make_way_for_other_name(session, request)?;
+        let entry = self.lookup_checkpoint(session, caller)?;
+        if self.is_absent_to(caller, session, entry.attr.ino.0) {
+            self.nodes.forget(entry.attr.ino.0, 1);
+            return Ok(View::Absent);
+        }
+        Ok(View::Current(entry))
+    }
+
+    /// Whether the caller is to find no checkpoint: he has removed it, or there
+    /// is none and he is about to make it.
+    fn is_absent_to(&self, caller: Caller, session: u64, found: u64) -> bool {
+        if found == empty_id(session) {
+            self.sessions.asked_by(caller.tid, session).is_some()
+                || self.is_told_of_absence(caller.tid)
+        } else {
+            self.has_removed_inode(session, found, caller)
+        }
+    }
+
+    /// The checkpoint that the caller's process has made where it found none, and
+    /// has open: nobody else sees it before it is closed (DESIGN 2.12).
+    fn made_anew(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
+        let live = self.sessions.find(session)?;
+        // What it has made a save point of, it finds like everybody.
+        let published = live.slot.last_published().map(|published| published.writer);
+        let mut writers = live.writers_of(caller.tid).into_iter();
+        writers.find(|writer| writer.is_new() && Some(writer.ino) != published)
+    }
+
+    /// The current checkpoint of a session, held for the caller's open.
+    pub(in crate::fs) fn lookup_checkpoint(&self, parent: u64, caller: Caller) -> Result<Entry> {
+        let dir = self.dir(parent)?;
+        let name = OsStr::new(CHECKPOINT);
+        let fd = match sys::open_path(&*dir.fd, name) {
+            Err(Errno::NOENT) if self.options.missing == Missing::Empty => {
+                return self.empty_entry(parent);
+            }
+            other => other?,
+        };
+        let stat = sys::fstat(&fd)?;
+        if !is_file(&stat) {
+            return Ok(self.entry(parent, name, other_role(&stat), &stat, self.birth(&stat)));
+        }
+        // Saves use inode numbers again within moments: the time of birth is
+        // too coarse for that.
+        let identity = Identity {
+            handle: sys::handle_digest(&fd).ok(),
+            ..self.birth(&stat)
+        };
+        let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
+        (self.holds).begin(caller, self.nodes.hold(stat.stx_ino, fd));
+        self.found.note(caller.tid);
+        Ok(entry)
+    }
+
+    fn empty_entry(&self, parent: u64) -> Result<Entry> {
+        let session = self.session(parent)?;
+        let id = empty_id(parent);
+        let attr = absent_attr(&session, id)?;
+        let name = OsStr::new(CHECKPOINT);
+        Ok(Entry {
+            generation: self
+                .nodes
+                .remember(id, parent, name, Role::Empty, Identity::default()),
+            attr,
+            entry_ttl: Duration::ZERO,
+            attr_ttl: Duration::ZERO,
+        })
+    }
+
+    pub(in crate::fs) fn writer_entry(
+        &self,
+        parent: u64,
+        writer: &Arc<Writer>,
+        patience: Patience,
+    ) -> Result<Entry> {
+        let attr = FileAttr {
+            // Here it is the node id.
+            ino: INodeNo(writer.ino),
+            ..writer.attr(patience)?
+        };
+        let role = Role::Writer(writer.clone());
+        let name = OsStr::new(CHECKPOINT);
+        Ok(Entry {
+            generation: self
+                .nodes
+                .remember(writer.ino, parent, name, role, Identity::default()),
+            attr,
+            entry_ttl: Duration::ZERO,
+            attr_ttl: Duration::ZERO,
+        })
+    }
+
+    /// Who has made a save point and goes on writing compares the file that he
+    /// has open with what the path shows (sqlite): it is one file to him.
+    pub(in crate::fs) fn shown_to_writer(&self, id: u64, caller: Caller) -> Option<u64> {
+        let Some(Role::Checkpoint) = self.nodes.role(id) else {
+            return None;
+        };
+        let (session, _) = self.nodes.place(id)?;
+        let published = self.sessions.find(session)?.slot.last_published()?;
+        let is_his = published.checkpoint == id && published.process.has_thread(caller.tid);
+        is_his.then_some(published.shown)
+    }
+}

@@ -1,0 +1,130 @@
+//! Saves of a writer: at a save point, and at its last close.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::fs::errno::{Fail, Result};
+use crate::fs::request::Patience;
+use crate::fs::session::slot::Published;
+use crate::fs::session::writer::state::{State, Writer};
+use crate::proc::identity::Process;
+use crate::repo::{Base, Checkpoint, Commit, Committed, Kind, Permit};
+use crate::sys;
+
+impl Writer {
+    /// A save point: what has been written so far becomes the checkpoint, and
+    /// writing may go on (DESIGN 2.5).
+    pub(in crate::fs) fn sync(&self, patience: Patience) -> Result<()> {
+        if patience == Patience::None {
+            return Err(Fail::WouldBlock);
+        }
+        // Looked at without the lock.
+        let killed = self.other_killed(Process::UNKNOWN);
+        let mut state = self.lock(patience)?;
+        if self.is_nameless() {
+            return Ok(());
+        }
+        if state.staged.is_some() {
+            state.killed = state.killed.take().or(killed);
+        }
+        if let Some(errno) = state.failed.or(state.untold.take()) {
+            return Err(Fail::Errno(errno));
+        }
+        if state.killed.is_some() || state.is_void {
+            return Err(Fail::Errno(libc::ECANCELED));
+        }
+        match &state.base {
+            _ if state.staged.is_some() => {
+                let committed = self.commit(&mut state);
+                self.keep_failure(&mut state, committed)
+            }
+            // Nothing of ours to save; somebody else's save may be unsynced.
+            Some(base) => Ok(sys::fsync(base.open()?)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes what is staged. Afterwards nothing is.
+    pub(super) fn commit(&self, state: &mut State) -> Result<()> {
+        let Some(staged) = state.staged.take() else {
+            return Ok(());
+        };
+        let committing = self.activity.busy();
+        self.activity.settled();
+        match self.lost.swap(0, Ordering::SeqCst) {
+            0 => {}
+            lost => return Err(Fail::Errno(lost)),
+        }
+        let how = self.how(state);
+        let start = Instant::now();
+        let result = staged.replace(&how);
+        let took = start.elapsed();
+        drop(committing);
+        match result {
+            Ok(Committed { new, replaced }) => {
+                // Who removed it has had that told.
+                if state.removed.take().is_none() {
+                    state.replaced = Some(replaced);
+                }
+                self.publish(state, new);
+                state.published = true;
+                self.statistics.saved(self.session.name(), took);
+                Ok(())
+            }
+            Err(error) => {
+                self.log_failure(&error);
+                if error.kind() == Kind::NotDurable {
+                    let now = self.session.checkpoint().ok().flatten();
+                    // Unless it has been replaced by now.
+                    state.set_base(now.filter(|now| self.credentials.may_write(now).is_ok()));
+                }
+                Err(Fail::of(&error))
+            }
+        }
+    }
+
+    /// What its last save has replaced, once.
+    pub(in crate::fs) fn take_replaced(&self) -> Option<Option<Checkpoint>> {
+        let state = self.state.lock();
+        state
+            .unwrap_or_else(PoisonError::into_inner)
+            .replaced
+            .take()
+    }
+
+    /// What a save of it may replace, and makes of it.
+    pub(super) fn how<'a>(&'a self, state: &'a State) -> Commit<'a> {
+        Commit {
+            base: if self.replaces {
+                Base::Any
+            } else {
+                Base::Only(state.removed.as_ref().or(state.base.as_ref()))
+            },
+            removed: state.removed.as_ref(),
+            permit: &self.credentials,
+            keeps_privileges: state.keeps_privileges,
+            first_mode: self.first_mode,
+            first_umask: self.first_umask,
+            first_owner: Some(self.first_owner),
+        }
+    }
+
+    /// A save point: the opener goes on seeing the number it saw.
+    fn publish(&self, state: &mut State, checkpoint: Checkpoint) {
+        self.slot.publish(Published {
+            checkpoint: checkpoint.stat().stx_ino,
+            writer: self.ino,
+            shown: self.shown(),
+            process: self.opener,
+        });
+        let old = state.base.take();
+        if old
+            .as_ref()
+            .is_some_and(|old| old.stat().stx_ino == self.shown())
+        {
+            state.shown_base = old;
+        }
+        state.set_base(Some(checkpoint));
+    }
+}

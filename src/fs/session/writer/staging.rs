@@ -1,0 +1,140 @@
+//! What a writer's first change does: it takes the session's slot, and stages.
+
+use std::sync::atomic::Ordering;
+
+use crate::fs::errno::{Fail, Result};
+use crate::fs::request::Patience;
+use crate::fs::session::writer::state::{State, Writer, staged};
+use crate::fs::session::writer::wait::Wait;
+use crate::proc::signals;
+use crate::repo::{Checkpoint, Staged};
+
+/// Copies of more than this, in bytes, are not made on a thread that takes
+/// requests.
+pub(in crate::fs) const QUICK_COPY: u64 = 64 << 10;
+
+/// What of the base is to be in the staged file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keep {
+    /// Its first bytes, so many at the most.
+    most: u64,
+    /// Whether it may wait for another writer, and for which thread; the copy ends
+    /// with that.
+    wait: Wait,
+}
+
+impl Keep {
+    /// Nothing, for a thread.
+    pub(super) fn nothing(tid: u32) -> Self {
+        Self {
+            most: 0,
+            wait: Wait::For(tid),
+        }
+    }
+
+    /// All of it, for a thread.
+    pub(super) fn all(tid: u32) -> Self {
+        Self {
+            most: u64::MAX,
+            wait: Wait::For(tid),
+        }
+    }
+}
+
+impl Writer {
+    /// Cuts or extends the content.
+    pub(super) fn truncate(
+        &self,
+        state: &mut State,
+        size: u64,
+        wait: Wait,
+        patience: Patience,
+    ) -> Result<()> {
+        let keep = Keep { most: size, wait };
+        if size > 0 {
+            return self.set_len(state, size, keep, patience);
+        }
+        // A fresh start: nothing of what was lost is in it. But one that is not made
+        // changes nothing of that.
+        let failed = state.failed.take();
+        let is_void = std::mem::take(&mut state.is_void);
+        let lost = self.lost.swap(0, Ordering::SeqCst);
+        let done = self.set_len(state, 0, keep, patience);
+        if let Err(fail) = done {
+            // Any other error is that of the save from now on.
+            let tried_only = matches!(fail, Fail::WouldBlock | Fail::Errno(libc::EINTR));
+            state.failed = state.failed.or(failed.filter(|_| tried_only));
+            state.is_void |= is_void;
+            let _ = (self.lost).compare_exchange(0, lost, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        done
+    }
+
+    fn set_len(&self, state: &mut State, size: u64, keep: Keep, patience: Patience) -> Result<()> {
+        self.change(state, keep, patience)?;
+        let _acting = self.credentials.begin()?;
+        self.log_if_failed(staged(state)?.set_len(size))
+    }
+
+    /// Makes sure that there is a staged file, with the content of the base
+    /// if that is needed.
+    pub(super) fn change(&self, state: &mut State, keep: Keep, patience: Patience) -> Result<()> {
+        if let Some(errno) = state.failed {
+            return Err(Fail::Errno(errno));
+        }
+        if state.is_void {
+            return Err(Fail::Errno(libc::ECANCELED));
+        }
+        if state.staged.is_some() {
+            return Ok(());
+        }
+        if !self.is_nameless() {
+            self.take_slot(keep.wait, patience)?;
+        }
+        let begun = self.begin(state, keep, patience);
+        // Who would wait comes again.
+        if begun.is_err_and(|fail| fail != Fail::WouldBlock) && !state.published {
+            self.slot.free(self.ino);
+        }
+        begun
+    }
+
+    /// Stages, in its turn.
+    fn begin(&self, state: &mut State, keep: Keep, patience: Patience) -> Result<()> {
+        self.follow_in_turn(state)?;
+        let len = state.base.as_ref().map_or(0, Checkpoint::len);
+        if patience == Patience::None && len.min(keep.most) > QUICK_COPY {
+            return Err(Fail::WouldBlock);
+        }
+        let has_privileges = |base: &Checkpoint| base.stat().stx_mode & 0o6000 != 0;
+        state.keeps_privileges =
+            state.base.as_ref().is_some_and(has_privileges) && self.caller.keeps_privileges();
+        state.staged = Some(self.stage(state, keep)?);
+        self.activity.staged();
+        Ok(())
+    }
+
+    fn stage(&self, state: &State, keep: Keep) -> Result<Staged> {
+        let base = state.base.as_ref();
+        let mut staged = self.log_if_failed(self.session.stage())?;
+        self.log_if_failed(staged.begin(base, &self.how(state)))?;
+        if let Some(base) = base.filter(|_| keep.most > 0) {
+            let from = self.log_if_failed(base.open_to_copy())?;
+            // As who writes it: what he has no room for is not copied.
+            let _acting = self.credentials.begin()?;
+            let copied = staged.copy(&from, keep.most, &signals::lives(keep.wait.thread()));
+            self.log_if_failed(copied)?;
+        }
+        Ok(staged)
+    }
+
+    /// Takes back the staging of a change that was not made.
+    pub(super) fn unstage(&self, state: &mut State) {
+        if state.staged.take().is_some() {
+            self.activity.settled();
+        }
+        if !state.published {
+            self.slot.free(self.ino);
+        }
+    }
+}
