@@ -3,10 +3,9 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -15,9 +14,9 @@ use fuser::Notifier;
 use crate::fs::dir::Dir;
 use crate::fs::errno::Result;
 use crate::fs::flock::queue::Flocks;
-use crate::fs::handle::Handles;
+use crate::fs::lasting::Lasting;
+use crate::fs::lasting::node::{Forgotten, ROOT, Role};
 use crate::fs::listing::state::Listings;
-use crate::fs::node::{FIRST_WRITER, Forgotten, Nodes, ROOT, Role};
 use crate::fs::options::Options;
 use crate::fs::report::activity::{Activity, Counted};
 use crate::fs::report::statistics::{Saves, Statistics};
@@ -25,7 +24,6 @@ use crate::fs::request::Caller;
 use crate::fs::session::found::Found;
 use crate::fs::session::hold::Holds;
 use crate::fs::session::replaced::Replacements;
-use crate::fs::session::sessions::Sessions;
 use crate::fs::session::walk::Retries;
 use crate::fs::shares::{Share, Shares};
 use crate::repo::{CHECKPOINT, LOCK, Repository, Session, SessionName};
@@ -35,16 +33,14 @@ use crate::sys::{self, Errno};
 pub struct Fs {
     pub(in crate::fs) repository: Repository,
     pub(in crate::fs) options: Options,
-    pub(in crate::fs) nodes: Arc<Nodes>,
+    pub(in crate::fs) lasting: Lasting,
     /// Held for writing while a directory is renamed, as its node says so only
     /// then, and for reading by who has not found one by the names of its nodes.
     pub(in crate::fs) names: RwLock<()>,
     pub(in crate::fs) holds: Holds,
-    pub(in crate::fs) handles: Handles,
     pub(in crate::fs) descriptors: Arc<Shares>,
     pub(in crate::fs) listings: Listings,
     pub(in crate::fs) retries: Retries,
-    pub(in crate::fs) sessions: Sessions,
     pub(in crate::fs) replacements: Arc<Replacements>,
     pub(in crate::fs) flocks: Flocks,
     pub(in crate::fs) found: Found,
@@ -53,7 +49,6 @@ pub struct Fs {
     /// Whether the times of birth of the repository's files tell them apart.
     pub(in crate::fs) keeps_births: OnceLock<bool>,
     pub(in crate::fs) since: SystemTime,
-    pub(in crate::fs) next_writer: AtomicU64,
     /// Tells the kernel what it must not believe any more.
     pub(in crate::fs) notifier: OnceLock<Notifier>,
     /// The device of the mount.
@@ -76,28 +71,25 @@ impl fmt::Debug for Fs {
 impl Fs {
     /// A filesystem of the sessions in `repository`.
     pub fn new(repository: Repository, options: Options) -> Self {
-        let nodes = Arc::<Nodes>::default();
+        let lasting = Lasting::default();
         Self {
             passthrough: AtomicBool::new(options.passthrough),
             has_shared_writers: AtomicBool::new(false),
             repository,
             options,
-            replacements: Arc::new(Replacements::new(nodes.clone())),
-            nodes,
+            replacements: Arc::new(Replacements::new(lasting.nodes.clone())),
+            lasting,
             names: RwLock::default(),
             holds: Holds::default(),
-            handles: Handles::default(),
             descriptors: Shares::of_descriptors(),
             listings: Listings::default(),
             retries: Retries::default(),
-            sessions: Sessions::default(),
             flocks: Flocks::default(),
             found: Found::default(),
             activity: Arc::default(),
             statistics: Arc::default(),
             keeps_births: OnceLock::new(),
             since: SystemTime::now(),
-            next_writer: AtomicU64::new(first_writer()),
             notifier: OnceLock::new(),
             device: Arc::default(),
         }
@@ -152,14 +144,14 @@ impl Fs {
     /// The kernel has forgotten so many lookups of a node; answers what goes with
     /// the last one.
     pub fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
-        self.nodes.forget(id, lookups)
+        self.lasting.nodes.forget(id, lookups)
     }
 
     /// Lets go of replaced checkpoints that nobody came to open; to be called
     /// about every second. Answers whether there are any left.
     pub fn housekeep(&self) -> bool {
         let holds_any = self.holds.age();
-        self.sessions.forget_ended();
+        self.lasting.sessions.forget_ended();
         self.retries.age() || holds_any
     }
 
@@ -185,7 +177,7 @@ impl Fs {
     }
 
     pub(in crate::fs) fn find_dir(&self, root: &OwnedFd, id: u64) -> Result<Dir> {
-        let path = self.nodes.path(id).ok_or(Errno::STALE)?;
+        let path = self.lasting.nodes.path(id).ok_or(Errno::STALE)?;
         let fd = open_dir(root, &path)?;
         let stat = sys::fstat(&fd)?;
         if stat.stx_ino != id {
@@ -199,7 +191,7 @@ impl Fs {
 
     /// The session of a node, as [`dir`](Self::dir).
     pub(in crate::fs) fn session(&self, id: u64) -> Result<Session> {
-        let (_, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        let (_, name) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
         let session = self.repository.session(&SessionName::new(&name)?)?;
         if sys::fstat(session.dir())?.stx_ino != id {
             return Err(Errno::STALE.into());
@@ -209,7 +201,7 @@ impl Fs {
 
     /// Parent directory and name of a node that is no directory of ours.
     pub(in crate::fs) fn locate(&self, id: u64) -> Result<(Dir, std::ffi::OsString)> {
-        let (parent, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        let (parent, name) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
         Ok((self.dir(parent)?, name))
     }
 
@@ -219,16 +211,18 @@ impl Fs {
         if id == ROOT {
             return Ok(self.dir(ROOT)?.fd);
         }
-        if let Some(session) = self.nodes.follows(id) {
+        if let Some(session) = self.lasting.nodes.follows(id) {
             let checkpoint = self.followed(session)?.ok_or(Errno::NOENT)?;
             return Ok(Arc::new(checkpoint));
         }
-        if let Some(fd) = self.nodes.own_file(id) {
+        if let Some(fd) = self.lasting.nodes.own_file(id) {
             return Ok(fd);
         }
         let (dir, name) = self.locate(id)?;
         let fd = match sys::open_path(&*dir.fd, &name) {
-            Err(Errno::NOENT) if self.nodes.session(id).is_some() => return Err(self.is_gone(id)),
+            Err(Errno::NOENT) if self.lasting.nodes.session(id).is_some() => {
+                return Err(self.is_gone(id));
+            }
             fd => fd?,
         };
         if sys::fstat(&fd)?.stx_ino != id {
@@ -247,7 +241,7 @@ impl Fs {
     }
 
     pub(in crate::fs) fn role(&self, id: u64) -> Result<Role> {
-        Ok(self.nodes.role(id).ok_or(Errno::STALE)?)
+        Ok(self.lasting.nodes.role(id).ok_or(Errno::STALE)?)
     }
 
     /// Whether this name in this directory is a session's checkpoint.
@@ -259,14 +253,6 @@ impl Fs {
     pub(in crate::fs) fn is_lock(&self, parent: u64, name: &OsStr) -> Result<bool> {
         Ok(name == LOCK && matches!(self.role(parent)?, Role::Session))
     }
-}
-
-/// Somewhere in the range of writers: a process may hold writers of several
-/// mounts, and `/proc` tells them apart by this number.
-fn first_writer() -> u64 {
-    let random = RandomState::new().hash_one(std::process::id());
-    // Half of the range is left to count on.
-    FIRST_WRITER + (random & ((1 << 47) - 1))
 }
 
 fn open_dir(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {

@@ -7,8 +7,8 @@ use fuser::{FileAttr, FileType, INodeNo};
 use crate::fs::attr::attr_of;
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
-use crate::fs::node::{ROOT, Role};
+use crate::fs::lasting::handle::Handle;
+use crate::fs::lasting::node::{ROOT, Role};
 use crate::fs::request::{Patience, Request};
 use crate::fs::session::writer::absent_attr;
 use crate::sys::{self, Errno};
@@ -43,13 +43,13 @@ impl Fs {
         patience: Patience,
     ) -> Result<FileAttr> {
         if let Some(handle) = handle {
-            match &*self.handles.get(handle)? {
+            match &*self.lasting.handles.get(handle)? {
                 Handle::File { file, .. } => return Ok(attr_of(&sys::fstat(&**file)?, id)),
                 Handle::Writer(writer) => return writer.attr(patience),
                 Handle::Directory(_) | Handle::Report(_) => {}
             }
         }
-        if let Some(session) = self.nodes.follows(id) {
+        if let Some(session) = self.lasting.nodes.follows(id) {
             return self.followed_attr(id, session);
         }
         match self.role(id)? {
@@ -57,7 +57,7 @@ impl Fs {
             Role::Report => self.report_attr(),
             Role::Writer(writer) => writer.attr(patience),
             Role::Empty => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
                 match self.session(parent) {
                     Ok(session) => absent_attr(&session, id),
                     // Who has it open still, sees a file without a name.

@@ -2,7 +2,7 @@
 
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
+use crate::fs::lasting::handle::Handle;
 use crate::fs::request::{Patience, Request};
 use crate::fs::session::writer::Writer;
 use crate::sys::{self, Errno};
@@ -19,7 +19,7 @@ impl Fs {
         buffer: &mut [u8],
         patience: Patience,
     ) -> Result<usize> {
-        match &*self.handles.get(handle)? {
+        match &*self.lasting.handles.get(handle)? {
             Handle::File { file, .. } => Ok(sys::read_at(&**file, buffer, at)?),
             Handle::Writer(writer) => writer.read(buffer, at, patience),
             Handle::Report(text) => {
@@ -46,7 +46,7 @@ impl Fs {
         flags: i32,
         request: Request,
     ) -> Result<()> {
-        match &*self.handles.get(handle)? {
+        match &*self.lasting.handles.get(handle)? {
             Handle::File { is_synced, .. } if *is_synced && request.patience == Patience::None => {
                 Err(Fail::WouldBlock)
             }
@@ -65,7 +65,7 @@ impl Fs {
     /// # Errors
     /// `EBADF`
     pub fn lose(&self, handle: u64, why: Errno) -> Result<()> {
-        if let Handle::Writer(writer) = &*self.handles.get(handle)? {
+        if let Handle::Writer(writer) = &*self.lasting.handles.get(handle)? {
             writer.lose(why);
         }
         Ok(())
@@ -77,7 +77,7 @@ impl Fs {
     /// # Errors
     /// The reason why the save was not made.
     pub fn flush(&self, handle: u64, request: Request) -> Result<()> {
-        match &*self.handles.get(handle)? {
+        match &*self.lasting.handles.get(handle)? {
             Handle::Writer(writer) => {
                 let flushed = writer.flush(request.caller.tid, request.patience);
                 self.note_replaced(writer);
@@ -105,7 +105,7 @@ impl Fs {
     /// Those of fsync(2); the reason why the save was not made.
     pub fn fsync(&self, handle: u64, data_only: bool, patience: Patience) -> Result<()> {
         patience.must_wait()?;
-        match &*self.handles.get(handle)? {
+        match &*self.lasting.handles.get(handle)? {
             Handle::Writer(writer) => {
                 let synced = writer.sync(patience);
                 self.note_replaced(writer);
@@ -124,18 +124,18 @@ impl Fs {
     /// Only that it would wait.
     pub fn release(&self, handle: u64, patience: Patience) -> Result<()> {
         if patience == Patience::None
-            && let Handle::Writer(writer) = &*self.handles.get(handle)?
+            && let Handle::Writer(writer) = &*self.lasting.handles.get(handle)?
             && writer.release_waits()
         {
             return Err(Fail::WouldBlock);
         }
-        if let Some(open) = self.handles.remove(handle)
+        if let Some(open) = self.lasting.handles.remove(handle)
             && let Handle::Writer(writer) = &*open
         {
             let was_last = writer.release();
             self.note_replaced(writer);
             if was_last {
-                self.nodes.retire(writer.ino);
+                self.lasting.nodes.retire(writer.ino);
             }
         }
         self.flocks.release(handle);

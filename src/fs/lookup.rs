@@ -1,4 +1,5 @@
-//! Names and attributes: LOOKUP and GETATTR.
+//! Names: LOOKUP. What the name `session` stands for is `session/view`'s to say; any
+//! other is a name of the backing filesystem (DESIGN 2.10 and 2.13).
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -9,7 +10,7 @@ use crate::fs::dir::Dir;
 use crate::fs::entry::{DIRECTORY_TTL, Entry};
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::node::{Identity, REPORT_NAME, ROOT, Role, other_role};
+use crate::fs::lasting::node::{Identity, REPORT_NAME, ROOT, Role, other_role};
 use crate::fs::request::{Caller, Request};
 use crate::fs::session::view::View;
 use crate::repo::{CHECKPOINT, SessionName};
@@ -69,13 +70,13 @@ impl Fs {
             self.found.note(caller.tid);
             self.note_other_name(&stat, caller);
         }
-        if self.nodes.session(stat.stx_ino).is_some() {
+        if self.lasting.nodes.session(stat.stx_ino).is_some() {
             self.retries.looked_up_link(caller.tid, stat.stx_ino);
         }
         if self.is_linked_checkpoint(&stat) {
             return Ok(Entry {
                 attr: attr_of(&stat, stat.stx_ino),
-                generation: self.nodes.remember_link(stat.stx_ino).unwrap_or(0),
+                generation: self.lasting.nodes.remember_link(stat.stx_ino).unwrap_or(0),
                 entry_ttl: Duration::ZERO,
                 attr_ttl: Duration::ZERO,
             });
@@ -93,18 +94,23 @@ impl Fs {
         caller: Caller,
     ) -> Entry {
         let entry = self.entry(parent, name, role, stat, self.birth(stat));
-        (self.holds).begin(caller, self.nodes.hold(stat.stx_ino, file));
+        (self.holds).begin(caller, self.lasting.nodes.hold(stat.stx_ino, file));
         entry
     }
 
     /// Whether this is a checkpoint that has been found under another name,
     /// too. It has one node: what is known of a checkpoint stays true of it.
     fn is_linked_checkpoint(&self, stat: &Statx) -> bool {
-        if stat.stx_nlink < 2 || !matches!(self.nodes.role(stat.stx_ino), Some(Role::Checkpoint)) {
+        if stat.stx_nlink < 2
+            || !matches!(
+                self.lasting.nodes.role(stat.stx_ino),
+                Some(Role::Checkpoint)
+            )
+        {
             return false;
         }
         let current = || {
-            let (session, name) = self.nodes.place(stat.stx_ino).ok_or(Errno::STALE)?;
+            let (session, name) = self.lasting.nodes.place(stat.stx_ino).ok_or(Errno::STALE)?;
             let is_its_own = self.is_checkpoint(session, &name)?;
             Ok(is_its_own && sys::stat(&*self.dir(session)?.fd, &name)?.stx_ino == stat.stx_ino)
         };
@@ -127,7 +133,7 @@ impl Fs {
         let attr_ttl = self.attr_ttl_of(&role);
         Entry {
             attr: attr_of(stat, stat.stx_ino),
-            generation: (self.nodes).remember(stat.stx_ino, parent, name, role, identity),
+            generation: (self.lasting.nodes).remember(stat.stx_ino, parent, name, role, identity),
             entry_ttl,
             attr_ttl,
         }
@@ -136,7 +142,7 @@ impl Fs {
     /// How long the kernel may believe the attributes of a node without
     /// asking.
     pub fn attr_ttl(&self, id: u64) -> Duration {
-        (self.nodes.role(id)).map_or(Duration::ZERO, |role| self.attr_ttl_of(&role))
+        (self.lasting.nodes.role(id)).map_or(Duration::ZERO, |role| self.attr_ttl_of(&role))
     }
 
     /// Those of a checkpoint never: another one may have its place.

@@ -1,4 +1,5 @@
-//! Open files: OPEN, CREATE, READ, WRITE, FLUSH, FSYNC and RELEASE.
+//! OPEN and CREATE, by what the node is (DESIGN 4): a writer, a checkpoint, or any
+//! other file.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -7,7 +8,7 @@ use fuser::FopenFlags;
 
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
-use crate::fs::node::{Role, other_role};
+use crate::fs::lasting::node::{Role, other_role};
 use crate::fs::opened::{Created, OpenBacking, Opened, PASSED_ON, changes, only_appends};
 use crate::fs::request::Request;
 use crate::fs::session::writer::Wait;
@@ -59,7 +60,7 @@ impl Fs {
                 // The kernel may know the node of who is refused until somebody
                 // looks the name up again: it keeps no descriptors.
                 if matches!(share, Err(Fail::Errno(_))) && !writer.is_open() {
-                    self.nodes.retire(id);
+                    self.lasting.nodes.retire(id);
                 }
                 let share = share?;
                 if !only_appends(flags) {
@@ -68,7 +69,7 @@ impl Fs {
                 Ok(self.opened_writer(writer, share, FopenFlags::empty()))
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
-                if writes && let Some(session) = self.nodes.session(id) =>
+                if writes && let Some(session) = self.lasting.nodes.session(id) =>
             {
                 self.change_checkpoint(
                     (&role, id, session),
@@ -78,12 +79,14 @@ impl Fs {
                     |writer| self.open_shared(id, writer, flags, request),
                 )
             }
-            Role::Checkpoint | Role::Empty if let Some(session) = self.nodes.follows(id) => {
+            Role::Checkpoint | Role::Empty
+                if let Some(session) = self.lasting.nodes.follows(id) =>
+            {
                 self.open_followed(id, session, request)
             }
             Role::Checkpoint => self.open_checkpoint(id, request.caller, open_backing),
             Role::Empty => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
                 self.open_absent(id, parent, FopenFlags::empty(), request)
             }
             Role::Other => self.open_other(id, flags, request, open_backing),
@@ -108,14 +111,19 @@ impl Fs {
             return Err(Errno::PERM.into());
         }
         if self.is_checkpoint(parent, name)? {
-            let has_removed = self.sessions.asked_by(request.caller.tid, parent).is_some();
+            let has_removed = self
+                .lasting
+                .sessions
+                .asked_by(request.caller.tid, parent)
+                .is_some();
             if !changes(flags) && !has_removed {
                 // flock(1) opens so: it must not keep others from saving.
                 self.make_empty_checkpoint(parent, mode, request)?;
                 let entry = self.lookup(parent, name, request)?;
                 let opened = self.open(entry.attr.ino.0, flags, request, open_backing);
                 return Ok(Created {
-                    opened: opened.inspect_err(|_| drop(self.nodes.forget(entry.attr.ino.0, 1)))?,
+                    opened: opened
+                        .inspect_err(|_| drop(self.lasting.nodes.forget(entry.attr.ino.0, 1)))?,
                     entry,
                 });
             }

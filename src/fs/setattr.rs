@@ -1,4 +1,4 @@
-//! Changing attributes: SETATTR.
+//! Changing attributes: SETATTR (DESIGN 2.7, 13.1).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use fuser::FileAttr;
 use crate::fs::attr::{SetAttr, attr_of};
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
-use crate::fs::node::{ROOT, Role};
+use crate::fs::lasting::handle::Handle;
+use crate::fs::lasting::node::{ROOT, Role};
 use crate::fs::request::{Caller, Request};
 use crate::fs::session::writer::Writer;
 use crate::repo::Checkpoint;
@@ -32,7 +32,9 @@ impl Fs {
         if id == ROOT {
             self.admit(request.caller)?;
         }
-        let handle = handle.map(|handle| self.handles.get(handle)).transpose()?;
+        let handle = handle
+            .map(|handle| self.lasting.handles.get(handle))
+            .transpose()?;
         if let Some(Handle::Writer(writer)) = handle.as_deref() {
             return writer.set_attr(set, request);
         }
@@ -46,13 +48,13 @@ impl Fs {
                 // One that nobody has open is done with, and the kernel may know it
                 // for long.
                 if done != Err(Fail::WouldBlock) && !writer.is_open() {
-                    self.nodes.retire(id);
+                    self.lasting.nodes.retire(id);
                 }
                 done
             }
             role @ (Role::Checkpoint | Role::Empty | Role::Other)
                 if set.size.is_some()
-                    && let Some(session) = self.nodes.session(id) =>
+                    && let Some(session) = self.lasting.nodes.session(id) =>
             {
                 self.change_checkpoint(
                     (&role, id, session),
@@ -71,12 +73,12 @@ impl Fs {
                 )
             }
             Role::Empty => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
                 let writer = self.new_writer(parent, id, libc::O_WRONLY, request.caller)?;
                 writer.set_attr(set, request)
             }
             Role::Checkpoint => {
-                let parent = self.nodes.session(id).ok_or(Errno::STALE)?;
+                let parent = self.lasting.nodes.session(id).ok_or(Errno::STALE)?;
                 let path = self.path_fd(id)?;
                 let fd = sys::reopen(&*path, OFlags::PATH)?;
                 let checkpoint = Checkpoint::from_path_fd(fd)?;
@@ -98,7 +100,7 @@ impl Fs {
     /// The writer that the caller's process has open, which is what it means by the
     /// path, too (DESIGN 2.15).
     fn own_writer(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
-        let live = self.sessions.find(session)?;
+        let live = self.lasting.sessions.find(session)?;
         live.writers_of(caller.tid).into_iter().next()
     }
 

@@ -1,4 +1,4 @@
-//! Extended attributes, ACLs among them.
+//! Extended attributes, ACLs among them (DESIGN 2.7).
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::fs::caller::credentials::{ACL, acl_of_absent};
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::node::Role;
+use crate::fs::lasting::node::Role;
 use crate::fs::request::{Patience, Request};
 use crate::repo::is_mark;
 use crate::sys::{self, Errno, XattrFlags};
@@ -21,7 +21,7 @@ impl Fs {
         match self.role(id)? {
             Role::Writer(writer) => writer.xattr(&name, patience),
             Role::Empty if *name == *ACL => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
                 Ok(acl_of_absent(sys::get_xattr(&self.dir(parent)?.fd, ACL)?))
             }
             Role::Empty | Role::Report => Err(Errno::NODATA.into()),
@@ -75,7 +75,7 @@ impl Fs {
         match self.role(id)? {
             Role::Writer(writer) => writer.set_xattr(&name, (value, flags), request),
             Role::Empty => {
-                let (parent, _) = self.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
                 let writer = self.new_writer(parent, id, libc::O_WRONLY, request.caller)?;
                 writer.set_xattr(&name, (value, flags), request)
             }

@@ -1,8 +1,9 @@
-//! The mode of what is new: less the umask, or by the default ACL of its directory.
+//! The mode of what is new: less the umask, or by the default ACL of its directory
+//! (DESIGN 2.7).
 
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::node::ROOT;
+use crate::fs::lasting::node::ROOT;
 use crate::repo::DEFAULT_ACL;
 use crate::sys::{self, Errno};
 

@@ -1,5 +1,5 @@
-//! The permissions of what is new: the caller's umask, or the directory's
-//! default ACL.
+//! The permissions of a first checkpoint that an open makes which the kernel does not
+//! tell them of (DESIGN 2.7).
 
 use crate::proc::status;
 use crate::proc::syscall::Call;

@@ -8,8 +8,8 @@ use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
 use crate::fs::flock::ask::{Ask, Flock, Locked};
 use crate::fs::flock::queue::{Answer, Due};
-use crate::fs::handle::Handle;
-use crate::fs::node::Role;
+use crate::fs::lasting::handle::Handle;
+use crate::fs::lasting::node::Role;
 use crate::fs::request::{Caller, Patience};
 use crate::fs::session::writer::Writer;
 use crate::repo::Checkpoint;
@@ -21,7 +21,7 @@ impl Fs {
     /// # Errors
     /// `EBADF`.
     pub fn flock(&self, ask: &Ask, patience: Patience) -> Result<Locked> {
-        let handle = self.handles.get(ask.handle)?;
+        let handle = self.lasting.handles.get(ask.handle)?;
         match (ask.what, &*handle) {
             (Flock::Unlock, Handle::Writer(writer)) if writer.is_unsaved(patience)? => {
                 self.flocks.unlock_when_saved(ask.handle);
@@ -44,7 +44,7 @@ impl Fs {
 
     /// Puts off the answer until the lock can be had, or will not be.
     pub fn wait_for_flock(&self, ask: Ask, answer: Answer) {
-        match self.handles.get(ask.handle) {
+        match self.lasting.handles.get(ask.handle) {
             Ok(handle) => self
                 .flocks
                 .wait(self.locked(ask.node, &handle), ask, answer),
@@ -64,7 +64,10 @@ impl Fs {
     /// That it would wait: a writer is moved. `EWOULDBLOCK`, `EINTR`, `ENOLCK`.
     pub fn settle_flock(&self, due: &Due, patience: Patience) -> Result<()> {
         due.result?;
-        if matches!(&*self.handles.get(due.ask.handle)?, Handle::Writer(_)) {
+        if matches!(
+            &*self.lasting.handles.get(due.ask.handle)?,
+            Handle::Writer(_)
+        ) {
             // Even to look whether it has to be is to ask the disk.
             patience.must_wait()?;
         }
@@ -81,9 +84,9 @@ impl Fs {
     /// What a lock of an open file is a lock of: the node of a session's directory,
     /// or of the file.
     fn locked(&self, node: u64, handle: &Handle) -> u64 {
-        match (handle, self.nodes.role(node)) {
+        match (handle, self.lasting.nodes.role(node)) {
             (Handle::Writer(writer), _) => writer.session_node(),
-            (_, Some(Role::Checkpoint)) => self.nodes.session(node).unwrap_or(node),
+            (_, Some(Role::Checkpoint)) => self.lasting.nodes.session(node).unwrap_or(node),
             _ => node,
         }
     }
@@ -93,12 +96,12 @@ impl Fs {
     ///
     /// A reader stays with the checkpoint that it has opened, locked or not (2.1).
     fn follow(&self, ask: &Ask, patience: Patience) -> Result<()> {
-        let handle = self.handles.get(ask.handle)?;
+        let handle = self.lasting.handles.get(ask.handle)?;
         let Handle::Writer(writer) = &*handle else {
             return Ok(());
         };
         // That one is open for reading.
-        if matches!(self.nodes.role(ask.node), Some(Role::Empty)) {
+        if matches!(self.lasting.nodes.role(ask.node), Some(Role::Empty)) {
             return Ok(());
         }
         let newer = match writer.newer(patience) {

@@ -1,4 +1,4 @@
-//! Directories: OPENDIR and READDIRPLUS.
+//! The requests for directories: OPENDIR, READDIRPLUS, RELEASEDIR and FSYNCDIR.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,11 +9,11 @@ use crate::fs::dir::Dir;
 use crate::fs::entry::{Entry, LISTING_TTL};
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
+use crate::fs::lasting::handle::Handle;
+use crate::fs::lasting::node::{ROOT, Role, other_role};
 use crate::fs::listing::pieces::{BEHIND_LAST, BEHIND_SHOWN, Pieces};
 use crate::fs::listing::sorted::Sorted;
 use crate::fs::listing::state::Listing;
-use crate::fs::node::{ROOT, Role, other_role};
 use crate::fs::options::Missing;
 use crate::fs::request::{Caller, Patience, Request};
 use crate::repo::CHECKPOINT;
@@ -55,7 +55,7 @@ impl Fs {
             }
         };
         let handle = Handle::Directory(Mutex::new(listing));
-        Ok(self.handles.add(handle, share))
+        Ok(self.lasting.handles.add(handle, share))
     }
 
     /// Gives the entries from `offset` on to `take`, until it answers false:
@@ -72,7 +72,7 @@ impl Fs {
         caller: Caller,
         take: impl FnMut(&Listed) -> bool,
     ) -> Result<()> {
-        let handle = self.handles.get(handle)?;
+        let handle = self.lasting.handles.get(handle)?;
         let Handle::Directory(listing) = &*handle else {
             return Err(Errno::NOTDIR.into());
         };
@@ -221,7 +221,7 @@ impl Fs {
             Err(errno) => return Err(errno.into()),
         };
         // To who has removed it, it is not there; a newer one is.
-        let removal = self.sessions.asked_by(caller.tid, id);
+        let removal = self.lasting.sessions.asked_by(caller.tid, id);
         let is_removed =
             removal.is_some_and(|removal| there.is_none_or(|there| removal.is_of(there)));
         let is_shown = there.is_none() && self.options.missing == Missing::Empty;
@@ -261,7 +261,7 @@ impl Fs {
     fn give(&self, listed: &Listed, take: &mut impl FnMut(&Listed) -> bool) -> bool {
         let is_taken = take(listed);
         if !is_taken && listed.name != "." && listed.name != ".." {
-            self.nodes.forget(listed.entry.attr.ino.0, 1);
+            self.lasting.nodes.forget(listed.entry.attr.ino.0, 1);
         }
         is_taken
     }
@@ -309,7 +309,7 @@ impl Fs {
         if id == ROOT {
             return Ok(ROOT);
         }
-        Ok(self.nodes.place(id).ok_or(Errno::STALE)?.0)
+        Ok(self.lasting.nodes.place(id).ok_or(Errno::STALE)?.0)
     }
 
     /// `.` or `..`, which the kernel does not count as looked up.
@@ -341,6 +341,6 @@ impl Fs {
 
     /// Closes a directory.
     pub fn releasedir(&self, handle: u64) {
-        self.handles.remove(handle);
+        self.lasting.handles.remove(handle);
     }
 }

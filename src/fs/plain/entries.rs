@@ -7,7 +7,7 @@ use crate::fs::attr::{is_dir, is_file};
 use crate::fs::entry::Entry;
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::node::{ROOT, Role};
+use crate::fs::lasting::node::{ROOT, Role};
 use crate::fs::request::{Caller, Request};
 use crate::repo::{LOCK, SessionName};
 use crate::sys::{self, Errno, Mode};
@@ -100,7 +100,7 @@ impl Fs {
         let handle = created.opened.handle;
         let saved = self.fsync(handle, false, request.patience);
         let released = self.release(handle, request.patience);
-        self.nodes.forget(created.entry.attr.ino.0, 1);
+        self.lasting.nodes.forget(created.entry.attr.ino.0, 1);
         saved.and(released)
     }
 
@@ -110,7 +110,7 @@ impl Fs {
     /// # Errors
     /// Those of readlink(2).
     pub fn readlink(&self, id: u64) -> Result<CString> {
-        let (parent, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        let (parent, name) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
         if self.is_special(parent, &name)? {
             return Err(Errno::LOOP.into());
         }
@@ -175,7 +175,7 @@ impl Fs {
             request
                 .caller
                 .act_if_seen(|| sys::rmdir(&*root.fd, name.as_os_str()))?;
-            self.sessions.forget(stat.stx_ino);
+            self.lasting.sessions.forget(stat.stx_ino);
             return Ok(());
         }
         let dir = self.dir(parent)?;

@@ -33,8 +33,8 @@ use fuser::{BackingId, FopenFlags};
 
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
-use crate::fs::node::Version;
+use crate::fs::lasting::handle::Handle;
+use crate::fs::lasting::node::Version;
 use crate::fs::opened::{OpenBacking, Opened, PASSED_ON, changes};
 use crate::fs::request::{Caller, Patience, Request};
 use crate::fs::shares::Share;
@@ -62,7 +62,10 @@ impl Fs {
             if self.has_shared_writers.load(Ordering::SeqCst) {
                 opened.flags |= FopenFlags::FOPEN_DIRECT_IO;
             } else {
-                let cached = self.nodes.with(id, |node| node.cached.replace(version));
+                let cached = self
+                    .lasting
+                    .nodes
+                    .with(id, |node| node.cached.replace(version));
                 if cached.flatten() == Some(version) {
                     opened.flags |= FopenFlags::FOPEN_KEEP_CACHE;
                 }
@@ -89,7 +92,7 @@ impl Fs {
         // Whoever opens a running program for writing is refused by the kernel
         // itself; who only truncates it, after we have done it (Linux 6.18,
         // with ATOMIC_O_TRUNC).
-        if flags & libc::O_TRUNC != 0 && self.nodes.is_executed(id) {
+        if flags & libc::O_TRUNC != 0 && self.lasting.nodes.is_executed(id) {
             return Err(Errno::TXTBSY.into());
         }
         let passed = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned());
@@ -122,7 +125,7 @@ impl Fs {
             match sys::stat(session.dir(), CHECKPOINT.as_ref()) {
                 Ok(stat) if stat.stx_ino == id => {
                     let node = sys::fstat(session.dir())?.stx_ino;
-                    return match self.sessions.promised(node, id) {
+                    return match self.lasting.sessions.promised(node, id) {
                         Some(removal) => removal.complete(patience),
                         None => Err(Errno::BUSY.into()),
                     };
@@ -145,9 +148,10 @@ impl Fs {
     ) -> Opened {
         let file = Arc::new(file);
         if flags & FMODE_EXEC != 0 {
-            self.nodes.executed(id, &file);
+            self.lasting.nodes.executed(id, &file);
         }
-        let backing = (self.nodes).opened(id, &file, || self.new_backing(&file, open_backing));
+        let backing =
+            (self.lasting.nodes).opened(id, &file, || self.new_backing(&file, open_backing));
         let is_synced = flags & (libc::O_SYNC | libc::O_DSYNC) != 0;
         let flags = if flags & libc::O_ACCMODE == libc::O_RDONLY {
             FopenFlags::FOPEN_NOFLUSH
@@ -155,7 +159,7 @@ impl Fs {
             FopenFlags::empty()
         };
         Opened {
-            handle: self.handles.add(
+            handle: self.lasting.handles.add(
                 Handle::File {
                     file,
                     is_synced,

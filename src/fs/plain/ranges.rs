@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
+use crate::fs::lasting::handle::Handle;
 use crate::fs::request::{Patience, Request};
 use crate::fs::session::writer::QUICK_COPY;
 use crate::sys::{self, Errno, Find};
@@ -47,7 +47,7 @@ impl Fs {
     ) -> Result<()> {
         // Zeroing may write as much as it is asked to.
         must_wait_for(len, request.patience)?;
-        match &*self.handles.get(handle)? {
+        match &*self.lasting.handles.get(handle)? {
             Handle::File { file, .. } => Ok(sys::allocate(&**file, mode, offset, len)?),
             Handle::Writer(writer) => {
                 let harmless: &[i32] = match mode & !libc::FALLOC_FL_KEEP_SIZE {
@@ -75,7 +75,7 @@ impl Fs {
             _ => return Err(Errno::INVAL.into()),
         };
         let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
-        match &*self.handles.get(handle)? {
+        match &*self.lasting.handles.get(handle)? {
             Handle::File { file, .. } => Ok(sys::find(&**file, what, offset)?),
             Handle::Writer(writer) => writer.with_content(patience, |file| {
                 Ok(sys::find(file.ok_or(Errno::NXIO)?, what, offset)?)
@@ -107,7 +107,7 @@ impl Fs {
         };
         let source = (source.as_fd(), from_at);
         let len = usize::try_from(len.min(MOST_COPIED)).unwrap_or(usize::MAX);
-        let copied = match &*self.handles.get(to)? {
+        let copied = match &*self.lasting.handles.get(to)? {
             Handle::File { file, .. } => sys::copy_range(source, (&**file, to_at), len)?,
             Handle::Writer(writer) => {
                 writer.change_range(request.caller.tid, request.patience, &REFUSALS, |staged| {
@@ -126,7 +126,7 @@ impl Fs {
             fd.try_clone_to_owned()
                 .map_err(|e| Fail::from(sys::errno_of(&e)))
         };
-        match &*self.handles.get(handle)? {
+        match &*self.lasting.handles.get(handle)? {
             Handle::File { file, .. } => copy(file.as_fd()).map(Some),
             Handle::Writer(writer) => {
                 writer.with_content(patience, |file| file.map(copy).transpose())

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::fs::entry::Entry;
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
-use crate::fs::node::{Identity, REPORT, REPORT_NAME, ROOT, Role};
+use crate::fs::lasting::handle::Handle;
+use crate::fs::lasting::node::{Identity, REPORT, REPORT_NAME, ROOT, Role};
 use crate::fs::opened::{Opened, changes};
 use crate::fs::request::Request;
 use crate::proc::holders::{Holder, Use, search};
@@ -28,7 +28,7 @@ impl Fs {
         let name = OsStr::new(REPORT_NAME);
         let identity = Identity::default();
         Ok(Entry {
-            generation: (self.nodes).remember(REPORT, ROOT, name, Role::Report, identity),
+            generation: (self.lasting.nodes).remember(REPORT, ROOT, name, Role::Report, identity),
             attr,
             entry_ttl: Duration::ZERO,
             attr_ttl: Duration::ZERO,
@@ -61,7 +61,7 @@ impl Fs {
         text.push('\n');
         let text = text.into_bytes();
         Ok(Opened {
-            handle: self.handles.add(Handle::Report(text), share),
+            handle: self.lasting.handles.add(Handle::Report(text), share),
             flags: FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
             backing: None,
         })
@@ -104,10 +104,10 @@ impl Fs {
 
     /// The sessions whose checkpoint is being changed, and by which process.
     fn saving(&self) -> Vec<Value> {
-        let owners = self.sessions.owners().into_iter();
+        let owners = self.lasting.sessions.owners().into_iter();
         owners
             .filter_map(|(session, owner)| {
-                let (_, name) = self.nodes.place(session)?;
+                let (_, name) = self.lasting.nodes.place(session)?;
                 let pid = (owner.process.pid != 0).then_some(owner.process.pid);
                 Some(json!({ "session": id(&name), "pid": pid }))
             })

@@ -1,4 +1,4 @@
-//! What is shown of a session without a checkpoint.
+//! What is shown of a session without a checkpoint (DESIGN 2.12).
 //!
 //! By default everybody is shown an empty `session` then: the original reads a
 //! missing checkpoint as empty. But a call that makes what was not there would be
@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::node::Role;
+use crate::fs::lasting::node::Role;
 use crate::fs::options::Missing;
 use crate::fs::request::Request;
 use crate::proc::status;
@@ -44,7 +44,7 @@ impl Fs {
             || !self.is_checkpoint(parent, name)?
             || !matches!(sys::stat(&*self.dir(parent)?.fd, name), Err(Errno::NOENT))
             // To this process it is not there.
-            || self.sessions.asked_by(request.caller.tid, parent).is_some()
+            || self.lasting.sessions.asked_by(request.caller.tid, parent).is_some()
         {
             return Ok(());
         }
@@ -59,10 +59,10 @@ impl Fs {
         id: u64,
         request: Request,
     ) -> Result<Option<OwnedFd>> {
-        if !matches!(self.nodes.role(id), Some(Role::Empty)) {
+        if !matches!(self.lasting.nodes.role(id), Some(Role::Empty)) {
             return Ok(None);
         }
-        let (parent, name) = self.nodes.place(id).ok_or(Errno::STALE)?;
+        let (parent, name) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
         self.make_shown((parent, &name), request)?;
         Ok(Some(sys::open_path(
             &*self.dir(parent)?.fd,

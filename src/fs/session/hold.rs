@@ -203,7 +203,7 @@ mod tests {
     use fuser::BackingId;
 
     use super::*;
-    use crate::fs::node::ROOT;
+    use crate::fs::lasting::node::ROOT;
     use crate::fs::request::Patience;
     use crate::fs::{Caller, Fs, Options};
     use crate::repo::{Commit, Repository};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::node::ROOT;
+use crate::fs::lasting::node::ROOT;
 use crate::fs::request::Caller;
 use crate::fs::session::sessions::Live;
 use crate::fs::session::slot::Owner;
@@ -15,7 +15,7 @@ impl Fs {
     /// While the value lives no writer of this mount begins a save. The caller's
     /// own is not in its way.
     pub(in crate::fs) fn keep_writers_out(&self, session: u64, caller: Caller) -> Result<KeptOut> {
-        let live = self.sessions.of(session);
+        let live = self.lasting.sessions.of(session);
         let slot = &live.slot;
         // No writer has the number of a node that is no writer's.
         let owner = Owner {

@@ -1,5 +1,18 @@
-//! The name `session`: what each caller sees of it, and what becomes of what it does with it
-//! (DESIGN 2 and 4).
+//! The name `session` (DESIGN 2 and 4): what each caller sees of it, and what becomes
+//! of what the caller does with it.
+//!
+//! | file | what | rules |
+//! |---|---|---|
+//! | `view` | what the name stands for, to one caller | 2.8, 2.12, 2.17 |
+//! | `sessions`, `slot` | one object for each session in use; one writer at a time | 2.8 |
+//! | `writer` | an open for writing, from its first change to its last close | 2.2 to 2.6, 5 |
+//! | `opening`, `walk`, `hold` | how an open for writing comes to its writer | 4 |
+//! | `pathless` | the same for an open that walks no path | 2.14 |
+//! | `rename`, `found`, `taken_back` | what gets the name, or loses it | 2.11 |
+//! | `removal`, `removals`, `removing`, `asker` | removals, which are promised first | 2.12 |
+//! | `kept_out` | saves that no writer makes | 2.8, 2.11 |
+//! | `absence` | a session without a checkpoint | 2.12 |
+//! | `replaced`, `watched` | checkpoints that a save has replaced | 2.1 |
 
 pub(in crate::fs) mod absence;
 pub(in crate::fs) mod asker;

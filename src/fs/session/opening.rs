@@ -2,14 +2,13 @@
 //! second walk (DESIGN 4), and the first checkpoint of a session.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use fuser::FopenFlags;
 
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
-use crate::fs::node::{Role, empty_id};
+use crate::fs::lasting::handle::Handle;
+use crate::fs::lasting::node::{Role, empty_id};
 use crate::fs::opened::{Created, Opened, only_appends};
 use crate::fs::request::{Caller, Request};
 use crate::fs::session::writer::{Origin, Wait, Writer};
@@ -32,7 +31,7 @@ impl Fs {
         writer.show_as(id);
         let share = self.reserve(request.caller, 1)?;
         writer.open(false, request.caller.tid, Wait::Never, request.patience)?;
-        let handle = self.handles.add(Handle::Writer(writer), share);
+        let handle = self.lasting.handles.add(Handle::Writer(writer), share);
         Ok(Opened {
             handle,
             flags: flags | FopenFlags::FOPEN_NOFLUSH,
@@ -86,9 +85,12 @@ impl Fs {
         share: Share,
         flags: FopenFlags,
     ) -> Opened {
-        self.sessions.of(writer.session_node()).opened(&writer);
+        self.lasting
+            .sessions
+            .of(writer.session_node())
+            .opened(&writer);
         Opened {
-            handle: self.handles.add(Handle::Writer(writer), share),
+            handle: self.lasting.handles.add(Handle::Writer(writer), share),
             flags,
             backing: None,
         }
@@ -129,7 +131,7 @@ impl Fs {
         Ok(Origin {
             share: self.reserve(caller, OF_WRITER)?,
             base,
-            slot: self.sessions.of(parent).slot.clone(),
+            slot: self.lasting.sessions.of(parent).slot.clone(),
             directory: parent,
             activity: self.activity.clone(),
             statistics: self.statistics.clone(),
@@ -149,7 +151,7 @@ impl Fs {
     }
 
     fn writer(&self, origin: Origin) -> Arc<Writer> {
-        let ino = self.next_writer.fetch_add(1, Ordering::Relaxed);
+        let ino = self.lasting.next_writer();
         Arc::new(Writer::new(ino, origin))
     }
 
@@ -193,7 +195,7 @@ impl Fs {
         // leaves the old checkpoint.
         let opened = writer.open(true, request.caller.tid, Wait::Never, request.patience);
         if opened != Err(Fail::WouldBlock) {
-            self.sessions.forget(parent);
+            self.lasting.sessions.forget(parent);
         }
         opened?;
         Ok(Created {

@@ -22,7 +22,7 @@ use fuser::{FileAttr, FopenFlags};
 use crate::fs::attr::{attr_of, is_file};
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
-use crate::fs::handle::Handle;
+use crate::fs::lasting::handle::Handle;
 use crate::fs::opened::{Opened, only_appends};
 use crate::fs::request::{Caller, Request};
 use crate::fs::session::writer::{Wait, Writer, absent_attr};
@@ -77,9 +77,9 @@ impl Fs {
         }
         writer.check_base(id, request)?;
         // Held, so that no other file gets its number.
-        let follows = self.nodes.follows(id).is_some();
+        let follows = self.lasting.nodes.follows(id).is_some();
         let own = if follows { None } else { self.path_fd(id).ok() };
-        if !self.nodes.follow(id, own) {
+        if !self.lasting.nodes.follow(id, own) {
             return Err(Errno::BUSY.into());
         }
         writer.share(id);
@@ -122,7 +122,7 @@ impl Fs {
             _backing: None,
         };
         Ok(Opened {
-            handle: self.handles.add(handle, share),
+            handle: self.lasting.handles.add(handle, share),
             flags: FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
             backing: None,
         })
@@ -132,7 +132,10 @@ impl Fs {
     /// which descriptor it is of (fuse_getattr, fs/fuse/dir.c, Linux 6.18), and a
     /// writer sees its own file.
     pub(in crate::fs) fn own_sharer(&self, id: u64, caller: Caller) -> Option<Arc<Writer>> {
-        let live = self.sessions.find(self.nodes.follows(id)?)?;
+        let live = self
+            .lasting
+            .sessions
+            .find(self.lasting.nodes.follows(id)?)?;
         let writers = live.writers_of(caller.tid).into_iter();
         writers
             .filter(|writer| writer.is_shared())
@@ -164,8 +167,8 @@ impl Fs {
     /// the path again, if there is one, and finds another. If there is none, it
     /// comes to the same node, which follows its session by then.
     pub(in crate::fs) fn is_gone(&self, id: u64) -> Fail {
-        if self.nodes.session(id).is_some() {
-            self.nodes.follow(id, None);
+        if self.lasting.nodes.session(id).is_some() {
+            self.lasting.nodes.follow(id, None);
         }
         Errno::STALE.into()
     }

@@ -32,7 +32,8 @@ impl Fs {
             // An empty `session` is shown to others still: that one can be
             // removed as often as anybody likes.
             let share = self.share_of_removal(request.caller);
-            self.sessions
+            self.lasting
+                .sessions
                 .note_absence(node, session, request.caller.tid, share);
             self.own_writers_lose_names(node, request.caller);
             return Ok(());
@@ -47,6 +48,7 @@ impl Fs {
         may_be_changed(&session)?;
         let share = self.share_of_removal(request.caller);
         let asked = self
+            .lasting
             .sessions
             .ask(node, session, checkpoint, request.caller.tid, share);
         if let Asked::Due(removal) = asked {
@@ -65,7 +67,7 @@ impl Fs {
     /// What the caller's process has open for writing has lost its name to it:
     /// that is a file without a name, as anywhere.
     fn own_writers_lose_names(&self, session: u64, caller: Caller) {
-        if let Some(live) = self.sessions.find(session) {
+        if let Some(live) = self.lasting.sessions.find(session) {
             for writer in live.writers_of(caller.tid) {
                 writer.lose_name();
             }
@@ -74,7 +76,7 @@ impl Fs {
 
     /// Does a removal whose process has ended, for one who looks.
     pub(in crate::fs) fn settle_removal(&self, node: u64, patience: Patience) -> Result<()> {
-        let Some(removal) = self.sessions.due(node) else {
+        let Some(removal) = self.lasting.sessions.due(node) else {
             return Ok(());
         };
         if removal.is_blocked() {
@@ -93,7 +95,7 @@ impl Fs {
 
     /// Does a removal at once that the caller has asked for, and relies on.
     pub(in crate::fs) fn complete_removal(&self, node: u64, request: Request) -> Result<()> {
-        match self.sessions.asked_by(request.caller.tid, node) {
+        match self.lasting.sessions.asked_by(request.caller.tid, node) {
             Some(removal) => removal.complete(request.patience),
             None => Ok(()),
         }
@@ -124,7 +126,7 @@ impl Fs {
     }
 
     pub(in crate::fs) fn has_removed_inode(&self, node: u64, ino: u64, caller: Caller) -> bool {
-        let removal = self.sessions.asked_by(caller.tid, node);
+        let removal = self.lasting.sessions.asked_by(caller.tid, node);
         removal.is_some_and(|removal| removal.is_of(ino))
     }
 
@@ -132,7 +134,7 @@ impl Fs {
     pub fn carry_out_removals(&self) {
         loop {
             let mut is_left = false;
-            for removal in self.sessions.wait_for_due() {
+            for removal in self.lasting.sessions.wait_for_due() {
                 if let Err(error) = removal.carry_out_due() {
                     let is_locked = error.kind() == Kind::Locked;
                     if !is_locked {
@@ -151,7 +153,7 @@ impl Fs {
 
     /// Does all removals that have been promised, at the end of the mount.
     pub(in crate::fs) fn finish_removals(&self) {
-        for removal in self.sessions.pending() {
+        for removal in self.lasting.sessions.pending() {
             if let Err(error) = removal.carry_out_at_last() {
                 log::error!("{error}; it was to be removed");
             }

@@ -9,7 +9,7 @@ use crate::fs::attr::is_file;
 use crate::fs::entry::Entry;
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
-use crate::fs::node::ROOT;
+use crate::fs::lasting::node::ROOT;
 use crate::fs::request::Request;
 use crate::fs::session::removals::Asked;
 use crate::repo::{Kind, LOCK, Linked, Session, SessionName};
@@ -73,16 +73,16 @@ impl Fs {
                 request
                     .caller
                     .act_if_seen(|| sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags))?;
-                self.nodes.renamed(stat.stx_ino, to.0, to.1);
+                self.lasting.nodes.renamed(stat.stx_ino, to.0, to.1);
                 sys::Result::Ok(())
             })?;
         }
-        self.nodes.renamed(stat.stx_ino, to.0, to.1);
+        self.lasting.nodes.renamed(stat.stx_ino, to.0, to.1);
         if self.is_checkpoint(to.0, to.1)? {
-            self.nodes.became_checkpoint(stat.stx_ino, to.0);
+            self.lasting.nodes.became_checkpoint(stat.stx_ino, to.0);
         }
         if let Some(other) = other {
-            self.nodes.renamed(other.stx_ino, from.0, from.1);
+            self.lasting.nodes.renamed(other.stx_ino, from.0, from.1);
         }
         Ok(())
     }
@@ -110,9 +110,9 @@ impl Fs {
                 request
                     .caller
                     .act_if_seen(|| sys::rename(root, old, root, new, flags))?;
-                self.nodes.renamed(moved.stx_ino, ROOT, to);
+                self.lasting.nodes.renamed(moved.stx_ino, ROOT, to);
                 if let Some(other) = other.filter(|_| flags.contains(RenameFlags::EXCHANGE)) {
-                    self.nodes.renamed(other.stx_ino, ROOT, from);
+                    self.lasting.nodes.renamed(other.stx_ino, ROOT, from);
                 }
                 Ok(())
             })
@@ -141,12 +141,12 @@ impl Fs {
         // Whoever made `session.next` through this mount has it open still,
         // or is the original's kind of program, which does not mark it.
         let owns_lock =
-            from == (to, OsStr::new(LOCK)) && self.nodes.open_file(stat.stx_ino).is_some();
+            from == (to, OsStr::new(LOCK)) && self.lasting.nodes.open_file(stat.stx_ino).is_some();
         let exchanges =
             self.is_checkpoint(from.0, from.1)? && flags.contains(RenameFlags::EXCHANGE);
         // Under its other name, as a backup: rename(2) leaves both names of one file
         // where they are.
-        let promised = self.sessions.promised(to, stat.stx_ino);
+        let promised = self.lasting.sessions.promised(to, stat.stx_ino);
         let is_it = promised.is_some()
             || (replaced.as_ref()).is_some_and(|old| old.stat().stx_ino == stat.stx_ino);
         self.count_save(&session, || {
@@ -172,7 +172,7 @@ impl Fs {
                 self.replacements.keep(&replaced);
             }
         }
-        self.sessions.forget(to);
+        self.lasting.sessions.forget(to);
         Ok(())
     }
 
@@ -219,9 +219,10 @@ impl Fs {
             Linked::Impossible => return Ok(false),
         }
         let share = self.share_of_removal(request.caller);
-        let asked = self
-            .sessions
-            .ask(from.0, session, checkpoint, request.caller.tid, share);
+        let asked =
+            self.lasting
+                .sessions
+                .ask(from.0, session, checkpoint, request.caller.tid, share);
         if let Asked::Due(removal) = asked {
             removal.complete(request.patience)?;
         }
@@ -252,7 +253,7 @@ impl Fs {
             let _writers = self.keep_writers_out(parent, request.caller)?;
             let session = self.session(parent)?;
             self.count_save(&session, || Ok(session.adopt_link(&*file)?))?;
-            self.sessions.forget(parent);
+            self.lasting.sessions.forget(parent);
             return self.lookup(parent, name, request);
         }
         sys::link_fd(&*file, &*dir.fd, name)?;
@@ -263,7 +264,7 @@ impl Fs {
     /// filesystem, which a descriptor of ours would not notice.
     fn linked_file(&self, id: u64) -> Result<Arc<std::os::fd::OwnedFd>> {
         let file = match self.path_fd(id) {
-            Err(Fail::Errno(libc::ENOENT | libc::ESTALE)) => self.nodes.open_file(id),
+            Err(Fail::Errno(libc::ENOENT | libc::ESTALE)) => self.lasting.nodes.open_file(id),
             other => Some(other?),
         };
         file.ok_or_else(|| Errno::NOENT.into())

@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::fs::node::{Nodes, empty_id};
+use crate::fs::lasting::node::{Nodes, empty_id};
 use crate::repo::Checkpoint;
 use crate::sys;
 

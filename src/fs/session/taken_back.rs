@@ -20,7 +20,7 @@ impl Fs {
         if stat.stx_nlink < 2 {
             return;
         }
-        if let Some(removal) = self.sessions.promised_anywhere(stat.stx_ino)
+        if let Some(removal) = self.lasting.sessions.promised_anywhere(stat.stx_ino)
             && let Some(call) = rename_call(caller.tid)
         {
             removal.note_rename(call);
@@ -37,11 +37,12 @@ impl Fs {
         session: u64,
         request: Request,
     ) -> Result<()> {
-        let Some(removal) = self.sessions.renamed_back(session) else {
+        let Some(removal) = self.lasting.sessions.renamed_back(session) else {
             return Ok(());
         };
         // To who has asked for it the name is absent, and the rename comes.
         if self
+            .lasting
             .sessions
             .asked_by(request.caller.tid, session)
             .is_some()

@@ -10,7 +10,7 @@ use crate::fs::attr::is_file;
 use crate::fs::entry::Entry;
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
-use crate::fs::node::{Identity, Role, empty_id, other_role};
+use crate::fs::lasting::node::{Identity, Role, empty_id, other_role};
 use crate::fs::options::Missing;
 use crate::fs::request::{Caller, Patience, Request};
 use crate::fs::session::writer::{Writer, absent_attr};
@@ -50,7 +50,7 @@ impl Fs {
         self.make_way_for_other_name(session, request)?;
         let entry = self.lookup_checkpoint(session, caller)?;
         if self.is_absent_to(caller, session, entry.attr.ino.0) {
-            self.nodes.forget(entry.attr.ino.0, 1);
+            self.lasting.nodes.forget(entry.attr.ino.0, 1);
             return Ok(View::Absent);
         }
         Ok(View::Current(entry))
@@ -60,7 +60,10 @@ impl Fs {
     /// is none and he is about to make it.
     fn is_absent_to(&self, caller: Caller, session: u64, found: u64) -> bool {
         if found == empty_id(session) {
-            self.sessions.asked_by(caller.tid, session).is_some()
+            self.lasting
+                .sessions
+                .asked_by(caller.tid, session)
+                .is_some()
                 || self.is_told_of_absence(caller.tid)
         } else {
             self.has_removed_inode(session, found, caller)
@@ -70,7 +73,7 @@ impl Fs {
     /// The checkpoint that the caller's process has made where it found none, and
     /// has open: nobody else sees it before it is closed (DESIGN 2.12).
     fn made_anew(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
-        let live = self.sessions.find(session)?;
+        let live = self.lasting.sessions.find(session)?;
         // What it has made a save point of, it finds like everybody.
         let published = live.slot.last_published().map(|published| published.writer);
         let mut writers = live.writers_of(caller.tid).into_iter();
@@ -98,7 +101,7 @@ impl Fs {
             ..self.birth(&stat)
         };
         let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
-        (self.holds).begin(caller, self.nodes.hold(stat.stx_ino, fd));
+        (self.holds).begin(caller, self.lasting.nodes.hold(stat.stx_ino, fd));
         self.found.note(caller.tid);
         Ok(entry)
     }
@@ -109,9 +112,13 @@ impl Fs {
         let attr = absent_attr(&session, id)?;
         let name = OsStr::new(CHECKPOINT);
         Ok(Entry {
-            generation: self
-                .nodes
-                .remember(id, parent, name, Role::Empty, Identity::default()),
+            generation: self.lasting.nodes.remember(
+                id,
+                parent,
+                name,
+                Role::Empty,
+                Identity::default(),
+            ),
             attr,
             entry_ttl: Duration::ZERO,
             attr_ttl: Duration::ZERO,
@@ -132,9 +139,13 @@ impl Fs {
         let role = Role::Writer(writer.clone());
         let name = OsStr::new(CHECKPOINT);
         Ok(Entry {
-            generation: self
-                .nodes
-                .remember(writer.ino, parent, name, role, Identity::default()),
+            generation: self.lasting.nodes.remember(
+                writer.ino,
+                parent,
+                name,
+                role,
+                Identity::default(),
+            ),
             attr,
             entry_ttl: Duration::ZERO,
             attr_ttl: Duration::ZERO,
@@ -144,11 +155,11 @@ impl Fs {
     /// Who has made a save point and goes on writing compares the file that he
     /// has open with what the path shows (sqlite): it is one file to him.
     pub(in crate::fs) fn shown_to_writer(&self, id: u64, caller: Caller) -> Option<u64> {
-        let Some(Role::Checkpoint) = self.nodes.role(id) else {
+        let Some(Role::Checkpoint) = self.lasting.nodes.role(id) else {
             return None;
         };
-        let (session, _) = self.nodes.place(id)?;
-        let published = self.sessions.find(session)?.slot.last_published()?;
+        let (session, _) = self.lasting.nodes.place(id)?;
+        let published = self.lasting.sessions.find(session)?.slot.last_published()?;
         let is_his = published.checkpoint == id && published.process.has_thread(caller.tid);
         is_his.then_some(published.shown)
     }

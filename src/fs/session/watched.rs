@@ -32,7 +32,7 @@ impl Fs {
                 std::thread::sleep(READING_TICK);
                 reading.extend(replacements.noted().drain(..));
             }
-            reading.retain(|replaced| self.nodes.is_known(replaced.id));
+            reading.retain(|replaced| self.lasting.nodes.is_known(replaced.id));
             let beyond = reading.len().saturating_sub(CAPACITY);
             reading.drain(..beyond);
             let (unused, others): (Vec<_>, Vec<_>) = std::mem::take(&mut reading)
@@ -62,7 +62,7 @@ impl Fs {
 
     /// The name of the session; `None` if the kernel has forgotten it.
     pub fn session_of(&self, replaced: &Replaced) -> Option<OsString> {
-        Some(self.nodes.place(replaced.session)?.1)
+        Some(self.lasting.nodes.place(replaced.session)?.1)
     }
 
     /// Does `look` while `thread` finds the replaced checkpoint under the name
@@ -103,7 +103,11 @@ impl Fs {
             None => absent_attr(&self.session(replaced.session)?, replaced.id)?,
         };
         // Counted as a lookup of what the kernel knows, or not at all.
-        let generation = self.nodes.remember_link(replaced.id).ok_or(Errno::STALE)?;
+        let generation = self
+            .lasting
+            .nodes
+            .remember_link(replaced.id)
+            .ok_or(Errno::STALE)?;
         Ok(Entry {
             attr: FileAttr { nlink: 0, ..attr },
             generation,

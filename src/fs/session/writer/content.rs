@@ -1,4 +1,4 @@
-//! What is written to a writer, and read from it.
+//! What is written to a writer, and read from it (DESIGN 2.2, 2.3).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! Saves of a writer: at a save point, and at its last close.
+//! Saves of a writer: at a save point, and at its last close (DESIGN 2.5, 13.1).
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! What a writer is made of, and what becomes of its failures.
+//! What a writer is made of, and what becomes of its failures (DESIGN 2.3).
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
