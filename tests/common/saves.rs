@@ -186,8 +186,12 @@ impl Running {
     ) -> Self {
         let pipes = tempfile::tempdir().unwrap();
         let (told, go) = (pipes.path().join("told"), pipes.path().join("go"));
-        let mut child = Command::new(program);
+        // Who started the tests in the background has had SIGINT ignored by the shell,
+        // and so would be what they start.
+        let mut child = Command::new("env");
         child
+            .arg("--default-signal=INT,QUIT")
+            .arg(program)
             .arg("-c")
             .arg(command)
             .current_dir(directory)
@@ -261,11 +265,13 @@ impl Running {
     }
 
     /// Waits until it and all that it started has ended: nobody has its
-    /// standard error, or its standard output, any more.
+    /// standard error, or its standard output, any more, and nobody is left in its
+    /// group. The kernel closes the files of a process in their order: what it has
+    /// open behind these two is closed, and saved, after them.
     pub fn finish(mut self) -> Output {
         let output = self.output.take().unwrap();
         let (pid, start) = (self.pid, Instant::now());
-        while !output.is_finished() {
+        while !output.is_finished() || has_members(pid) {
             if start.elapsed() > super::PATIENCE {
                 kill("KILL", &format!("-{pid}"));
                 panic!("the command did not end: {:?}", output.join().unwrap());
@@ -282,6 +288,19 @@ impl Drop for Running {
             kill("KILL", &format!("-{}", self.pid));
         }
     }
+}
+
+/// Whether a process of this group has not closed all of its files yet. One that
+/// has is a zombie, which nobody may wait for (do_exit, kernel/exit.c).
+fn has_members(group: u32) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let mut stats =
+        processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    stats.any(|stat| {
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let fields: Vec<_> = fields.split_ascii_whitespace().take(3).collect();
+        matches!(fields[..], [state, _, its] if !matches!(state, "Z" | "X") && its == group.to_string())
+    })
 }
 
 fn pipe(path: &Path) -> &Path {
