@@ -16,7 +16,7 @@ use super::failure::{self, Failure, Result, one_line};
 const FUSER_FILTER: &str = "fuser=error,fuser::reply=off";
 
 /// Warnings, the beginning and the end of a mount, and who keeps others from saving.
-const DEFAULT_FILTER: &str = "warn,sessionfs::mount=info,sessionfs::fs::slot=info";
+const DEFAULT_FILTER: &str = "warn,sessionfs::mount=info,sessionfs::busy=info";
 
 /// Where syslogd(8) takes lines.
 const SYSLOG: &str = "/dev/log";

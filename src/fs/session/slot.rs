@@ -8,6 +8,10 @@ use crate::proc::holders;
 use crate::proc::identity::Process;
 use crate::repo::SessionName;
 
+/// The target of log lines that are wanted although they are no warnings
+/// (cli/logging.rs).
+const BUSY: &str = "sessionfs::busy";
+
 /// A session's place for the one writer that may change its checkpoint.
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Slot {
@@ -129,8 +133,9 @@ impl Slot {
             return;
         }
         match owner.process.pid {
-            0 => log::info!("{session}: EBUSY: another process is writing it"),
+            0 => log::info!(target: BUSY, "{session}: EBUSY: another process is writing it"),
             pid => log::info!(
+                target: BUSY,
                 "{session}: EBUSY: process {pid} ({}) is writing it",
                 holders::command(pid)
             ),

@@ -74,10 +74,9 @@ impl Fs {
     /// has open: nobody else sees it before it is closed (DESIGN 2.12).
     fn made_anew(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
         let live = self.lasting.sessions.find(session)?;
-        // What it has made a save point of, it finds like everybody.
-        let published = live.slot.last_published().map(|published| published.writer);
         let mut writers = live.writers_of(caller.tid).into_iter();
-        writers.find(|writer| writer.is_new() && Some(writer.ino) != published)
+        // What it has made a save point of, it finds like everybody.
+        writers.find(|writer| writer.is_new())
     }
 
     /// The current checkpoint of a session, held for the caller's open.

@@ -164,6 +164,27 @@ fn rule_2_11_a_backup_that_is_renamed_back_leaves_no_other_name() {
 }
 
 #[test]
+fn rule_2_12_what_a_writer_made_is_not_found_again_after_it_was_renamed_away() {
+    let mount = mounted(Backing::Here, &[]);
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC;
+    agree(
+        &mount,
+        &[
+            Step::Mkdir(0),
+            Step::Mkdir(1),
+            Step::Open(1, 0, Flags(flags)),
+            Step::Sync(1),
+            Step::ForeignLock(0),
+            Step::RenameCheckpoint(0, 1),
+            Step::Write(1, 3, 110),
+            Step::BreakLock(0),
+            Step::RenameAway(0, 0, 0),
+            Step::RenameCheckpoint(0, 0),
+        ],
+    );
+}
+
+#[test]
 fn rule_2_12_a_session_gives_way_to_another_one_when_its_checkpoint_is_removed() {
     let mount = mounted(Backing::Here, &[]);
     agree(

@@ -72,7 +72,7 @@ impl Writer {
 
     /// Whether its opener comes to it by the path as well.
     pub(in crate::fs) fn is_new(&self) -> bool {
-        self.is_new
+        self.is_new.load(Ordering::Relaxed)
     }
 
     /// Whether it is open, and the file that its name stands for, or is to stand

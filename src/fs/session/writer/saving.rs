@@ -69,6 +69,8 @@ impl Writer {
                 }
                 self.publish(state, new);
                 state.published = true;
+                // Everybody finds it now, its opener as well.
+                self.is_new.store(false, Ordering::Relaxed);
                 self.statistics.saved(self.session.name(), took);
                 Ok(())
             }

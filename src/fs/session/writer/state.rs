@@ -36,8 +36,9 @@ pub(in crate::fs) struct Writer {
     /// It has lost its name to its own process: it is a file without one, and
     /// no save.
     pub(super) is_nameless: AtomicBool,
-    /// Made where the opener found nothing: to it the path leads here.
-    pub(super) is_new: bool,
+    /// Made where the opener found nothing, and not saved yet: to the opener the path
+    /// leads here.
+    pub(super) is_new: AtomicBool,
     /// Opened for reading, and made or truncated by that.
     pub(super) is_read_only: bool,
     /// Opened to append, and for nothing else: where it starts from does not matter.
@@ -160,7 +161,7 @@ impl Writer {
             shown_before: AtomicU64::new(ino),
             node: AtomicU64::new(ino),
             is_nameless: AtomicBool::new(false),
-            is_new: origin.is_new,
+            is_new: AtomicBool::new(origin.is_new),
             is_read_only: origin.is_read_only,
             only_appends: AtomicBool::new(origin.only_appends),
             device: origin.device,
