@@ -17,6 +17,7 @@ mod open;
 pub mod process;
 mod ranges;
 pub mod record;
+mod status;
 
 use std::ffi::CStr;
 use std::io;
@@ -39,9 +40,11 @@ pub use self::open::{
 };
 pub use self::ranges::{Find, allocate, copy_range, find};
 use self::record::{Change, note};
+pub use self::status::{device, is_dir, is_file, is_symlink, modified, system_time};
 use rustix::fs::FlockOperation;
 pub use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Statx, Timestamps, XattrFlags};
 pub use rustix::io::Errno;
+pub use rustix::thread::CapabilitySet;
 
 /// What every wrapper answers.
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -219,11 +222,26 @@ impl FileIds {
     }
 }
 
+/// Whether this thread has a capability in effect (capabilities(7)); not if nobody
+/// can tell.
+pub fn is_capable_of(capability: CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
+}
+
+/// The umask of this process. umask(2) would change it for a moment, in all
+/// threads, so it is taken from `/proc` (Linux 4.7); `None` where that does not tell.
+pub fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mut lines = status.lines();
+    let umask = lines.find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(umask.trim(), 8).ok()
+}
+
 /// Gives up `CAP_SYS_RESOURCE`, in this thread and in those that it starts: it
 /// writes beyond quotas and into reserved blocks, whosever the file is
 /// (ext4_has_free_clusters, ignore_hardlimit; Linux 6.18).
 pub fn obey_limits_of_space() -> Result<()> {
-    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    use rustix::thread::{capabilities, set_capabilities};
     let mut sets = capabilities(None)?;
     for set in [
         &mut sets.effective,

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::failure::{Failure, Result, Status, one_line};
 use super::output;
-use super::state::{DIRECTORY, age, is_directory, living_owner, modified};
+use super::state::{DIRECTORY, age, is_directory, living_owner};
 use super::storage::Storage;
 use crate::repo::{LOCK, Lock, LockOwner, SessionName};
 
@@ -34,9 +34,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (repository, session) = arguments.storage.open(&arguments.session)?;
-    let failed = |e| Failure::storage(&e, repository.path());
     let name = session.name();
-    let Some(lock) = session.lock().map_err(failed)? else {
+    let Some(lock) = session.lock()? else {
         return say(name, "there was no lock");
     };
     let living = living_owner(&lock);
@@ -61,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         LockOwner::Dead if !arguments.force => session.remove_dead_lock(),
         _ => session.break_lock(),
     };
-    let broken = broken.map_err(failed)?;
+    let broken = broken?;
     let said = match (broken, living) {
         (false, _) => "there was no lock".to_owned(),
         (true, Some(owner)) => format!("the lock of {owner} is broken"),
@@ -78,7 +77,7 @@ fn say(name: &SessionName, said: &str) -> Result<()> {
 
 /// Whose a lock was that nobody is known to use.
 fn whose(lock: &Lock) -> String {
-    let age = age(modified(lock.stat()));
+    let age = age(lock.modified());
     match lock.owner() {
         LockOwner::Foreign => format!("another program's, {age} old, and not open in any"),
         LockOwner::Living | LockOwner::Dead => format!("that of a save that died {age} ago"),

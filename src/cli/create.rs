@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 
-use super::failure::{Failure, Result};
+use super::failure::Result;
 use super::output;
 use super::storage::Storage;
 use crate::repo::DEFAULT_PREFIX;
@@ -32,20 +32,17 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (repository, created) = match &arguments.name {
+    let session = match &arguments.name {
         Some(name) => {
             let (repository, name) = arguments.storage.find(name)?;
-            let created = repository.create_named(&name, 0o777);
-            (repository, created)
+            repository.create_named(&name, 0o777)?
         }
         None => {
             let repository = arguments.storage.repository()?;
             // What is not ASCII becomes an underscore anyway.
-            let created = repository.create(&arguments.prefix.to_string_lossy());
-            (repository, created)
+            repository.create(&arguments.prefix.to_string_lossy())?
         }
     };
-    let session = created.map_err(|e| Failure::storage(&e, repository.path()))?;
     output::write(|out| {
         let id = session.name().id();
         // Whoever keeps it in a variable is going to give it to the other commands.

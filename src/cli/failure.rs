@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -135,29 +134,6 @@ impl Failure {
         }
     }
 
-    /// An error of the storage, with the repository's path.
-    pub(super) fn storage(error: &repo::Error, repository: &Path) -> Self {
-        use repo::Kind;
-        let status = match error.kind() {
-            Kind::NotFound => Status::NotFound,
-            Kind::Locked => Status::Locked,
-            Kind::InvalidName | Kind::Exists => Status::Refused,
-            Kind::Superseded
-            | Kind::Forbidden
-            | Kind::LockBroken
-            | Kind::NotAFile
-            | Kind::NotDurable
-            | Kind::Os => Status::Other,
-        };
-        let message = match (error.kind(), error.session()) {
-            (Kind::InvalidName, _) => error.to_string(),
-            // The message begins with the session's name.
-            (_, Some(_)) => format!("{}/{error}", repository.display()),
-            (_, None) => format!("{}: {error}", repository.display()),
-        };
-        Self::new(status, message)
-    }
-
     /// The same failure, with more at the end of its line.
     pub(super) fn with_hint(self, hint: &str) -> Self {
         Self {
@@ -208,6 +184,31 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<&repo::Error> for Failure {
+    /// It names the path.
+    fn from(error: &repo::Error) -> Self {
+        use repo::Kind;
+        let status = match error.kind() {
+            Kind::NotFound => Status::NotFound,
+            Kind::Locked => Status::Locked,
+            Kind::InvalidName | Kind::Exists => Status::Refused,
+            Kind::Superseded
+            | Kind::Forbidden
+            | Kind::LockBroken
+            | Kind::NotAFile
+            | Kind::NotDurable
+            | Kind::Os => Status::Other,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<repo::Error> for Failure {
+    fn from(error: repo::Error) -> Self {
+        Self::from(&error)
+    }
+}
 
 impl From<mount::Error> for Failure {
     fn from(error: mount::Error) -> Self {

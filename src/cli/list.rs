@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use super::failure::{self, Failure, Result, one_line};
+use super::failure::{self, Result, one_line};
 use super::output;
 use super::state::{Look, Saving, State, age, look};
 use super::storage::Storage;
@@ -49,9 +49,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let repository = arguments.storage.repository()?;
-    let entries = repository
-        .list()
-        .map_err(|e| Failure::storage(&e, repository.path()))?;
+    let entries = repository.list()?;
     let names = entries.into_iter().map(|entry| entry.name);
     let text = if arguments.json {
         let sessions: Vec<_> = looks(&repository, names).iter().map(object).collect();
@@ -81,7 +79,7 @@ fn looks(
             Ok(look) => Some((name, look)),
             Err(error) if error.kind() == Kind::NotFound => None,
             Err(error) => {
-                failure::warn(&Failure::storage(&error, repository.path()).to_string());
+                failure::warn(&error.to_string());
                 None
             }
         }

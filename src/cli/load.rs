@@ -34,10 +34,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (repository, session) = arguments.storage.open(&arguments.session)?;
-    let opened = session
-        .open_checkpoint()
-        .map_err(|e| Failure::storage(&e, repository.path()))?;
+    let (_, session) = arguments.storage.open(&arguments.session)?;
+    let opened = session.open_checkpoint()?;
     let (total, from) = opened.map(|(found, file)| (found.len(), file)).unzip();
     let progress = Progress::new("loading", Unit::Bytes, total);
     // After the session is known to be readable.

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use super::failure::{Failure, Result, Status};
 use super::progress::{Progress, Unit};
 use super::storage::Storage;
-use crate::repo::{Base, Commit, Kind, Repository, Session, Staged};
+use crate::repo::{Base, Kind, Repository, Session, Staged};
 use crate::sys;
 
 const AFTER_HELP: &str = "\
@@ -78,31 +78,29 @@ fn usage(reason: &str) -> Failure {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (session, command) = arguments.session_and_command()?;
     let (repository, session) = arguments.storage.open(session)?;
-    let failed = |e| Failure::storage(&e, repository.path());
-    let mut staged = session.stage().map_err(failed)?;
+    let mut staged = session.stage()?;
     // It goes when the checkpoint is in place.
     let mut progress;
-    let unwritten = |e| unwritten(&e, &repository, &session);
     match (command, &arguments.input) {
         ([program, rest @ ..], _) => {
             let mut command = Command::new(program);
             let command = Running::start(command.args(rest))?;
             // The terminal is the command's.
             progress = Progress::hidden("saving", Unit::Bytes);
-            command.save_output(&mut staged, &mut progress, unwritten)?;
+            command.save_output(&mut staged, &mut progress)?;
         }
         ([], Some(path)) => {
             let name = path.display().to_string();
             let file =
                 File::open(path).map_err(|e| Failure::other(format!("cannot read {name}: {e}")))?;
             progress = Progress::new("saving", Unit::Bytes, length(&file));
-            fill(&mut staged, file, &name, &mut progress, unwritten)?;
+            fill(&mut staged, file, &name, &mut progress)?;
         }
         ([], None) => {
             let from = io::stdin().lock();
             progress = Progress::new("saving", Unit::Bytes, length(&from)).unless_on(&from);
             let name = "standard input";
-            fill(&mut staged, from, name, &mut progress, unwritten)?;
+            fill(&mut staged, from, name, &mut progress)?;
         }
     }
     commit(staged, &session, arguments.allow_empty, &repository)
@@ -116,23 +114,19 @@ fn commit(
     allow_empty: bool,
     repository: &Repository,
 ) -> Result<()> {
-    let failed = |e| Failure::storage(&e, repository.path());
-    if allow_empty || !staged.is_empty().map_err(failed)? {
-        return staged.commit(&Commit::default()).map(drop).map_err(failed);
+    if allow_empty || !staged.is_empty()? {
+        staged.commit(Base::Any)?;
+        return Ok(());
     }
-    let current = session.checkpoint().map_err(failed)?;
+    let current = session.checkpoint()?;
     let empty = current.as_ref().filter(|checkpoint| checkpoint.is_empty());
     // Another one, also of this very moment, is not replaced.
-    let how = Commit {
-        base: Base::Only(empty),
-        ..Commit::default()
-    };
-    match staged.commit(&how) {
+    match staged.commit(Base::Only(empty)) {
         Err(e) if e.kind() == Kind::Superseded => {}
-        other => return other.map(drop).map_err(failed),
+        other => return Ok(other.map(drop)?),
     }
     // What refuses every save is told first.
-    let (status, reason) = match session.is_locked().map_err(failed)? {
+    let (status, reason) = match session.is_locked()? {
         true => (Status::Locked, "locked (sessionfs break-lock ends that)"),
         false => (Status::Refused, "--allow-empty saves it"),
     };
@@ -145,11 +139,6 @@ fn commit(
             path.display()
         ),
     ))
-}
-
-fn unwritten(error: &io::Error, repository: &Repository, session: &Session) -> Failure {
-    let path = repository.path().join(session.name().as_os_str());
-    Failure::other(format!("{}: write: {error}", path.display()))
 }
 
 /// A command whose output is to be saved.
@@ -174,14 +163,9 @@ impl Running {
     }
 
     /// Stages all that it says, if it ends well.
-    fn save_output(
-        mut self,
-        staged: &mut Staged,
-        progress: &mut Progress,
-        unwritten: impl FnOnce(io::Error) -> Failure,
-    ) -> Result<()> {
+    fn save_output(mut self, staged: &mut Staged, progress: &mut Progress) -> Result<()> {
         let filled = match self.child.stdout.take() {
-            Some(output) => fill(staged, output, &self.name, progress, unwritten),
+            Some(output) => fill(staged, output, &self.name, progress),
             None => Ok(()),
         };
         // Nobody reads its output any more if that has failed: told before it is
@@ -214,19 +198,12 @@ impl Running {
 /// The size of a regular file, in bytes.
 fn length(file: impl AsFd) -> Option<u64> {
     let stat = sys::fstat(file).ok()?;
-    let kind = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into());
-    kind.is_file().then_some(stat.stx_size)
+    sys::is_file(&stat).then_some(stat.stx_size)
 }
 
 /// Copies all that `from` gives, and tells an error of reading from one of
 /// writing.
-fn fill(
-    staged: &mut Staged,
-    from: impl Read,
-    name: &str,
-    progress: &mut Progress,
-    unwritten: impl FnOnce(io::Error) -> Failure,
-) -> Result<()> {
+fn fill(staged: &mut Staged, from: impl Read, name: &str, progress: &mut Progress) -> Result<()> {
     let mut source = Source {
         from,
         failed: false,
@@ -238,7 +215,8 @@ fn fill(
         Err(e) if source.failed => Err(Failure::other(format!(
             "cannot read {name}: {e}; nothing was saved"
         ))),
-        Err(e) => Err(unwritten(e)),
+        // It names the session.
+        Err(e) => Err(Failure::other(e.to_string())),
     }
 }
 

@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::read_report;
 use crate::mount::status::{Asker, Report};
 use crate::proc::holders::{flock_owner, openers};
 use crate::repo::{Checkpoint, Kind, LOCK, Lock, LockOwner, Result, Session, SessionName};
-use crate::sys::Statx;
-use rustix::fs::FileType;
+use crate::sys;
 
 /// The state of a session, in the order in which they matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,14 +108,14 @@ pub(super) fn look(session: &Session, saving: &Saving) -> Result<Look> {
         _ if is_odd => State::Odd,
         (Some(pid), _) => State::Saving(pid),
         (None, Some(lock)) => match lock.owner() {
-            LockOwner::Foreign => State::Locked(modified(lock.stat())),
+            LockOwner::Foreign => State::Locked(lock.modified()),
             LockOwner::Living => State::Saving(flock_owner(lock.stat())),
-            LockOwner::Dead => State::DeadLock(modified(lock.stat())),
+            LockOwner::Dead => State::DeadLock(lock.modified()),
         },
         (None, None) if checkpoint.is_none() => State::Empty,
         (None, None) => State::Clean,
     };
-    let brief = |checkpoint: Checkpoint| (checkpoint.len(), modified(checkpoint.stat()));
+    let brief = |checkpoint: Checkpoint| (checkpoint.len(), checkpoint.modified());
     Ok(Look {
         checkpoint: checkpoint.map(brief),
         state,
@@ -130,7 +129,7 @@ pub(super) const DIRECTORY: &str = "a directory, which is no lock, but refuses s
 
 /// Whether it is one.
 pub(super) fn is_directory(lock: &Lock) -> bool {
-    FileType::from_raw_mode(lock.stat().stx_mode.into()).is_dir()
+    sys::is_dir(lock.stat())
 }
 
 /// Who is known to live and to have this lock, in words.
@@ -148,16 +147,6 @@ pub(super) fn living_owner(lock: &Lock) -> Option<String> {
     }
 }
 
-pub(super) fn modified(stat: &Statx) -> SystemTime {
-    let seconds = Duration::from_secs(stat.stx_mtime.tv_sec.unsigned_abs());
-    let seconds = match stat.stx_mtime.tv_sec {
-        0.. => UNIX_EPOCH.checked_add(seconds),
-        _ => UNIX_EPOCH.checked_sub(seconds),
-    };
-    let nanoseconds = Duration::from_nanos(stat.stx_mtime.tv_nsec.into());
-    (seconds.and_then(|time| time.checked_add(nanoseconds))).unwrap_or(UNIX_EPOCH)
-}
-
 /// How long ago a time is, in one unit; of a time to come, nothing.
 pub(super) fn age(time: SystemTime) -> String {
     let seconds = time.elapsed().unwrap_or_default().as_secs();
@@ -172,6 +161,7 @@ pub(super) fn age(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn ages_are_told_in_one_unit() {

@@ -84,7 +84,7 @@ fn no_name(argument: &OsStr) -> Failure {
 /// The failure, with the session that was probably meant if there is none of
 /// that name.
 pub(super) fn explain(error: &repo::Error, repository: &Repository) -> Failure {
-    let failure = Failure::storage(error, repository.path());
+    let failure = Failure::from(error);
     let asked = error.session().filter(|_| error.kind() == Kind::NotFound);
     match asked.and_then(|asked| nearest(asked, repository)) {
         Some(id) => failure.with_hint(&format!("did you mean \"{id}\"?")),

@@ -6,8 +6,9 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::checkpoint::Checkpoint;
-use super::error::{During, Result};
+use super::error::{During, Error, Kind, Result};
 use super::lock;
+use super::session::Session;
 use crate::sys::{self, Errno, Mode, Statx, Timestamps, XattrFlags};
 
 /// Attributes to be set at once. What is `None` stays as it is.
@@ -43,6 +44,46 @@ impl Attributes {
             sys::futimens(to, times)?;
         }
         Ok(())
+    }
+}
+
+impl Session {
+    /// Sets attributes of the current checkpoint, at once and without a save.
+    ///
+    /// # Errors
+    /// [`Kind::Superseded`] if `of` is not the current checkpoint any more,
+    /// and [`Kind::Os`] with the errno.
+    pub(crate) fn set_attributes(&self, of: &Checkpoint, attributes: &Attributes) -> Result<()> {
+        self.change_current(of, || attributes.apply(of.as_path_fd()))
+    }
+
+    /// Sets an extended attribute of the current checkpoint, with flags as of
+    /// setxattr(2), or removes it if `value` is `None`; at once and without a
+    /// save.
+    ///
+    /// # Errors
+    /// As of [`set_attributes`](Self::set_attributes).
+    pub(crate) fn set_xattr(
+        &self,
+        of: &Checkpoint,
+        name: &CStr,
+        value: Option<&[u8]>,
+        flags: XattrFlags,
+    ) -> Result<()> {
+        self.change_current(of, || set_xattr(of.as_path_fd(), name, value, flags))
+    }
+
+    fn change_current(
+        &self,
+        of: &Checkpoint,
+        change: impl FnOnce() -> sys::Result<()>,
+    ) -> Result<()> {
+        let current = self.checkpoint()?;
+        if current.is_none_or(|current| current.id() != of.id()) {
+            let stale = Error::new(Kind::Superseded, "set attributes", Errno::STALE);
+            return Err(stale.of(self.name()));
+        }
+        change().during("set attributes").map_err(|e| self.tell(e))
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::error::{During, Error, Kind, Result};
+use super::error::{During, Error, Kind, Origin, Result};
 use crate::sys::{self, Errno, OFlags, Statx};
 
 /// Tells one file from every other that exists at the same time.
@@ -26,15 +28,17 @@ impl FileId {
     }
 }
 
-/// One checkpoint, held: it can be read for as long as this value lives, even
-/// after a save has put another one in its place; but not where a file without
-/// a name is gone (most of FUSE, NFS).
+/// One checkpoint: what was saved at one time. It can be read for as long as this
+/// value lives, even after a save has put another one in its place; but not on
+/// filesystems where a file that has lost its name is gone (NFS, most of FUSE).
 #[derive(Debug)]
 pub struct Checkpoint {
     /// `O_PATH`: a checkpoint that must not be read can still be replaced,
     /// and one that is a script can be executed.
     path: OwnedFd,
     stat: Statx,
+    /// Of which session it is, if that is known.
+    origin: Option<Arc<Origin>>,
 }
 
 impl Checkpoint {
@@ -44,13 +48,29 @@ impl Checkpoint {
     /// [`Kind::NotAFile`] for anything but a regular file.
     pub(crate) fn from_path_fd(path: OwnedFd) -> Result<Self> {
         let stat = sys::fstat(&path).during("stat the checkpoint")?;
-        let errno = match rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()) {
-            rustix::fs::FileType::RegularFile => return Ok(Self { path, stat }),
-            rustix::fs::FileType::Directory => Errno::ISDIR,
-            rustix::fs::FileType::Symlink => Errno::LOOP,
-            _ => Errno::INVAL,
+        let errno = match &stat {
+            stat if sys::is_dir(stat) => Errno::ISDIR,
+            stat if sys::is_symlink(stat) => Errno::LOOP,
+            stat if !sys::is_file(stat) => Errno::INVAL,
+            _ => {
+                let origin = None;
+                return Ok(Self { path, stat, origin });
+            }
         };
         Err(Error::new(Kind::NotAFile, "open the checkpoint", errno))
+    }
+
+    /// The same, as one of this session.
+    pub(super) fn of(mut self, origin: &Arc<Origin>) -> Self {
+        self.origin = Some(origin.clone());
+        self
+    }
+
+    fn tell(&self, error: Error) -> Error {
+        match &self.origin {
+            Some(origin) => error.about(origin),
+            None => error,
+        }
     }
 
     /// Asks again after its publication, which has changed its mark and its
@@ -75,6 +95,17 @@ impl Checkpoint {
         sys::reopen(&self.path, OFlags::RDONLY)
             .map(sys::into_file)
             .during("open the checkpoint")
+            .map_err(|e| self.tell(e))
+    }
+
+    /// All of its bytes.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open), and [`Kind::Os`] with the errno.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        sys::read_to_end(self.open()?, self.len())
+            .during("read the checkpoint")
+            .map_err(|e| self.tell(e))
     }
 
     /// Opens it for reading by a save that goes on from it.
@@ -82,10 +113,14 @@ impl Checkpoint {
     /// # Errors
     /// [`Kind::Superseded`] if it has been replaced where a file without a name
     /// is gone, and as of [`open`](Self::open).
-    pub fn open_to_copy(&self) -> Result<File> {
+    pub(crate) fn open_to_copy(&self) -> Result<File> {
         self.open().map_err(|e| {
             if e.errno() == Errno::STALE.raw_os_error() {
-                Error::new(Kind::Superseded, "copy the checkpoint", Errno::STALE)
+                self.tell(Error::new(
+                    Kind::Superseded,
+                    "copy the checkpoint",
+                    Errno::STALE,
+                ))
             } else {
                 e
             }
@@ -93,13 +128,18 @@ impl Checkpoint {
     }
 
     /// An `O_PATH` descriptor of it.
-    pub fn as_path_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_path_fd(&self) -> BorrowedFd<'_> {
         self.path.as_fd()
     }
 
     /// What statx(2) said of it when it was found.
-    pub fn stat(&self) -> &Statx {
+    pub(crate) fn stat(&self) -> &Statx {
         &self.stat
+    }
+
+    /// When it was saved: the time of the last change of its content.
+    pub fn modified(&self) -> SystemTime {
+        sys::modified(&self.stat)
     }
 
     /// Its size in bytes.

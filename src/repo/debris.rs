@@ -10,11 +10,12 @@ use crate::sys;
 /// What may be in a session and has no business there.
 #[derive(Clone, Debug, Default)]
 pub struct Debris {
-    /// A `session.next`, whosever it is.
+    /// A `session.next`, whoever made it.
     pub lock: Option<Lock>,
-    /// Whether `session` is there and no regular file.
+    /// Whether there is a `session` that is no regular file.
     pub is_no_file: bool,
-    /// Other names of checkpoints, which renames need for a moment.
+    /// Names that checkpoints have had for a moment while they were linked, and that
+    /// a crash has left.
     pub links: Vec<OsString>,
 }
 
@@ -30,7 +31,7 @@ impl Session {
             other => other.map(|_| false)?,
         };
         let names = sys::read_dir(self.dir()).during("read the session");
-        let names = names.map_err(|e| e.of(self.name()))?;
+        let names = names.map_err(|e| self.tell(e))?;
         Ok(Debris {
             lock: self.lock()?,
             is_no_file,

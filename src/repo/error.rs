@@ -1,9 +1,11 @@
-//! What can go wrong with a repository, told with the operation, the session
-//! and the errno.
+//! What can go wrong with a repository, told with the operation, the path and
+//! the errno.
 
-use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
 
-use super::SessionName;
+use super::name::{SessionName, write_one_line};
 use crate::sys::Errno;
 
 /// What every operation of the storage answers.
@@ -26,7 +28,8 @@ pub enum Kind {
     /// the newer one stands.
     Superseded,
     /// Another checkpoint stands there than the one that the save started from,
-    /// and its writer may not write that; nothing was published.
+    /// and the user for whom it is saved may not write that one; nothing was
+    /// published. Only a mount saves for others.
     Forbidden,
     /// The lock was broken while the save held it; nothing was published.
     LockBroken,
@@ -40,13 +43,54 @@ pub enum Kind {
     Os,
 }
 
-/// A failed operation of the storage.
+/// A failed operation of the storage: what was done, on which path, and why it
+/// failed. Its text is one line with all of that, as
+/// `/srv/sessions/a.session: write: No space left on device (os error 28)`.
+///
+/// It becomes a [`std::io::Error`] of the matching [kind](std::io::ErrorKind),
+/// with this text:
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// use sessionfs::repo::{Repository, SessionName};
+///
+/// fn load(repository: &Repository, id: &str) -> std::io::Result<Vec<u8>> {
+///     Ok(repository.session(&SessionName::from_id(id)?)?.load()?)
+/// }
+///
+/// let error = load(&Repository::new(dir.path()), "none").unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+/// let path = dir.path().join("none.session");
+/// assert_eq!(error.to_string(), format!("{}: no such session", path.display()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: Kind,
     operation: &'static str,
+    repository: Option<Arc<Path>>,
     session: Option<SessionName>,
     errno: Errno,
+}
+
+/// A session of a repository, for the errors about it.
+#[derive(Debug)]
+pub(super) struct Origin {
+    repository: Arc<Path>,
+    session: SessionName,
+}
+
+impl Origin {
+    pub(super) fn new(repository: &Arc<Path>, session: &SessionName) -> Arc<Self> {
+        Arc::new(Self {
+            repository: repository.clone(),
+            session: session.clone(),
+        })
+    }
+
+    pub(super) fn session(&self) -> &SessionName {
+        &self.session
+    }
 }
 
 impl Error {
@@ -54,6 +98,7 @@ impl Error {
         Self {
             kind,
             operation,
+            repository: None,
             session: None,
             errno,
         }
@@ -62,6 +107,15 @@ impl Error {
     pub(super) fn of(mut self, session: &SessionName) -> Self {
         self.session = Some(session.clone());
         self
+    }
+
+    pub(super) fn at(mut self, repository: &Arc<Path>) -> Self {
+        self.repository = Some(repository.clone());
+        self
+    }
+
+    pub(super) fn about(self, origin: &Origin) -> Self {
+        self.of(&origin.session).at(&origin.repository)
     }
 
     /// The reason.
@@ -74,6 +128,17 @@ impl Error {
         self.session.as_ref()
     }
 
+    /// The path it happened to: that of the session, as it was when the session was
+    /// opened, or that of the repository. `None` where a name was looked at, and no
+    /// file.
+    pub fn path(&self) -> Option<PathBuf> {
+        let repository = self.repository.as_ref()?;
+        Some(match &self.session {
+            Some(session) => repository.join(session.as_os_str()),
+            None => repository.to_path_buf(),
+        })
+    }
+
     /// The errno of the system call that failed; for a refusal that no call
     /// made, the one that fits best.
     pub fn errno(&self) -> i32 {
@@ -83,8 +148,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(session) = &self.session {
-            write!(f, "{session}: ")?;
+        match (&self.repository, &self.session) {
+            (Some(repository), Some(session)) => write!(f, "{}/{session}: ", OneLine(repository))?,
+            (Some(repository), None) => write!(f, "{}: ", OneLine(repository))?,
+            (None, Some(session)) => write!(f, "{session}: ")?,
+            (None, None) => {}
         }
         match self.kind {
             Kind::InvalidName => write!(
@@ -114,19 +182,29 @@ impl fmt::Display for Error {
                 f,
                 "done, but it may not survive a power cut: {}: {}",
                 self.operation,
-                std::io::Error::from(self.errno)
+                io::Error::from(self.errno)
             ),
-            Kind::Os => write!(
-                f,
-                "{}: {}",
-                self.operation,
-                std::io::Error::from(self.errno)
-            ),
+            Kind::Os => write!(f, "{}: {}", self.operation, io::Error::from(self.errno)),
         }
     }
 }
 
+/// A path in one line, whatever is in it.
+struct OneLine<'a>(&'a Path);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_one_line(f, &self.0.to_string_lossy())
+    }
+}
+
 impl std::error::Error for Error {}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(Self::from(error.errno).kind(), error)
+    }
+}
 
 /// Puts the operation to an errno.
 pub(super) trait During<T> {

@@ -9,10 +9,11 @@
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::SystemTime;
 
-use super::Session;
 use super::checkpoint::FileId;
 use super::error::{During, Error, Kind, Result};
+use super::session::Session;
 use crate::sys::{self, Errno, Mode, OFlags, Statx, XattrFlags};
 
 /// The name of the lock in a session's directory.
@@ -109,28 +110,76 @@ pub struct Lock {
     owner: LockOwner,
 }
 
-/// Whose a lock is.
+/// Who made a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockOwner {
-    /// A program that does not mark its locks, and may live or not: the
-    /// original, or anybody who follows its rule.
+    /// Another program, which may be running or not: nobody can tell. Checkbox is
+    /// one.
     Foreign,
-    /// This library, in a process that lives: a save is being published.
+    /// This library, in a process that is running: a save is being published.
     Living,
-    /// This library, in a process that has died; the next save removes it.
+    /// This library, in a process that has ended; the next save removes the lock.
     Dead,
 }
 
 impl Lock {
-    /// Whose it is.
+    /// Who made it.
     pub fn owner(&self) -> LockOwner {
         self.owner
     }
 
-    /// What statx(2) says of the file; it is from the time of its making as a
-    /// rule, and not written any more.
-    pub fn stat(&self) -> &Statx {
+    /// When it was written last: that is when it was made, as a rule.
+    pub fn modified(&self) -> SystemTime {
+        sys::modified(&self.stat)
+    }
+
+    /// What statx(2) says of the file.
+    pub(crate) fn stat(&self) -> &Statx {
         &self.stat
+    }
+}
+
+impl Session {
+    /// Whether a save would be refused now because of a `session.next`. One
+    /// whose owner has died is removed, and does not count.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn is_locked(&self) -> Result<bool> {
+        is_held(self).map_err(|e| self.tell(e))
+    }
+
+    /// The `session.next` that stands in the way of saves, if there is one. It stays
+    /// where it is, also if its owner has died, and no save is refused because
+    /// somebody looks.
+    ///
+    /// # Errors
+    /// [`Kind::Os`] with the errno.
+    pub fn lock(&self) -> Result<Option<Lock>> {
+        find(self).map_err(|e| self.tell(e))
+    }
+
+    /// Removes a `session.next` that a save of this library has left whose process
+    /// has died, and no other. Answers whether there was one.
+    ///
+    /// # Errors
+    /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
+    pub fn remove_dead_lock(&self) -> Result<bool> {
+        remove_dead(self).map_err(|e| self.tell(e))
+    }
+
+    /// Breaks the lock: removes `session.next`, whoever made it. A save that
+    /// held it fails with [`Kind::LockBroken`]. Answers whether there was one.
+    ///
+    /// # Errors
+    /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
+    pub fn break_lock(&self) -> Result<bool> {
+        match sys::unlink(self.dir(), OsStr::new(NEXT)) {
+            Ok(()) => self.sync_dir().map(|()| true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno).during("remove session.next"),
+        }
+        .map_err(|e| self.tell(e))
     }
 }
 
@@ -188,7 +237,7 @@ fn next(session: &Session) -> sys::Result<Option<Next>> {
     };
     let look = || {
         let stat = sys::fstat(&path)?;
-        let regular = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file();
+        let regular = sys::is_file(&stat);
         let ours = regular && is_marked(path.as_fd(), &stat)?;
         Ok((stat, ours))
     };

@@ -1,9 +1,22 @@
 //! The storage: a repository of sessions, and saves that are atomic, durable
 //! and honest about failure. A plain library: it needs no mount.
 //!
-//! A repository is a directory of `NAME.session` directories, each with a
-//! checkpoint file `session` and whatever else its program keeps there. The
-//! format on disk is the original's (Checkbox, plainbox) and is not changed.
+//! A *repository* is a directory of *sessions*, which are directories called
+//! `ID.session`. Each session holds its *checkpoint*, a file `session` with what
+//! its program has saved last, and whatever else the program keeps there. The
+//! format on disk is that of Checkbox and plainbox: they and this library may use
+//! one repository at the same time.
+//!
+//! A save is *staged*: it is written to another file, which then takes the place of
+//! the checkpoint by a rename. A reader sees the old checkpoint or the new one, and
+//! never a part of one. When a save returns `Ok`, the new checkpoint survives a power
+//! cut; when it returns an [`Error`], the old one is untouched
+//! (but see [`Kind::NotDurable`]).
+//!
+//! While a save is being published, its file is called `session.next`. That is the
+//! lock of the session: as long as there is one, nobody else can save
+//! ([`Kind::Locked`]). One that a killed program has left is removed by the next save
+//! if this library made it, and else by [`Session::break_lock`].
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;
@@ -12,7 +25,7 @@
 //! let repository = Repository::new(dir.path().join("sessions"));
 //! assert!(repository.list()?.is_empty(), "a missing repository is empty");
 //!
-//! let session = repository.create("pbox-")?;
+//! let session = repository.create("demo-")?;
 //! session.save(b"{}")?;
 //! assert_eq!(session.load()?, b"{}");
 //!
@@ -20,6 +33,9 @@
 //! repository.remove(&entry.name, |path, error| eprintln!("{path:?}: {error}"))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! [`Session::replace`] shows how to edit a checkpoint without losing what somebody
+//! else has saved meanwhile, and [`Staged`] how to save what does not fit into memory.
 
 mod attributes;
 mod checkpoint;
@@ -28,334 +44,34 @@ mod error;
 mod location;
 mod lock;
 mod name;
+mod naming;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod outside_input;
 mod probe;
 mod remove;
 mod rename;
+mod repository;
 mod root;
 mod session;
 mod staged;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-pub use attributes::Attributes;
-pub(crate) use attributes::without_privileges;
 pub use checkpoint::Checkpoint;
 pub use debris::Debris;
 pub use error::{Error, Kind, Result};
 pub use location::{DefaultLocation, default_location, default_location_for_reading};
 pub use lock::{Lock, LockOwner, NEXT as LOCK};
-pub(crate) use lock::{is_mark, try_own as own_lock};
 pub use name::SessionName;
 pub use probe::{Answer, Feature, LeftProbe};
-pub use rename::Linked;
+pub use repository::{DEFAULT_PREFIX, Entry, Repository};
 pub use session::{CHECKPOINT, Session};
-pub(crate) use staged::DEFAULT_ACL;
-pub use staged::{Base, Commit, Committed, Permit, Staged, Unasked};
+pub use staged::{Base, Staged};
 
-pub use crate::sys::{RenameFlags, Statx, Timestamps};
-
-use crate::sys::{self, Errno, Mode};
-use error::During;
-use root::Root;
-
-/// The prefix of generated session names.
-pub const DEFAULT_PREFIX: &str = "pbox-";
-
-/// A directory of sessions. It need not exist until the first session does.
-#[derive(Debug)]
-pub struct Repository {
-    root: Root,
-}
-
-/// A session as [`Repository::list`] finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its name.
-    pub name: SessionName,
-    /// The time of the last change of its directory: of the last save, as a
-    /// rule.
-    pub modified: SystemTime,
-}
-
-impl Repository {
-    /// The repository at `path`. Nothing is opened or created yet.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            root: Root::new(path.into()),
-        }
-    }
-
-    /// The same; if its directory has to be made it gets these permission bits,
-    /// less the umask, and not 0755.
-    pub fn with_mode(mut self, mode: u32) -> Self {
-        self.root.mode = mode;
-        self
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.root.path
-    }
-
-    /// The repository's directory, `None` while there is none.
-    ///
-    /// # Errors
-    /// [`Kind::Os`]: `ENOTDIR`, `EACCES`, …
-    pub fn root(&self) -> Result<Option<Arc<OwnedFd>>> {
-        self.root.get()
-    }
-
-    /// All sessions, youngest first; none if the repository is missing.
-    ///
-    /// Sessions are real directories whose name does not start with a dot and
-    /// ends in `.session`. What vanishes meanwhile, or cannot be looked at,
-    /// is left out.
-    ///
-    /// # Errors
-    /// [`Kind::Os`] if the repository itself cannot be read.
-    pub fn list(&self) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        self.visit(|name, modified| {
-            entries.push(Entry { name, modified });
-            true
-        })?;
-        entries.sort_by(|a, b| (b.modified.cmp(&a.modified)).then_with(|| a.name.cmp(&b.name)));
-        Ok(entries)
-    }
-
-    /// Gives all sessions to `each`, in the filesystem's order, with the time of
-    /// the last change of their directory, until it answers false. For what is left
-    /// out see [`list`](Self::list).
-    ///
-    /// # Errors
-    /// As of [`list`](Self::list).
-    pub(crate) fn visit(
-        &self,
-        mut each: impl FnMut(SessionName, SystemTime) -> bool,
-    ) -> Result<()> {
-        let Some(root) = self.root()? else {
-            return Ok(());
-        };
-        let device = device(&sys::fstat(&*root).during("stat the repository")?);
-        let dir = sys::open_dir(&*root, OsStr::new(".")).during("read the repository")?;
-        let (mut goes_on, mut pieces) = (true, 0_usize);
-        while goes_on {
-            // What is remembered of them grows by as much as is asked for here.
-            if pieces.is_multiple_of(16) {
-                sys::memory::require_room().during("read the repository")?;
-            }
-            pieces += 1;
-            let any = sys::read_names(&dir, |name, _| {
-                let Ok(name) = SessionName::new(name) else {
-                    return Ok(());
-                };
-                match sys::stat(&*root, name.as_os_str()) {
-                    Ok(stat) if is_directory(&stat) && self::device(&stat) == device => {
-                        goes_on = goes_on && each(name, modified(&stat));
-                    }
-                    Ok(_) | Err(Errno::NOENT) => {}
-                    Err(errno) => log::warn!("{name}: left out of the list: {errno}"),
-                }
-                Ok(())
-            });
-            goes_on &= any.during("read the repository")?;
-        }
-        Ok(())
-    }
-
-    /// Opens a session.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] if there is no such directory; a symlink is none.
-    pub fn session(&self, name: &SessionName) -> Result<Session> {
-        match self.root()? {
-            Some(root) => Session::open(&*root, name),
-            None => Err(Error::new(Kind::NotFound, "open the session", Errno::NOENT).of(name)),
-        }
-    }
-
-    /// Creates a session with a generated name: the slug of `prefix`, the
-    /// time in UTC, and `_(1)`, `_(2)`, … if that is taken. The making of the
-    /// directory decides: two creators never share one.
-    ///
-    /// # Errors
-    /// [`Kind::InvalidName`] if `prefix` starts with a dot or is too long,
-    /// and [`Kind::Os`].
-    pub fn create(&self, prefix: &str) -> Result<Session> {
-        let now = SystemTime::now();
-        let seconds = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
-        for attempt in 0.. {
-            let name = SessionName::generate(prefix, seconds, attempt)?;
-            match self.create_named(&name, 0o777) {
-                Err(error) if error.kind() == Kind::Exists => {}
-                other => return other,
-            }
-        }
-        unreachable!("a u32 of attempts")
-    }
-
-    /// Creates the session of exactly this name, durably. `mode` is that of
-    /// the directory, less the umask.
-    ///
-    /// # Errors
-    /// [`Kind::Exists`], [`Kind::NotDurable`] if it is there but may not
-    /// survive a power cut, and [`Kind::Os`].
-    pub fn create_named(&self, name: &SessionName, mode: u32) -> Result<Session> {
-        let mode = Mode::from_raw_mode(mode);
-        self.create_by(name, |root, name| sys::mkdir(root, name, mode))
-    }
-
-    /// As [`create_named`](Self::create_named), with the directory made by
-    /// `mkdir`, which gets the repository's descriptor and the name.
-    pub(crate) fn create_by(
-        &self,
-        name: &SessionName,
-        mkdir: impl Fn(BorrowedFd<'_>, &OsStr) -> sys::Result<()>,
-    ) -> Result<Session> {
-        let root = self.root.get_or_make()?;
-        let create = || {
-            match mkdir(root.as_fd(), name.as_os_str()) {
-                Err(Errno::EXIST) => return Err(Error::new(Kind::Exists, "create", Errno::EXIST)),
-                other => other.during("make the session's directory")?,
-            }
-            let opened = Session::open(&*root, name);
-            if opened.is_err() {
-                // A caller that is told of a failure has no session.
-                let _ = sys::rmdir(&*root, name.as_os_str());
-            }
-            let session = opened?;
-            session::sync_directory(root.as_fd())?;
-            Ok(session)
-        };
-        create().map_err(|e| e.of(name))
-    }
-
-    /// Gives a session another name, durably. A session that has that name
-    /// already is replaced only if it is empty, as by rename(2).
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`], [`Kind::Exists`], and [`Kind::Os`].
-    pub fn rename(&self, from: &SessionName, to: &SessionName, flags: RenameFlags) -> Result<()> {
-        self.rename_by(from, |root| {
-            sys::rename(root, from.as_os_str(), root, to.as_os_str(), flags)
-        })
-    }
-
-    /// As [`rename`](Self::rename), with the renaming done by `rename`, which
-    /// gets the repository's descriptor.
-    pub(crate) fn rename_by(
-        &self,
-        from: &SessionName,
-        rename: impl FnOnce(BorrowedFd<'_>) -> sys::Result<()>,
-    ) -> Result<()> {
-        let rename = || {
-            let not_found = |errno| Error::new(Kind::NotFound, "rename", errno);
-            let root = self.root()?.ok_or(not_found(Errno::NOENT))?;
-            match rename(root.as_fd()) {
-                Err(Errno::NOENT) => return Err(not_found(Errno::NOENT)),
-                Err(errno @ (Errno::EXIST | Errno::NOTEMPTY)) => {
-                    return Err(Error::new(Kind::Exists, "rename", errno));
-                }
-                other => other.during("rename the session")?,
-            }
-            session::sync_directory(root.as_fd())
-        };
-        rename().map_err(|e| e.of(from))
-    }
-
-    /// Removes a session and everything in it. What cannot be removed is told
-    /// to `warn`, with its path in the session, and the rest still goes.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`], and [`Kind::Os`] (`ENOTEMPTY`) if something is
-    /// left.
-    pub fn remove(
-        &self,
-        name: &SessionName,
-        mut warn: impl FnMut(PathBuf, std::io::Error),
-    ) -> Result<()> {
-        // Refuses what is no session before anything is touched.
-        self.session(name)?;
-        let Some(root) = self.root()? else {
-            return Ok(());
-        };
-        let mut tell = |path, errno: Errno| warn(path, errno.into());
-        let complete = remove::remove_tree(&*root, name.as_os_str(), &mut tell);
-        let result = if complete {
-            session::sync_directory(root.as_fd())
-        } else {
-            Err(Errno::NOTEMPTY).during("remove")
-        };
-        result.map_err(|e| e.of(name))
-    }
-
-    /// Removes a session that is empty.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`], and [`Kind::Os`] (`ENOTEMPTY`).
-    pub fn remove_empty(&self, name: &SessionName) -> Result<()> {
-        let remove = || {
-            let not_found = Error::new(Kind::NotFound, "remove", Errno::NOENT);
-            let Some(root) = self.root()? else {
-                return Err(not_found);
-            };
-            match sys::rmdir(&*root, name.as_os_str()) {
-                Err(Errno::NOENT) => return Err(not_found),
-                other => other.during("remove the session")?,
-            }
-            session::sync_directory(root.as_fd())
-        };
-        remove().map_err(|e| e.of(name))
-    }
-}
-
-/// Finds the session that an argument means: an id, a name, or a path to a
-/// session's directory, whose parent is the repository then.
-///
-/// # Errors
-/// [`Kind::InvalidName`]
-pub fn parse_argument(argument: &OsStr) -> Result<(Option<PathBuf>, SessionName)> {
-    let path = Path::new(argument);
-    if argument.as_encoded_bytes().contains(&b'/') {
-        let name = SessionName::new(path.file_name().unwrap_or_default())?;
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        return Ok((Some(parent.to_owned()), name));
-    }
-    Ok((None, SessionName::from_id_or_name(argument)?))
-}
-
-fn is_directory(stat: &sys::Statx) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
-}
-
-fn device(stat: &sys::Statx) -> (u32, u32) {
-    (stat.stx_dev_major, stat.stx_dev_minor)
-}
-
-fn modified(stat: &sys::Statx) -> SystemTime {
-    system_time(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec)
-}
-
-/// A time of statx(2); one that no clock can show is shown as 1970.
-pub(crate) fn system_time(seconds: i64, nanos: u32) -> SystemTime {
-    let distance = Duration::from_secs(seconds.unsigned_abs());
-    let epoch = SystemTime::UNIX_EPOCH;
-    let whole = if seconds < 0 {
-        epoch.checked_sub(distance)
-    } else {
-        epoch.checked_add(distance)
-    };
-    whole
-        .and_then(|t| t.checked_add(Duration::from_nanos(nanos.into())))
-        .unwrap_or(epoch)
-}
+// For the mount and the commands.
+pub(crate) use crate::sys::system_time;
+pub(crate) use attributes::{Attributes, without_privileges};
+pub(crate) use lock::{is_mark, try_own as own_lock};
+pub(crate) use naming::parse_argument;
+pub(crate) use rename::Linked;
+pub(crate) use staged::{Commit, Committed, DEFAULT_ACL, Permit};

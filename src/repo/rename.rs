@@ -23,9 +23,9 @@ impl Session {
     /// [`Kind::Locked`] unless the file is itself the `session.next` of this
     /// session, made by a foreign program; [`Kind::NotAFile`],
     /// [`Kind::NotDurable`], and [`Kind::Os`].
-    pub fn adopt(&self, from: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<()> {
+    pub(crate) fn adopt(&self, from: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<()> {
         self.rename_to_checkpoint(from.as_fd(), name, flags, Vouched::No)
-            .map_err(|e| e.of(self.name()))
+            .map_err(|e| self.tell(e))
     }
 
     /// As [`adopt`](Self::adopt), of what may be another name of the current
@@ -34,7 +34,7 @@ impl Session {
     ///
     /// # Errors
     /// As of [`adopt`](Self::adopt).
-    pub fn take_back(&self, from: impl AsFd, name: &OsStr) -> Result<()> {
+    pub(crate) fn take_back(&self, from: impl AsFd, name: &OsStr) -> Result<()> {
         let from = from.as_fd();
         let take_back = || {
             let path = sys::open_path(from, name).during("open the new checkpoint")?;
@@ -49,7 +49,7 @@ impl Session {
             drop(lock);
             sync_directory(left.as_fd())
         };
-        take_back().map_err(|e| e.of(self.name()))
+        take_back().map_err(|e| self.tell(e))
     }
 
     /// Makes `session.next` the checkpoint, for the one who made it: the last
@@ -57,10 +57,10 @@ impl Session {
     ///
     /// # Errors
     /// As of [`adopt`](Self::adopt), but for [`Kind::Locked`].
-    pub fn adopt_lock(&self) -> Result<()> {
+    pub(crate) fn adopt_lock(&self) -> Result<()> {
         let (next, plain) = (OsStr::new(NEXT), RenameFlags::empty());
         self.rename_to_checkpoint(self.dir(), next, plain, Vouched::Yes)
-            .map_err(|e| e.of(self.name()))
+            .map_err(|e| self.tell(e))
     }
 
     /// Makes a regular file the first checkpoint by giving it that name as
@@ -69,9 +69,8 @@ impl Session {
     /// # Errors
     /// `EEXIST` ([`Kind::Os`]) if there is a checkpoint, and as of
     /// [`adopt`](Self::adopt).
-    pub fn adopt_link(&self, file: impl AsFd) -> Result<()> {
-        self.link_checkpoint(file.as_fd())
-            .map_err(|e| e.of(self.name()))
+    pub(crate) fn adopt_link(&self, file: impl AsFd) -> Result<()> {
+        self.link_checkpoint(file.as_fd()).map_err(|e| self.tell(e))
     }
 
     /// Exchanges the checkpoints of two sessions at once and durably, as
@@ -79,7 +78,7 @@ impl Session {
     ///
     /// # Errors
     /// As of [`adopt`](Self::adopt).
-    pub fn exchange(&self, other: &Self) -> Result<()> {
+    pub(crate) fn exchange(&self, other: &Self) -> Result<()> {
         let exchange = || {
             let _theirs = other.hold_lock()?;
             // It becomes a checkpoint as well, as theirs does.
@@ -93,36 +92,27 @@ impl Session {
                 Vouched::No,
             )
         };
-        exchange().map_err(|e| e.of(self.name()))
+        exchange().map_err(|e| self.tell(e))
     }
 
-    /// Removes the checkpoint, durably. Answers whether there was one.
+    /// Removes the checkpoint, so that a power cut does not bring it back. Answers
+    /// whether there was one.
     ///
     /// # Errors
     /// [`Kind::Locked`], [`Kind::NotDurable`], and [`Kind::Os`].
     pub fn remove_checkpoint(&self) -> Result<bool> {
-        self.unlink_checkpoint(None, true)
-            .map_err(|e| e.of(self.name()))
+        self.unlink_checkpoint(None, true).map_err(|e| self.tell(e))
     }
 
-    /// The same, if `which` is the current checkpoint still.
-    ///
-    /// # Errors
-    /// As of [`remove_checkpoint`](Self::remove_checkpoint).
-    pub fn remove_this_checkpoint(&self, which: &Checkpoint) -> Result<bool> {
-        self.unlink_checkpoint(Some(which), true)
-            .map_err(|e| e.of(self.name()))
-    }
-
-    /// The same as far as unlink(2) goes: it is durable when the directory is
-    /// synced.
+    /// Removes the checkpoint if it is `which` still, as far as unlink(2) goes: that
+    /// is durable when the directory is synced.
     ///
     /// # Errors
     /// As of [`remove_checkpoint`](Self::remove_checkpoint), but for
     /// [`Kind::NotDurable`].
     pub(crate) fn unlink_this_checkpoint(&self, which: &Checkpoint) -> Result<bool> {
         self.unlink_checkpoint(Some(which), false)
-            .map_err(|e| e.of(self.name()))
+            .map_err(|e| self.tell(e))
     }
 
     fn unlink_checkpoint(&self, which: Option<&Checkpoint>, syncs: bool) -> Result<bool> {
@@ -252,7 +242,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Kind::Os`], as of rename(2): with [`RenameFlags::NOREPLACE`] `EEXIST`.
-    pub fn link(&self, dir: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<Linked> {
+    pub(crate) fn link(&self, dir: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<Linked> {
         let (dir, during) = (dir.as_fd(), "link the checkpoint");
         match sys::link_fd(self.as_path_fd(), dir, name) {
             Ok(()) => return Ok(Linked::Yes),

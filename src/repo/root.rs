@@ -3,17 +3,17 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::{During, Result};
-use super::{device, session};
+use super::session;
 use crate::sys::{self, Errno, Mode};
 
 /// A place for the directory, and the directory once it is there.
 #[derive(Debug)]
 pub(super) struct Root {
-    pub(super) path: PathBuf,
+    pub(super) path: Arc<Path>,
     /// Permission bits of the directory, if it has to be made.
     pub(super) mode: u32,
     held: Mutex<Option<Held>>,
@@ -46,9 +46,9 @@ impl Held {
 }
 
 impl Root {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: &Path) -> Self {
         Self {
-            path,
+            path: path.into(),
             mode: 0o755,
             held: Mutex::new(None),
         }
@@ -141,7 +141,7 @@ fn sync_name(directory: impl AsFd) -> Result<bool> {
         other => other.during("open the repository's parent")?,
     };
     let stat = |fd: BorrowedFd<'_>| sys::fstat(fd).during("stat the repository");
-    if device(&stat(directory.as_fd())?) != device(&stat(parent.as_fd())?) {
+    if sys::device(&stat(directory.as_fd())?) != sys::device(&stat(parent.as_fd())?) {
         return Ok(true);
     }
     session::sync_directory(parent.as_fd())

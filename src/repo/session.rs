@@ -1,23 +1,24 @@
-//! One session: its checkpoint, its lock, and saves.
+//! One session: its directory, held open, and the checkpoint in it.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
-use super::error::{During, Error, Kind, Result};
-use super::lock::{self, Lock};
-use super::staged::{Base, Commit, Staged, Unasked};
-use super::{Attributes, SessionName, attributes};
-use crate::sys::{self, Errno, XattrFlags};
+use super::error::{During, Error, Kind, Origin, Result};
+use super::name::SessionName;
+use crate::sys::{self, Errno};
 
 /// The name of the checkpoint in a session's directory.
 pub const CHECKPOINT: &str = "session";
 
 /// A session of a repository, held open: it stays the same one when its
-/// directory is renamed. Clones share the descriptor.
+/// directory is renamed. Clones share the descriptor of the directory.
+///
+/// See [`save`](Self::save) for a save in one call, [`replace`](Self::replace) for
+/// an edit of what is there, and [`stage`](Self::stage) for one in pieces.
 #[derive(Clone, Debug)]
 pub struct Session {
     inner: Arc<Inner>,
@@ -26,30 +27,41 @@ pub struct Session {
 #[derive(Debug)]
 struct Inner {
     dir: OwnedFd,
-    name: SessionName,
+    origin: Arc<Origin>,
 }
 
 impl Session {
-    /// Opens the session `name` of the repository directory `root`.
-    pub(super) fn open(root: impl AsFd, name: &SessionName) -> Result<Self> {
-        let dir = match sys::open_dir(root, name.as_os_str()) {
+    /// Opens the session of the repository directory `root` that `origin` names.
+    pub(super) fn open(root: impl AsFd, origin: Arc<Origin>) -> Result<Self> {
+        let open = || match sys::open_dir(root, origin.session().as_os_str()) {
             Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
-                return Err(Error::new(Kind::NotFound, "open the session", errno).of(name));
+                Err(Error::new(Kind::NotFound, "open the session", errno))
             }
-            other => other.during("open the session").map_err(|e| e.of(name))?,
+            other => other.during("open the session"),
         };
-        let name = name.clone();
+        let dir = open().map_err(|e| e.about(&origin))?;
         Ok(Self {
-            inner: Arc::new(Inner { dir, name }),
+            inner: Arc::new(Inner { dir, origin }),
         })
+    }
+
+    /// The error, with the path of the session.
+    pub(super) fn tell(&self, error: Error) -> Error {
+        error.about(&self.inner.origin)
+    }
+
+    /// What the session is called in errors about it.
+    pub(super) fn origin(&self) -> &Arc<Origin> {
+        &self.inner.origin
     }
 
     /// Its name when it was opened.
     pub fn name(&self) -> &SessionName {
-        &self.inner.name
+        self.inner.origin.session()
     }
 
-    /// The descriptor of its directory.
+    /// The descriptor of its directory, for the files that the program keeps beside
+    /// the checkpoint.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.inner.dir.as_fd()
     }
@@ -79,10 +91,8 @@ impl Session {
     /// # Errors
     /// As of [`checkpoint`](Self::checkpoint), and those of reading.
     pub fn load(&self) -> Result<Vec<u8>> {
-        let read = |checkpoint: Checkpoint| {
-            sys::read_to_end(checkpoint.open()?, checkpoint.len()).during("read the checkpoint")
-        };
-        self.look(read).map(Option::unwrap_or_default)
+        self.look(|checkpoint| checkpoint.read())
+            .map(Option::unwrap_or_default)
     }
 
     /// Looks at the current checkpoint; at the next one if it is gone before the
@@ -98,8 +108,10 @@ impl Session {
                 Err(Errno::NOENT) => return Ok(None),
                 other => other.during("open the checkpoint"),
             };
-            let path = path.map_err(|e| e.of(self.name()))?;
-            match Checkpoint::from_path_fd(path).and_then(&look) {
+            let path = path.map_err(|e| self.tell(e))?;
+            let checkpoint = Checkpoint::from_path_fd(path);
+            let checkpoint = checkpoint.map(|checkpoint| checkpoint.of(self.origin()));
+            match checkpoint.and_then(&look) {
                 Err(e) if e.errno() == Errno::STALE.raw_os_error() && saves < SAVES => {
                     saves += 1;
                     // Until the kernel has heard of the rename, the name leads to
@@ -109,125 +121,7 @@ impl Session {
                 found => break found,
             }
         };
-        found.map(Some).map_err(|e| e.of(self.name()))
-    }
-
-    /// Saves `bytes` as the new checkpoint, whatever the current one is.
-    /// When it returns, the new checkpoint is in place and durable, or the old
-    /// one is whole.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// use sessionfs::repo::Repository;
-    ///
-    /// let repository = Repository::new(dir.path());
-    /// let session = repository.create("demo-")?;
-    /// session.save(b"first")?;
-    /// session.save(b"second")?;
-    /// assert_eq!(session.load()?, b"second");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Kind::Locked`] if another program is saving or has left its
-    /// `session.next` behind, [`Kind::NotAFile`], [`Kind::NotDurable`] if
-    /// only the last step failed, and [`Kind::Os`] with the errno.
-    pub fn save(&self, bytes: &[u8]) -> Result<()> {
-        let staged = self.stage()?;
-        staged.write_at(bytes, 0)?;
-        staged.commit(&Commit::default())?;
-        Ok(())
-    }
-
-    /// Begins a save: a new, empty staged file that nobody else sees.
-    ///
-    /// # Errors
-    /// [`Kind::Locked`], and [`Kind::Os`] with the errno.
-    pub fn stage(&self) -> Result<Staged> {
-        Staged::new(self).map_err(|e| e.of(self.name()))
-    }
-
-    /// Whether a save would be refused now because of a `session.next`. One
-    /// whose owner has died (DESIGN I4) is removed, and does not count.
-    ///
-    /// # Errors
-    /// [`Kind::Os`] with the errno.
-    pub fn is_locked(&self) -> Result<bool> {
-        lock::is_held(self).map_err(|e| e.of(self.name()))
-    }
-
-    /// The `session.next` that stands in the way of saves, which is left where
-    /// it is, also a dead one. No save is refused because of the look.
-    ///
-    /// # Errors
-    /// [`Kind::Os`] with the errno.
-    pub fn lock(&self) -> Result<Option<Lock>> {
-        lock::find(self).map_err(|e| e.of(self.name()))
-    }
-
-    /// Removes a `session.next` whose owner has died, and no other. Answers
-    /// whether there was one.
-    ///
-    /// # Errors
-    /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
-    pub fn remove_dead_lock(&self) -> Result<bool> {
-        lock::remove_dead(self).map_err(|e| e.of(self.name()))
-    }
-
-    /// Breaks the lock: removes `session.next`, whosever it is. A save that
-    /// held it publishes nothing. Answers whether there was one.
-    ///
-    /// # Errors
-    /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
-    pub fn break_lock(&self) -> Result<bool> {
-        match sys::unlink(self.dir(), OsStr::new(lock::NEXT)) {
-            Ok(()) => self.sync_dir().map(|()| true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(errno).during("remove session.next"),
-        }
-        .map_err(|e| e.of(self.name()))
-    }
-
-    /// Sets attributes of the current checkpoint, at once and without a save.
-    ///
-    /// # Errors
-    /// [`Kind::Superseded`] if `of` is not the current checkpoint any more,
-    /// and [`Kind::Os`] with the errno.
-    pub fn set_attributes(&self, of: &Checkpoint, attributes: &Attributes) -> Result<()> {
-        self.change_current(of, || attributes.apply(of.as_path_fd()))
-    }
-
-    /// Sets an extended attribute of the current checkpoint, with flags as of
-    /// setxattr(2), or removes it if `value` is `None`; at once and without a
-    /// save.
-    ///
-    /// # Errors
-    /// As of [`set_attributes`](Self::set_attributes).
-    pub fn set_xattr(
-        &self,
-        of: &Checkpoint,
-        name: &CStr,
-        value: Option<&[u8]>,
-        flags: XattrFlags,
-    ) -> Result<()> {
-        self.change_current(of, || {
-            attributes::set_xattr(of.as_path_fd(), name, value, flags)
-        })
-    }
-
-    fn change_current(
-        &self,
-        of: &Checkpoint,
-        change: impl FnOnce() -> sys::Result<()>,
-    ) -> Result<()> {
-        let current = self.checkpoint()?;
-        if current.is_none_or(|current| current.id() != of.id()) {
-            let stale = Error::new(Kind::Superseded, "set attributes", Errno::STALE);
-            return Err(stale.of(self.name()));
-        }
-        change()
-            .during("set attributes")
-            .map_err(|e| e.of(self.name()))
+        found.map(Some).map_err(|e| self.tell(e))
     }
 
     /// Syncs the directory after a change of its entries.
@@ -254,37 +148,4 @@ pub(super) fn sync_directory(dir: BorrowedFd<'_>) -> Result<()> {
         }
         Err(errno) => Err(Error::new(Kind::NotDurable, "sync the directory", errno)),
     }
-}
-
-impl Default for Commit<'_> {
-    fn default() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        Self {
-            base: Base::Any,
-            removed: None,
-            permit: &Unasked,
-            keeps_privileges: number(&status, "CapEff:", 16)
-                .is_some_and(|set| set & (1 << CAP_FSETID) != 0),
-            first_mode: 0o644,
-            first_umask: umask(&status),
-            first_owner: None,
-        }
-    }
-}
-
-/// linux/capability.h
-const CAP_FSETID: u32 = 4;
-
-/// The umask of this process. Reading it by umask(2) would change it for a
-/// moment in all threads, so it is taken from `/proc` (Linux 4.7).
-fn umask(status: &str) -> u32 {
-    let umask = number(status, "Umask:", 8);
-    umask
-        .and_then(|umask| umask.try_into().ok())
-        .unwrap_or(0o077)
-}
-
-fn number(status: &str, name: &str, radix: u32) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
-    u64::from_str_radix(value.trim(), radix).ok()
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::failure::{one_line, warn};
 use crate::cli::progress::{Progress, Unit};
-use crate::cli::state::{DIRECTORY, is_directory, modified};
+use crate::cli::state::{DIRECTORY, is_directory};
 use crate::cli::{human, output};
 use crate::proc::holders;
 use crate::repo::{
@@ -206,7 +206,7 @@ fn in_session(session: &Session, fix: bool, progress: &mut Progress) -> Result<V
 
 /// What a lock is, unless somebody is seen to be at work with it.
 fn of_lock(lock: &Lock) -> Option<What> {
-    let since = modified(lock.stat());
+    let since = lock.modified();
     if is_directory(lock) {
         return Some(What::DirectoryAsLock(since));
     }

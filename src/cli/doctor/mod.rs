@@ -53,8 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let directory = arguments.directory.as_deref();
     let repository = arguments.storage.repository_for_reading(directory)?;
     let path = repository.path().display();
-    let failed = |e| Failure::storage(&e, repository.path());
-    let Some(root) = repository.root().map_err(failed)? else {
+    let Some(root) = repository.root()? else {
         let message = format!("{path}: there is no such directory");
         return Err(Failure::new(Status::NotFound, message));
     };
@@ -67,8 +66,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let probed = sys::with_stop_signals_held(|| repository.probe());
     let probed = probed.map_err(|e| Failure::other(format!("cannot hold signals back: {e}")))?;
-    let rows = features::rows(&probed.map_err(failed)?, &*root);
-    let findings = findings::all(&repository, arguments.fix).map_err(failed)?;
+    let rows = features::rows(&probed?, &*root);
+    let findings = findings::all(&repository, arguments.fix)?;
 
     let lacks = rows.iter().filter(|row| row.is_fatal()).count();
     let left = findings.iter().filter(|found| !found.is_removed()).count();

@@ -206,7 +206,7 @@ mod tests {
     use crate::fs::lasting::node::ROOT;
     use crate::fs::request::Patience;
     use crate::fs::{Caller, Fs, Options};
-    use crate::repo::{Commit, Repository};
+    use crate::repo::{Base, Repository};
 
     /// A thread of root.
     fn by(tid: u32) -> Caller {
@@ -312,7 +312,7 @@ mod tests {
         let save = |content: &str| {
             let staged = session.stage().unwrap();
             staged.write_at(content.as_bytes(), 0).unwrap();
-            staged.commit(&Commit::default()).unwrap();
+            staged.commit(Base::Any).unwrap();
         };
         let fs = Fs::new(repository, Options::default());
         let lookup = |parent, name: &OsStr, tid| {

@@ -1,108 +1,43 @@
 //! How a staged file becomes the checkpoint, and what it may replace.
 
 use std::ffi::OsStr;
-use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
-use super::rights::Seen;
-use super::{Place, Staged};
+use super::file::{Place, Staged};
+use super::how::{Base, Commit, Committed};
+use super::seen::Seen;
 use crate::repo::checkpoint::Checkpoint;
 use crate::repo::error::{During, Error, Kind, Result};
 use crate::repo::lock::{self, MARK, Mark, NEXT};
 use crate::repo::session::CHECKPOINT;
 use crate::sys::{self, Errno, Mode, OFlags, RenameFlags};
 
-/// Which checkpoint a save may replace.
-#[derive(Debug)]
-pub enum Base<'a> {
-    /// Whatever is there (the writer had truncated), if [`Commit::permit`] says
-    /// so of what it has not been begun from.
-    Any,
-    /// Only the checkpoint that the writer started from, or none if there was
-    /// none: a lost update is refused (DESIGN 2.9).
-    Only(Option<&'a Checkpoint>),
-}
-
-/// Says whether a save may go where it was not begun (DESIGN 13.1). It is asked
-/// of the very file that is replaced, while nobody else may save.
-pub trait Permit: fmt::Debug {
-    /// Whether it may replace the content of this checkpoint.
-    ///
-    /// # Errors
-    /// Why it may not.
-    fn may_write(&self, checkpoint: &Checkpoint) -> sys::Result<()>;
-
-    /// Whether it may make a checkpoint in this directory of a session.
-    ///
-    /// # Errors
-    /// Why it may not.
-    fn may_create(&self, dir: BorrowedFd<'_>) -> sys::Result<()>;
-}
-
-/// The permit of a program that saves for itself: the kernel says what it may.
-#[derive(Clone, Copy, Debug)]
-pub struct Unasked;
-
-impl Permit for Unasked {
-    fn may_write(&self, _: &Checkpoint) -> sys::Result<()> {
-        Ok(())
-    }
-
-    fn may_create(&self, _: BorrowedFd<'_>) -> sys::Result<()> {
-        Ok(())
-    }
-}
-
-/// What a save has done.
-#[derive(Debug)]
-pub struct Committed {
-    /// The new checkpoint.
-    pub new: Checkpoint,
-    /// The one it has replaced; `None` if there was none, or if the writer had
-    /// removed it before.
-    pub replaced: Option<Checkpoint>,
-}
-
-/// How a staged file becomes the checkpoint. The default replaces whatever is
-/// there and keeps its attributes.
-#[derive(Debug)]
-pub struct Commit<'a> {
-    /// What it may replace.
-    pub base: Base<'a>,
-    /// What the writer has removed before: if that is what it replaces, it
-    /// makes a first checkpoint, and nothing is kept (DESIGN 2.12).
-    pub removed: Option<&'a Checkpoint>,
-    /// Whether it may replace what it was not begun from.
-    pub permit: &'a dyn Permit,
-    /// Whether setuid and setgid of the checkpoint survive: a change by somebody
-    /// without `CAP_FSETID` takes them off.
-    pub keeps_privileges: bool,
-    /// Permission bits of a first checkpoint; by default 0644.
-    pub first_mode: u32,
-    /// What is taken off those, unless the directory has a default ACL.
-    pub first_umask: u32,
-    /// Owner and group of a first checkpoint; by default the process's own.
-    pub first_owner: Option<(u32, u32)>,
-}
-
 impl Staged {
-    /// Publishes the file as the new checkpoint. When it returns `Ok`, the
-    /// checkpoint is in place and survives a power cut (I2).
+    /// Makes the file the new checkpoint, in the place of what `base` allows. When
+    /// it returns `Ok`, the checkpoint is in place and survives a power cut. Mode,
+    /// owner, extended attributes and ACL are those of the checkpoint before; a first
+    /// one gets the mode 0644, less the umask or what the directory's default ACL
+    /// takes off.
     ///
     /// # Errors
-    /// The old checkpoint is untouched and nothing is left behind, except
-    /// with [`Kind::NotDurable`]. [`Kind::Locked`], [`Kind::Superseded`],
-    /// [`Kind::Forbidden`], [`Kind::LockBroken`], [`Kind::NotAFile`],
-    /// [`Kind::Os`].
-    pub fn commit(self, how: &Commit<'_>) -> Result<Checkpoint> {
-        self.replace(how).map(|committed| committed.new)
+    /// The old checkpoint is untouched and nothing is left behind, except with
+    /// [`Kind::NotDurable`]: then the new one is in place. [`Kind::Superseded`] if
+    /// another checkpoint stands there than `base` allows; [`Kind::Locked`],
+    /// [`Kind::LockBroken`], [`Kind::NotAFile`], and [`Kind::Os`] with the errno.
+    pub fn commit(self, base: Base<'_>) -> Result<Checkpoint> {
+        let how = Commit {
+            base,
+            ..Commit::default()
+        };
+        self.replace(&how).map(|committed| committed.new)
     }
 
-    /// The same, and answers also what it has replaced.
+    /// Publishes the file as the new checkpoint, and answers also what it has
+    /// replaced.
     ///
     /// # Errors
-    /// As of [`commit`](Self::commit).
-    pub fn replace(mut self, how: &Commit<'_>) -> Result<Committed> {
+    /// As of [`commit`](Self::commit), and [`Kind::Forbidden`].
+    pub(crate) fn replace(mut self, how: &Commit<'_>) -> Result<Committed> {
         self.publish(how).map_err(|e| self.tell(e))
     }
 
@@ -114,7 +49,7 @@ impl Staged {
         self.take_name()?;
         // Before the rename: after it nothing but the sync may fail.
         let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
-        let mut new = Checkpoint::from_path_fd(path)?;
+        let mut new = Checkpoint::from_path_fd(path)?.of(self.session.origin());
         let state = |checkpoint: &Option<Checkpoint>| {
             let checkpoint = checkpoint.as_ref();
             checkpoint.map(|checkpoint| Seen::of(checkpoint.stat()))

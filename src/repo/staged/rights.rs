@@ -5,65 +5,17 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Commit, Staged};
-use crate::repo::attributes::{self, Attributes, Own, without_privileges};
-use crate::repo::checkpoint::{Checkpoint, FileId};
+use super::file::Staged;
+use super::how::Commit;
+use super::seen::{Seen, Source};
+use crate::repo::attributes::{self, Attributes, without_privileges};
+use crate::repo::checkpoint::Checkpoint;
 use crate::repo::error::{During, Result};
 use crate::repo::lock::{self, MARK, MARK_BIT, Mark};
 use crate::sys::{self, Errno, Mode, Statx, XattrFlags};
 
 /// A directory's ACL for what is made in it (acl(5)).
 pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
-
-/// Whose attributes a staged file has, but for what its writer has set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// Nobody's yet.
-    Nothing,
-    /// Those of a first checkpoint.
-    First,
-    /// A checkpoint's.
-    Checkpoint(Seen),
-}
-
-/// A checkpoint as it was at one time: which file, and what a change of its
-/// attributes changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    id: FileId,
-    born: (i64, u32),
-    changed: (i64, u32),
-    uid: u32,
-    gid: u32,
-    mode: u16,
-}
-
-impl Seen {
-    pub(super) fn of(stat: &Statx) -> Self {
-        let time = |time: rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
-        Self {
-            id: FileId::of(stat),
-            born: time(stat.stx_btime),
-            changed: time(stat.stx_ctime),
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            mode: stat.stx_mode,
-        }
-    }
-
-    /// Whether it belongs to the same user and group, but for what its writer has
-    /// given it to.
-    pub(super) fn has_owner_of(&self, checkpoint: &Checkpoint, own: &Own) -> bool {
-        let now = checkpoint.stat();
-        (own.uid || self.uid == now.stx_uid) && (own.gid || self.gid == now.stx_gid)
-    }
-
-    /// Whether it is that file, as it is now or as it was.
-    pub(super) fn is_of(&self, checkpoint: &Checkpoint) -> bool {
-        let other = Self::of(checkpoint.stat());
-        self.id == other.id && self.born == other.born
-    }
-}
 
 impl Staged {
     /// Gives the file the owner, the mode and the attributes of the checkpoint
@@ -72,7 +24,7 @@ impl Staged {
     ///
     /// # Errors
     /// Kind `Os`: `EPERM`, `ENOSPC`, `EDQUOT`, …
-    pub fn begin(&mut self, base: Option<&Checkpoint>, how: &Commit<'_>) -> Result<()> {
+    pub(crate) fn begin(&mut self, base: Option<&Checkpoint>, how: &Commit<'_>) -> Result<()> {
         let begun = match base {
             Some(base) => {
                 self.begun_from = Some(Seen::of(base.stat()));
@@ -95,7 +47,7 @@ impl Staged {
     ///
     /// # Errors
     /// Kind `Os` with the errno. Some of them may be set then.
-    pub fn set_attributes(&mut self, attributes: &Attributes) -> Result<()> {
+    pub(crate) fn set_attributes(&mut self, attributes: &Attributes) -> Result<()> {
         let mut set = || {
             let owner = Attributes {
                 uid: attributes.uid,
@@ -123,7 +75,7 @@ impl Staged {
     ///
     /// # Errors
     /// Kind `Os` with the errno.
-    pub fn drop_privileges(&mut self) -> Result<()> {
+    pub(crate) fn drop_privileges(&mut self) -> Result<()> {
         let mut drop = || match without_privileges(self.mode()?) {
             Some(left) => self.set_mode(left),
             None => Ok(()),
@@ -136,7 +88,7 @@ impl Staged {
     ///
     /// # Errors
     /// Kind `Os`: `EEXIST`, `ENODATA`, `ENOSPC`, …
-    pub fn set_xattr(
+    pub(crate) fn set_xattr(
         &mut self,
         name: &CStr,
         value: Option<&[u8]>,
@@ -166,7 +118,7 @@ impl Staged {
     ///
     /// # Errors
     /// Kind `Os`: `ENODATA`, …
-    pub fn xattr(&self, name: &CStr) -> Result<Vec<u8>> {
+    pub(crate) fn xattr(&self, name: &CStr) -> Result<Vec<u8>> {
         let value = if lock::is_mark(name) {
             Err(Errno::NODATA)
         } else {
@@ -180,7 +132,7 @@ impl Staged {
     ///
     /// # Errors
     /// Kind `Os` with the errno.
-    pub fn xattr_names(&self) -> Result<Vec<u8>> {
+    pub(crate) fn xattr_names(&self) -> Result<Vec<u8>> {
         sys::list_xattrs(&self.file)
             .during("list the attributes")
             .map_err(|e| self.tell(e))

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 
 use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, name, open, set, set_xattr};
-use crate::repo::{Commit, Kind, LockOwner, lock};
+use crate::repo::{Base, Kind, LockOwner, lock};
 use crate::sys::{self, Call, Errno, RenameFlags, fault};
 
 /// Leaves what a save leaves that was killed before its rename.
@@ -76,7 +76,7 @@ fn i1_adopt_never_publishes_a_save_in_progress() {
     staged.write_at(b"ha", 0).unwrap();
     assert_eq!(adopt().unwrap_err().kind(), Kind::Locked);
     assert_eq!(sandbox.content(), b"old");
-    staged.commit(&Commit::default()).unwrap();
+    staged.commit(Base::Any).unwrap();
     assert_eq!(sandbox.content(), b"ha");
 
     leave_dead(&sandbox);
@@ -139,7 +139,7 @@ fn i3_a_writer_whose_lock_was_broken_publishes_nothing() {
                 }
                 None
             };
-            let result = fault::with(ways.plan(plan), || staged.commit(&Commit::default()));
+            let result = fault::with(ways.plan(plan), || staged.commit(Base::Any));
             assert_eq!(result.unwrap_err().kind(), Kind::LockBroken, "{ways:?}");
             assert_eq!(sandbox.content(), b"old");
             if replace {
@@ -233,7 +233,7 @@ fn i4_a_living_lock_refuses_every_save() {
             }
             None
         };
-        fault::with(ways.plan(plan), || staged.commit(&Commit::default())).unwrap();
+        fault::with(ways.plan(plan), || staged.commit(Base::Any)).unwrap();
         assert_eq!(sandbox.content(), b"");
         assert_eq!(sandbox.entries(), set(["session", "upload"]));
     }

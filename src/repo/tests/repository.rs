@@ -375,10 +375,7 @@ fn remove_warns_of_all_that_an_immutable_directory_keeps() {
 #[test]
 fn rename_moves_a_session_and_replaces_only_an_empty_one() {
     let sandbox = Sandbox::with_checkpoint(b"old");
-    let rename = |from, to| {
-        let flags = RenameFlags::empty();
-        sandbox.repository.rename(&name(from), &name(to), flags)
-    };
+    let rename = |from, to| sandbox.repository.rename(&name(from), &name(to));
     rename("s", "t").unwrap();
     assert_eq!(ids(&sandbox.repository), ["t"]);
     sandbox.session.save(b"new").unwrap();
@@ -397,10 +394,11 @@ fn rename_moves_a_session_and_replaces_only_an_empty_one() {
         .create_named(&name("empty"), 0o755)
         .unwrap();
     rename("t", "empty").unwrap();
-    let flags = RenameFlags::NOREPLACE;
-    let taken = sandbox
-        .repository
-        .rename(&name("empty"), &name("full"), flags);
+    let (from, to) = (name("empty"), name("full"));
+    let taken = sandbox.repository.rename_by(&from, |root| {
+        let flags = RenameFlags::NOREPLACE;
+        sys::rename(root, from.as_os_str(), root, to.as_os_str(), flags)
+    });
     assert_eq!(taken.unwrap_err().kind(), Kind::Exists);
     assert_eq!(full.load().unwrap(), b"full");
 }
@@ -424,4 +422,44 @@ fn remove_empty_refuses_a_session_with_anything_in_it() {
 fn a_repository_without_a_path_is_an_error() {
     let error = Repository::new("").create("pbox-").unwrap_err();
     assert_eq!(error.errno(), Errno::NOENT.raw_os_error());
+}
+
+/// An error says on which path, in one line, and so does the [`std::io::Error`] that
+/// is made of it.
+#[test]
+fn errors_name_the_path() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("session")).unwrap();
+    let session = sandbox.repository.path().join("s.session");
+    for error in [
+        sandbox.session.load().unwrap_err(),
+        sandbox.session.checkpoint().unwrap_err(),
+        sandbox.session.save(b"new").unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), Kind::NotAFile);
+        assert_eq!(error.path(), Some(session.clone()));
+        let text = error.to_string();
+        assert_eq!(
+            text,
+            format!("{}: session is not a regular file", session.display())
+        );
+        let error = std::io::Error::from(error);
+        assert_eq!(error.kind(), std::io::ErrorKind::IsADirectory);
+        assert_eq!(error.to_string(), text);
+    }
+    let missing = sandbox.repository.session(&name("t")).unwrap_err();
+    let missing = std::io::Error::from(missing);
+    assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+
+    // A checkpoint knows whose it is.
+    let sandbox = Sandbox::with_checkpoint(b"old");
+    let checkpoint = sandbox.session.checkpoint().unwrap().unwrap();
+    let denied = |_, call| (call == Call::Reopen).then_some(Errno::ACCESS);
+    let error = fault::with(Box::new(denied), || checkpoint.read()).unwrap_err();
+    assert_eq!(error.path(), Some(sandbox.path("").components().collect()));
+
+    // Where there is no session, the repository is named.
+    let file = sandbox.path("session");
+    let error = Repository::new(&file).list().unwrap_err();
+    assert_eq!(error.path(), Some(file));
 }

@@ -70,7 +70,7 @@ fn rule_13_1_a_save_asks_of_the_file_that_it_replaces() {
                     let mut staged = sandbox.session.stage()?;
                     staged.begin(base.as_ref(), &how)?;
                     staged.write_at(b"new", 0)?;
-                    staged.commit(&how)
+                    staged.replace(&how)
                 };
                 let saved = fault::with(ways.plan(plan), save);
                 let path = sandbox.path("session");
@@ -117,7 +117,7 @@ fn rule_13_1_what_a_writer_has_set_goes_to_no_other_file() {
         };
         staged.set_attributes(&mode).unwrap();
         put(&sandbox);
-        assert_eq!(staged.commit(&how).unwrap_err().kind(), Kind::Superseded);
+        assert_eq!(staged.replace(&how).unwrap_err().kind(), Kind::Superseded);
         assert_eq!(sandbox.content(), b"other");
         assert_eq!(sandbox.entries(), set(["session"]));
     }
@@ -152,7 +152,7 @@ fn rule_13_1_a_checkpoint_that_is_gone_is_made_anew() {
                 let mut staged = sandbox.session.stage()?;
                 staged.begin(base.as_ref(), &how)?;
                 std::fs::remove_file(&path).unwrap();
-                staged.commit(&how)
+                staged.replace(&how)
             };
             let saved = fault::with(ways.plan(|_, _| None), save);
             assert!(permit.of.take().iter().all(|of| *of == 0));

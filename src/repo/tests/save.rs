@@ -31,7 +31,7 @@ fn rule_2_3_a_published_checkpoint_is_not_reported_as_unsaved() {
                 renamed |= call == Call::Rename;
                 (renamed && call == denied).then_some(Errno::MFILE)
             });
-            let new = fault::with(plan, || staged.commit(&Commit::default()));
+            let new = fault::with(plan, || staged.commit(Base::Any));
             let new = new.unwrap_or_else(|e| panic!("{ways:?}: {denied:?}: {e}"));
             assert_eq!(sandbox.content(), b"new");
             assert_eq!(new.len(), 3);
@@ -191,7 +191,7 @@ fn rule_2_7_the_mode_and_owner_of_a_first_checkpoint() {
             first_owner: Some((7, 8)),
             ..Commit::default()
         };
-        let commit = || sandbox.session.stage().unwrap().commit(&first).map(drop);
+        let commit = || sandbox.session.stage().unwrap().replace(&first).map(drop);
         fault::with(ways.plan(|_, _| None), commit).unwrap();
         let stat = std::fs::metadata(sandbox.path("session")).unwrap();
         assert_eq!(stat.mode() & 0o7777, 0o640, "{ways:?}");
@@ -244,7 +244,7 @@ fn rule_2_7_attributes_that_the_writer_set_are_published_with_its_save() {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
             set_xattr(&path, c"user.kept", b"2");
             set_xattr(&path, c"user.later", b"1");
-            staged.commit(&Commit::default()).map(drop)
+            staged.commit(Base::Any).map(drop)
         };
         fault::with(ways.plan(|_, _| None), run).unwrap();
         let stat = std::fs::metadata(&path).unwrap();
@@ -317,7 +317,7 @@ fn rule_2_9_a_save_from_a_replaced_base_is_refused() {
                 base: Base::Only(base.as_ref()),
                 ..Commit::default()
             };
-            let error = fault::with(ways.plan(|_, _| None), || lost.commit(&commit));
+            let error = fault::with(ways.plan(|_, _| None), || lost.replace(&commit));
             assert_eq!(
                 error.unwrap_err().kind(),
                 Kind::Superseded,
@@ -326,7 +326,7 @@ fn rule_2_9_a_save_from_a_replaced_base_is_refused() {
             assert_eq!(std::fs::read(sandbox.path("session")).ok(), now, "{how}");
             assert!(!sandbox.path("session.next").exists());
             if let Some(truncated) = truncated {
-                truncated.commit(&Commit::default()).unwrap();
+                truncated.commit(Base::Any).unwrap();
                 assert_eq!(sandbox.content(), b"", "{how}");
             }
         }
@@ -355,7 +355,7 @@ fn rule_2_9_a_base_replaced_during_the_commit_is_noticed() {
             base: Base::Only(base.as_ref()),
             ..Commit::default()
         };
-        let error = fault::with(plan, || staged.commit(&commit)).unwrap_err();
+        let error = fault::with(plan, || staged.replace(&commit)).unwrap_err();
         assert_eq!(error.kind(), Kind::Superseded);
         assert_eq!(sandbox.content(), b"newer");
         assert_eq!(sandbox.entries(), set(["session"]));
@@ -373,11 +373,11 @@ fn rule_2_12_a_removed_checkpoint_is_replaced_by_a_first_one() {
         let staged = sandbox.session.stage().unwrap();
         staged.write_at(b"new", 0).unwrap();
         match state {
-            "gone" => assert!(sandbox.session.remove_this_checkpoint(&removed).unwrap()),
+            "gone" => assert!(sandbox.session.unlink_this_checkpoint(&removed).unwrap()),
             "replaced" => sandbox.session.save(b"newer").unwrap(),
             _ => {}
         }
-        let done = staged.commit(&Commit {
+        let done = staged.replace(&Commit {
             base: Base::Only(Some(&removed)),
             removed: Some(&removed),
             first_mode: 0o600,
@@ -386,7 +386,7 @@ fn rule_2_12_a_removed_checkpoint_is_replaced_by_a_first_one() {
         if state == "replaced" {
             assert_eq!(done.unwrap_err().kind(), Kind::Superseded);
             assert_eq!(sandbox.content(), b"newer");
-            assert!(!sandbox.session.remove_this_checkpoint(&removed).unwrap());
+            assert!(!sandbox.session.unlink_this_checkpoint(&removed).unwrap());
             continue;
         }
         done.unwrap();

@@ -110,7 +110,7 @@ fn append(sandbox: &Sandbox) -> Result<()> {
         mode: Some(0o600),
         ..Attributes::default()
     })?;
-    staged.commit(&how)?;
+    staged.replace(&how)?;
     Ok(())
 }
 
@@ -119,6 +119,14 @@ fn adopt(sandbox: &Sandbox, from: &str, flags: RenameFlags) -> Result<()> {
     sandbox
         .session
         .adopt(open(sandbox.path(dir)), OsStr::new(name), flags)
+}
+
+fn exchange_names(sandbox: &Sandbox) -> Result<()> {
+    let (from, to) = (name("s"), name("t"));
+    sandbox.repository.rename_by(&from, |root| {
+        let flags = RenameFlags::EXCHANGE;
+        sys::rename(root, from.as_os_str(), root, to.as_os_str(), flags)
+    })
 }
 
 fn link(sandbox: &Sandbox, name: &str) -> Result<()> {
@@ -188,8 +196,8 @@ operations! {
         sys::fsync(open(s.dir.path())).unwrap();
         sys::mkdir(open(a), OsStr::new("b"), Mode::from_raw_mode(0o755)).unwrap();
     }, [generate], Nothing;
-    rename_a_session: PLAIN, with_another_session, nothing, [|s| s.repository.rename(&name("s"), &name("u"), RenameFlags::empty())], Nothing;
-    exchange_the_names_of_sessions: PLAIN, with_another_session, nothing, [|s| s.repository.rename(&name("s"), &name("t"), RenameFlags::EXCHANGE)], Nothing;
+    rename_a_session: PLAIN, with_another_session, nothing, [|s| s.repository.rename(&name("s"), &name("u"))], Nothing;
+    exchange_the_names_of_sessions: PLAIN, with_another_session, nothing, [exchange_names], Nothing;
     remove_a_session: PLAIN, tree, nothing, [|s| s.repository.remove(&name("s"), |path, e| panic!("{path:?}: {e}"))], Nothing;
     probe: PLAIN, tree, nothing, [|s| s.repository.probe().map(drop)], NotDurable;
     remove_an_empty_session: PLAIN, Sandbox::new, nothing, [|s| s.repository.remove_empty(&name("s"))], Nothing;

@@ -40,8 +40,8 @@ fn append(sandbox: &Sandbox) -> Result<Vec<u8>> {
         mode: Some(0o640),
         ..Attributes::default()
     })?;
-    let new = staged.commit(&how)?;
-    Ok(new.len().to_string().into_bytes())
+    let committed = staged.replace(&how)?;
+    Ok(committed.new.len().to_string().into_bytes())
 }
 
 fn ranges(sandbox: &Sandbox) -> Result<Vec<u8>> {
@@ -62,7 +62,7 @@ fn ranges(sandbox: &Sandbox) -> Result<Vec<u8>> {
     let mut content = vec![0; 8192];
     sys::read_at(staged.reader()?, &mut content, 0).during("read")?;
     let base = Base::Only(base.as_ref());
-    staged.commit(&Commit {
+    staged.replace(&Commit {
         base,
         ..Commit::default()
     })?;
@@ -105,7 +105,7 @@ operations! {
     }, append;
     i5_abandon, ALL_WAYS, false, with_checkpoint, |s| {
         let mut staged = s.session.stage()?;
-        staged.fill(&b"given up"[..]).map_err(|e| sys::errno_of(&e)).or_else(|e| Err(e).during("fill"))?;
+        staged.fill(&b"given up"[..]).map_err(|e| e.downcast::<Error>().unwrap())?;
         assert!(!staged.is_empty()?);
         staged.withdraw();
         Ok(Vec::new())
@@ -114,9 +114,9 @@ operations! {
     i5_lock, PLAIN, false, with_dead_lock, |s| Ok(format!("{:?}", s.session.lock()?.map(|lock| lock.owner())).into_bytes());
     i5_remove_dead_lock, PLAIN, false, with_dead_lock, |s| nothing(s.session.remove_dead_lock());
     i5_debris, PLAIN, false, with_dead_lock, |s| Ok(format!("{:?}", s.session.debris()?.links).into_bytes());
-    i5_remove_this_checkpoint, PLAIN, false, with_checkpoint, |s| {
+    i5_unlink_this_checkpoint, PLAIN, false, with_checkpoint, |s| {
         let checkpoint = s.session.checkpoint()?;
-        nothing(checkpoint.map_or(Ok(false), |it| s.session.remove_this_checkpoint(&it)))
+        nothing(checkpoint.map_or(Ok(false), |it| s.session.unlink_this_checkpoint(&it)))
     };
     i5_link, PLAIN, false, with_checkpoint, |s| link(s, "linked");
     i5_link_over_a_file, PLAIN, false, tree, |s| link(s, "other");
@@ -149,7 +149,7 @@ operations! {
     };
     i5_load, PLAIN, false, with_checkpoint, |s| s.session.load();
     i5_rename, PLAIN, false, with_checkpoint, |s| {
-        nothing(s.repository.rename(&name("s"), &name("t"), RenameFlags::empty()))
+        nothing(s.repository.rename(&name("s"), &name("t")))
     };
     i5_remove, PLAIN, true, tree, remove;
     i5_remove_empty, PLAIN, false, Sandbox::new, |s| nothing(s.repository.remove_empty(&name("s")));
@@ -227,7 +227,7 @@ fn survives(operation: &str) -> fn(&Fault) -> bool {
         | "i1_i5_adopt_from_another_directory"
         | "i1_i5_exchange"
         | "i5_remove_checkpoint"
-        | "i5_remove_this_checkpoint" => |fault| match fault.call {
+        | "i5_unlink_this_checkpoint" => |fault| match fault.call {
             Call::Stat | Call::Fstat | Call::Unlink if fault.changed => true,
             // Of the lock, when the checkpoint is gone.
             Call::Stat | Call::Fstat if fault.index > 8 => true,

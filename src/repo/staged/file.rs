@@ -1,28 +1,23 @@
-//! A save in progress: the staged file and the commit path of DESIGN 3.
-
-mod commit;
-mod rights;
+//! A save in progress: the staged file, and what is written into it.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-pub use self::commit::{Base, Commit, Committed, Permit, Unasked};
-pub(crate) use self::rights::DEFAULT_ACL;
-use self::rights::{Seen, Source};
-use super::attributes::Own;
-use super::checkpoint::Checkpoint;
+use super::seen::{Seen, Source};
+use crate::repo::attributes::Own;
+use crate::repo::checkpoint::Checkpoint;
 #[cfg(doc)]
-use super::error::Kind;
-use super::error::{During, Error, Result};
-use super::lock::{self, Mark, NEXT};
-use super::session::Session;
+use crate::repo::error::Kind;
+use crate::repo::error::{During, Error, Result};
+use crate::repo::lock::{self, Mark, NEXT};
+use crate::repo::session::Session;
 use crate::sys::{self, Errno, OFlags};
 
 /// Where the staged file is until it is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Without a name (`O_TMPFILE`): it vanishes with the descriptor.
     Nowhere,
     /// It is `session.next`, and to be removed if it is not published.
@@ -31,13 +26,16 @@ enum Place {
     Settled,
 }
 
-/// A file being written, to become the checkpoint by [`commit`](Self::commit).
-/// Dropped without it, it leaves no trace.
+/// A save in progress: a file that nobody else sees, and that becomes the checkpoint
+/// by [`commit`](Self::commit). Dropped without it, it leaves no trace.
+///
+/// It may be written in any order and size, by [`write_at`](Self::write_at), by
+/// [`fill`](Self::fill), or as a [`Write`](io::Write).
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
 /// # let session = sessionfs::repo::Repository::new(dir.path()).create("demo-")?;
-/// use sessionfs::repo::{Base, Commit};
+/// use sessionfs::repo::Base;
 ///
 /// // Append to a checkpoint, unless somebody else replaces it meanwhile.
 /// let base = session.checkpoint()?;
@@ -46,29 +44,28 @@ enum Place {
 ///     staged.copy_from(base)?;
 /// }
 /// staged.write_at(b"one more line\n", staged.len()?)?;
-/// let commit = Commit { base: Base::Only(base.as_ref()), ..Commit::default() };
-/// let new = staged.commit(&commit)?;
+/// let new = staged.commit(Base::Only(base.as_ref()))?;
 /// assert_eq!(new.len(), 14);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Staged {
-    session: Session,
-    file: OwnedFd,
-    place: Place,
-    mark: Mark,
+    pub(super) session: Session,
+    pub(super) file: OwnedFd,
+    pub(super) place: Place,
+    pub(super) mark: Mark,
     /// Whether the sticky bit belongs to its mode, where that is the mark.
-    sticky: bool,
+    pub(super) sticky: bool,
     /// Whose attributes it has.
-    source: Source,
+    pub(super) source: Source,
     /// What its writer has set of them.
-    own: Own,
+    pub(super) own: Own,
     /// The checkpoint that it was begun from.
-    begun_from: Option<Seen>,
+    pub(super) begun_from: Option<Seen>,
 }
 
 impl Staged {
-    pub(super) fn new(session: &Session) -> Result<Self> {
+    pub(in crate::repo) fn new(session: &Session) -> Result<Self> {
         match sys::open_tmpfile(session.dir()) {
             Ok(file) => {
                 let mark = lock::mark(file.as_fd()).during("mark the staged file")?;
@@ -101,7 +98,7 @@ impl Staged {
     ///
     /// # Errors
     /// [`Kind::Locked`], and [`Kind::Os`] with the errno.
-    pub(super) fn named(session: &Session) -> Result<Self> {
+    pub(in crate::repo) fn named(session: &Session) -> Result<Self> {
         let created = lock::create(session)?;
         Ok(Self::of(session, created, Place::Next))
     }
@@ -123,7 +120,7 @@ impl Staged {
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno; `EINTR` if it does not.
-    pub fn copy(&self, from: &File, most: u64, goes_on: &dyn Fn() -> bool) -> Result<()> {
+    pub(crate) fn copy(&self, from: &File, most: u64, goes_on: &dyn Fn() -> bool) -> Result<()> {
         let copy = || {
             // Now: who had it open when he renamed it to `session` may write it.
             let stat = sys::fstat(from)?;
@@ -173,7 +170,7 @@ impl Staged {
     /// # Errors
     /// [`Kind::Os`]: `EOPNOTSUPP` if the filesystem does not have this `mode`,
     /// `ENOSPC`, …
-    pub fn allocate(&self, mode: i32, offset: u64, len: u64) -> Result<()> {
+    pub(crate) fn allocate(&self, mode: i32, offset: u64, len: u64) -> Result<()> {
         sys::allocate(&self.file, mode, offset, len)
             .during("allocate")
             .map_err(|e| self.tell(e))
@@ -185,7 +182,7 @@ impl Staged {
     ///
     /// # Errors
     /// [`Kind::Os`]: `EOPNOTSUPP` if the filesystem cannot, `ENOSPC`, …
-    pub fn copy_range(
+    pub(crate) fn copy_range(
         &self,
         (from, from_at): (impl AsFd, u64),
         at: u64,
@@ -201,7 +198,7 @@ impl Staged {
     ///
     /// # Errors
     /// [`Kind::Os`]: `EMFILE`, …
-    pub fn reader(&self) -> Result<OwnedFd> {
+    pub(crate) fn reader(&self) -> Result<OwnedFd> {
         sys::reopen(&self.file, OFlags::RDONLY)
             .during("open the staged file")
             .map_err(|e| self.tell(e))
@@ -227,7 +224,7 @@ impl Staged {
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
-    pub fn stat(&self) -> Result<sys::Statx> {
+    pub(crate) fn stat(&self) -> Result<sys::Statx> {
         let stat = sys::fstat(&self.file).during("stat the staged file");
         let mut stat = stat.map_err(|e| self.tell(e))?;
         let mode = self.unmarked(stat.stx_mode.into());
@@ -238,7 +235,7 @@ impl Staged {
     /// Abandons the save as far as anybody else can see: the lock is free.
     /// What has been written goes when this value is dropped, which may take
     /// a while.
-    pub fn withdraw(&mut self) {
+    pub(crate) fn withdraw(&mut self) {
         if self.place != Place::Next {
             return;
         }
@@ -257,8 +254,8 @@ impl Staged {
         }
     }
 
-    fn tell(&self, error: Error) -> Error {
-        error.of(self.session.name())
+    pub(super) fn tell(&self, error: Error) -> Error {
+        self.session.tell(error)
     }
 }
 
@@ -275,9 +272,7 @@ impl io::Write for Staged {
             let end = self.len()?;
             self.write_at(bytes, end)
         };
-        append()
-            .map(|()| bytes.len())
-            .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+        append().map(|()| bytes.len()).map_err(io::Error::from)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -301,8 +296,7 @@ impl Staged {
             if n == 0 {
                 return Ok(at);
             }
-            self.write_at(&buffer[..n], at)
-                .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
+            self.write_at(&buffer[..n], at)?;
             at += n as u64;
         }
     }
