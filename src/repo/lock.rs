@@ -53,7 +53,6 @@ impl Mark {
 /// One that was created with [`MARK_BIT`] is marked: another mark, to take over
 /// from that, might survive a power cut later than the loss of the first.
 pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
-    #[cfg(feature = "test-switches")]
     if sys::defect::has(sys::defect::Defect::Unmarked) {
         return Ok(Mark::None);
     }

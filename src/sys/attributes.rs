@@ -4,12 +4,14 @@
 use std::ffi::{CStr, OsStr};
 use std::os::fd::AsFd;
 
-use rustix::fs::StatxFlags;
+use rustix::fs::{AtFlags, CWD, Mode, Statx, StatxFlags, Timestamps, XattrFlags};
+use rustix::io::Errno;
 
-use super::{
-    AtFlags, CWD, Call, Change, Errno, Mode, Result, Statx, Timestamps, XattrFlags, call, held,
-    note, proc_path,
-};
+use super::call::{Call, Result, held};
+use super::defect::{Defect, has};
+use super::proc_fd::proc_path;
+use super::record::{Change, note};
+use super::seam::call;
 
 fn statx_mask() -> StatxFlags {
     StatxFlags::BASIC_STATS | StatxFlags::BTIME
@@ -28,11 +30,6 @@ pub fn stat(dir: impl AsFd, name: &OsStr) -> Result<Statx> {
     call(Call::Stat, || {
         rustix::fs::statx(dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW, statx_mask())
     })
-}
-
-/// fstatvfs(3), also of an `O_PATH` descriptor
-pub fn statvfs(fd: impl AsFd) -> Result<rustix::fs::StatVfs> {
-    call(Call::Stat, || rustix::fs::fstatvfs(fd.as_fd()))
 }
 
 /// faccessat2(2) of what a descriptor holds, with the effective ids; `mask`
@@ -112,10 +109,7 @@ fn grow(mut f: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
 /// setxattr(2) of what a descriptor holds
 pub fn set_xattr(fd: impl AsFd, name: &CStr, value: &[u8], flags: XattrFlags) -> Result<()> {
     // For scripts/power-cuts: but for our own mark.
-    #[cfg(feature = "test-switches")]
-    if super::defect::has(super::defect::Defect::AttributesLeftOut)
-        && !name.to_bytes().starts_with(b"user.sessionfs.")
-    {
+    if has(Defect::AttributesLeftOut) && !name.to_bytes().starts_with(b"user.sessionfs.") {
         return Ok(());
     }
     let path = proc_path(fd.as_fd());

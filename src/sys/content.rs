@@ -2,15 +2,19 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-#[cfg(feature = "test-switches")]
-use super::defect::{Defect, has};
-use super::{Call, Change, Errno, Find, Result, call, find, limit, memory, note};
+use rustix::io::Errno;
+
+use super::call::{Call, Result};
+use super::defect::{Defect, has, leaves_out_sync};
+use super::memory;
+use super::ranges::{Find, find};
+use super::record::{Change, note};
+use super::seam::{call, limit};
 
 /// fsync(2). The error of a failed fsync is told once by the kernel: whoever
 /// asks again may hear 0 although the data is lost.
 pub fn fsync(fd: impl AsFd) -> Result<()> {
-    #[cfg(feature = "test-switches")]
-    if super::defect::leaves_out_sync(&fd)? {
+    if leaves_out_sync(&fd)? {
         return Ok(());
     }
     sync(fd.as_fd(), |fd| rustix::fs::fsync(fd))
@@ -28,7 +32,6 @@ fn sync(fd: BorrowedFd<'_>, make: impl Fn(BorrowedFd<'_>) -> Result<()>) -> Resu
             return Ok(());
         }
         let made = make(fd);
-        #[cfg(feature = "test-switches")]
         let made = match made {
             Err(_) if has(Defect::SyncErrorsIgnored) => Ok(()),
             made => made,
@@ -84,7 +87,6 @@ pub fn write_at(fd: impl AsFd, buffer: &[u8], offset: u64) -> Result<()> {
         let written = call(Call::Write, || {
             rustix::io::pwrite(fd.as_fd(), &rest[..limit(rest.len())], at)
         });
-        #[cfg(feature = "test-switches")]
         let written = match written {
             Err(_) if has(Defect::WriteErrorsIgnored) => Ok(rest.len()),
             written => written,

@@ -1,12 +1,15 @@
 //! Defects on purpose, one at a time: what `SESSIONFS_DEFECT` names. The tests
-//! have to find each (`scripts/proof --teeth`). No program that anybody is given
-//! is built with this module: it is there with the feature `test-switches`, and for
+//! have to find each (`scripts/proof --teeth`). In a program that anybody is given
+//! there are none, and nothing is asked: that takes the feature `test-switches`, or
 //! the fuzzer.
 
-use std::sync::LazyLock;
+use std::os::fd::AsFd;
+
+use super::call::Result;
 
 /// What is done wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "some are made in a test build only")]
 pub enum Defect {
     /// No file is synced: a checkpoint is torn by a power cut (I1).
     FilesNotSynced,
@@ -38,12 +41,46 @@ pub enum Defect {
 }
 
 /// Whether this process has the defect.
-///
+pub fn has(defect: Defect) -> bool {
+    #[cfg(any(feature = "test-switches", fuzzing))]
+    return chosen() == Some(defect);
+    #[cfg(not(any(feature = "test-switches", fuzzing)))]
+    {
+        let _ = defect;
+        false
+    }
+}
+
+/// Whether the fsync(2) of this is left out.
+pub(super) fn leaves_out_sync(fd: impl AsFd) -> Result<bool> {
+    #[cfg(feature = "test-switches")]
+    {
+        use rustix::fs::{FileType, fstat};
+        Ok(match FileType::from_raw_mode(fstat(fd)?.st_mode) {
+            FileType::RegularFile => has(Defect::FilesNotSynced),
+            FileType::Directory => has(Defect::DirectoriesNotSynced),
+            _ => false,
+        })
+    }
+    #[cfg(not(feature = "test-switches"))]
+    {
+        let _ = fd;
+        Ok(false)
+    }
+}
+
+/// For `scripts/power-cuts`: whether everything is done as where files without a name
+/// are missing (`SESSIONFS_WITHOUT_TMPFILE`).
+pub(super) fn has_no_tmpfile() -> bool {
+    cfg!(feature = "test-switches") && std::env::var_os("SESSIONFS_WITHOUT_TMPFILE").is_some()
+}
+
 /// # Panics
 /// Where the variable names none: a test would find nothing, and be right.
+#[cfg(any(feature = "test-switches", fuzzing))]
 #[expect(clippy::panic, reason = "never in a program that anybody is given")]
-pub fn has(defect: Defect) -> bool {
-    static CHOSEN: LazyLock<Option<Defect>> = LazyLock::new(|| {
+fn chosen() -> Option<Defect> {
+    static CHOSEN: std::sync::LazyLock<Option<Defect>> = std::sync::LazyLock::new(|| {
         let name = std::env::var("SESSIONFS_DEFECT").ok()?;
         Some(match name.as_str() {
             "files-not-synced" => Defect::FilesNotSynced,
@@ -62,18 +99,5 @@ pub fn has(defect: Defect) -> bool {
             _ => panic!("SESSIONFS_DEFECT: there is no defect {name}"),
         })
     });
-    *CHOSEN == Some(defect)
-}
-
-/// Whether the fsync(2) of this is left out.
-#[cfg(feature = "test-switches")]
-pub(super) fn leaves_out_sync(fd: impl std::os::fd::AsFd) -> super::Result<bool> {
-    use rustix::fs::FileType;
-    Ok(
-        match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
-            FileType::RegularFile => has(Defect::FilesNotSynced),
-            FileType::Directory => has(Defect::DirectoriesNotSynced),
-            _ => false,
-        },
-    )
+    *CHOSEN
 }

@@ -5,11 +5,17 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{RawDir, SeekFrom};
+use rustix::fs::{AtFlags, CWD, Mode, RawDir, RenameFlags, SeekFrom, Statx};
+use rustix::io::Errno;
 
-use super::{
-    AtFlags, CWD, Call, Change, Mode, RenameFlags, Result, call, memory, note, open_dir, proc_path,
-};
+use super::attributes::{fstat, stat};
+use super::call::{Call, Result};
+use super::defect::{Defect, has};
+use super::memory;
+use super::open::open_dir;
+use super::proc_fd::{path_of, proc_path};
+use super::record::{Change, note};
+use super::seam::call;
 
 /// The names in a directory but `.` and `..`, in the filesystem's order.
 pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
@@ -115,10 +121,9 @@ pub fn rename(
     to: &OsStr,
     flags: RenameFlags,
 ) -> Result<()> {
-    #[cfg(feature = "test-switches")]
-    if super::defect::has(super::defect::Defect::RenameInTwoSteps) && flags.is_empty() {
+    if has(Defect::RenameInTwoSteps) && flags.is_empty() {
         match unlink(&to_dir, to) {
-            Ok(()) | Err(super::Errno::NOENT) => {}
+            Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
     }
@@ -169,4 +174,21 @@ pub fn read_link(dir: impl AsFd, name: &OsStr) -> Result<CString> {
     call(Call::Open, || {
         rustix::fs::readlinkat(dir.as_fd(), name, Vec::new())
     })
+}
+
+/// Whether a directory has lost its name. For overlayfs, where a directory that
+/// is in both layers has one link for ever, also when it is removed (Linux 6.18):
+/// only the name that the kernel keeps of it tells (proc_pid_fd(5)).
+pub fn is_nameless(dir: impl AsFd) -> Result<bool> {
+    let path = path_of(&dir)?;
+    if !path.to_bytes().ends_with(b" (deleted)") {
+        return Ok(false);
+    }
+    // Or it is called so.
+    let here = fstat(&dir)?;
+    let id = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+    match stat(CWD, OsStr::from_bytes(path.to_bytes())) {
+        Ok(there) => Ok(id(&there) != id(&here)),
+        Err(_) => Ok(true),
+    }
 }

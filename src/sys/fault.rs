@@ -3,7 +3,9 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::{Call, Errno};
+use rustix::io::Errno;
+
+use super::call::Call;
 
 /// Decides for each call, counted from 0 since [`with`] began.
 pub type Plan = Box<dyn FnMut(usize, Call) -> Option<Errno>>;

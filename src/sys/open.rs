@@ -1,22 +1,24 @@
 //! Opening: by a name in a directory, by a path below one, and again by a
 //! descriptor.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::ResolveFlags;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
-#[cfg(feature = "test-switches")]
-use super::defect::{Defect, has};
-use super::{CWD, Call, Change, Errno, Mode, OFlags, Result, call, held, note};
+use super::call::{Call, Result, held};
+use super::defect::{Defect, has, has_no_tmpfile};
+use super::proc_fd::proc_path;
+use super::record::{Change, note};
+use super::seam::call;
 
 /// openat(2); `O_CLOEXEC` and `O_NOFOLLOW` are always added.
 pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    #[cfg(feature = "test-switches")]
     let flags = if has(Defect::SymlinksFollowed) {
         flags - OFlags::NOFOLLOW
     } else {
@@ -38,10 +40,8 @@ pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result
 ///
 /// `EOPNOTSUPP` where the filesystem has no such files.
 pub fn open_tmpfile(dir: impl AsFd) -> Result<OwnedFd> {
-    // For scripts/power-cuts: as where there are none.
-    #[cfg(feature = "test-switches")]
-    if std::env::var_os("SESSIONFS_WITHOUT_TMPFILE").is_some() {
-        return Err(super::Errno::OPNOTSUPP);
+    if has_no_tmpfile() {
+        return Err(Errno::OPNOTSUPP);
     }
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let fd = call(Call::OpenTmpfile, || {
@@ -74,7 +74,6 @@ pub fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
 fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    #[cfg(feature = "test-switches")]
     let (resolve, flags) = if has(Defect::SymlinksFollowed) {
         (ResolveFlags::empty(), flags - OFlags::NOFOLLOW)
     } else {
@@ -130,37 +129,6 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
         return opened;
     }
     held(opened)
-}
-
-/// The name under which the kernel follows a descriptor to its file; for the
-/// calls that have no form for an `O_PATH` descriptor.
-pub fn proc_path(fd: BorrowedFd<'_>) -> CString {
-    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
-}
-
-/// Where what a descriptor holds is now.
-pub fn path_of(fd: impl AsFd) -> Result<CString> {
-    let path = proc_path(fd.as_fd());
-    call(Call::Open, || {
-        rustix::fs::readlinkat(CWD, &path, Vec::new())
-    })
-}
-
-/// Whether a directory has lost its name. For overlayfs, where a directory that
-/// is in both layers has one link for ever, also when it is removed (Linux 6.18):
-/// only the name that the kernel keeps of it tells (proc_pid_fd(5)).
-pub fn is_nameless(dir: impl AsFd) -> Result<bool> {
-    let path = path_of(&dir)?;
-    if !path.to_bytes().ends_with(b" (deleted)") {
-        return Ok(false);
-    }
-    // Or it is called so.
-    let here = super::fstat(&dir)?;
-    let id = |stat: &super::Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
-    match super::stat(CWD, OsStr::from_bytes(path.to_bytes())) {
-        Ok(there) => Ok(id(&there) != id(&here)),
-        Err(_) => Ok(true),
-    }
 }
 
 /// A [`File`] of a descriptor that this module opened.

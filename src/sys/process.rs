@@ -6,9 +6,10 @@ use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{fstat, fstatfs};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Errno, Result, errno_of};
+use super::call::{Result, errno_of};
 
 /// `PIDFD_THREAD` (Linux 6.9): of any thread, and not only the first one.
 const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());

@@ -4,8 +4,11 @@
 use std::os::fd::AsFd;
 
 use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
 
-use super::{Call, Change, Errno, Result, call, limit, note};
+use super::call::{Call, Result};
+use super::record::{Change, note};
+use super::seam::{call, limit};
 
 /// fallocate(2); `mode`, `offset` and `len` (in bytes) as there
 pub fn allocate(fd: impl AsFd, mode: i32, offset: u64, len: u64) -> Result<()> {

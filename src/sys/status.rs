@@ -2,9 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::FileType;
-
-use super::Statx;
+use rustix::fs::{FileType, Statx};
 
 /// Whether it is a directory.
 pub fn is_dir(stat: &Statx) -> bool {

@@ -186,7 +186,7 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
 fn is_put_differently(error: &Error, fault: &Fault) -> bool {
     let errno = Errno::from_raw_os_error(error.errno());
     match (fault.call, fault.errno) {
-        // What is held was there (src/sys.rs, `held`).
+        // What is held was there (src/sys/call.rs, `held`).
         (Call::Reopen | Call::Fstat, Errno::NOENT) => errno == Errno::STALE,
         // It cannot, whatever the reason.
         (Call::Copy, Errno::NOSYS | Errno::XDEV) => errno == Errno::OPNOTSUPP,

@@ -1,0 +1,82 @@
+//! What the system calls of this folder are called, and what they answer.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// What every wrapper answers.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// The system calls of this module, as the fault injection of the tests names
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// openat(2)
+    Open,
+    /// open(2) of what a descriptor holds
+    Reopen,
+    /// openat(2) with `O_TMPFILE`
+    OpenTmpfile,
+    /// openat2(2)
+    OpenBeneath,
+    /// statx(2) of a name, and others that only look
+    Stat,
+    /// statx(2) of what a descriptor holds
+    Fstat,
+    /// getdents64(2)
+    ReadDir,
+    /// mkdirat(2)
+    Mkdir,
+    /// linkat(2)
+    Link,
+    /// renameat2(2)
+    Rename,
+    /// unlinkat(2)
+    Unlink,
+    /// fsync(2)
+    Fsync,
+    /// pread(2)
+    Read,
+    /// pwrite(2)
+    Write,
+    /// ftruncate(2)
+    Truncate,
+    /// fchmod(2)
+    Chmod,
+    /// fchown(2)
+    Chown,
+    /// utimensat(2)
+    Utimens,
+    /// getxattr(2), listxattr(2)
+    GetXattr,
+    /// setxattr(2), removexattr(2)
+    SetXattr,
+    /// flock(2)
+    Flock,
+    /// ioctl_ficlone(2), copy_file_range(2)
+    Copy,
+    /// fallocate(2)
+    Allocate,
+    /// lseek(2)
+    Seek,
+}
+
+/// The errno of an [`io::Error`], `EIO` when it carries none.
+pub fn errno_of(error: &io::Error) -> Errno {
+    error
+        .raw_os_error()
+        .map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+/// The answer of a call about what a descriptor holds. That is there, whatever
+/// has become of its names; but filesystems that know files by their names only
+/// lose it with the name. Some say `ENOENT` then (bindfs, and whatever uses the
+/// same part of libfuse) and others `ESTALE` (sshfs; NFS by its manual), seen on
+/// Linux 6.18. Both are `ESTALE` from here on: it is not that there is none, and
+/// with this errno the kernel looks again by itself.
+pub(super) fn held<T>(answer: Result<T>) -> Result<T> {
+    answer.map_err(|errno| match errno {
+        Errno::NOENT => Errno::STALE,
+        errno => errno,
+    })
+}

@@ -1,0 +1,35 @@
+//! The seam: every system call that touches a repository goes through here, where
+//! tests have it fail, or transfer less. A call that a signal interrupted is made
+//! again.
+
+use rustix::io::Errno;
+
+use super::call::{Call, Result};
+#[cfg(test)]
+use super::fault;
+
+/// Makes a system call.
+pub(super) fn call<T>(call: Call, mut f: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        #[cfg(test)]
+        let result = fault::next(call).map_or_else(&mut f, Err);
+        #[cfg(not(test))]
+        let result = {
+            let _ = call;
+            f()
+        };
+        match result {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// How many bytes a call may read or write at once: all of them, unless a test
+/// has it cut short.
+pub(super) fn limit(len: usize) -> usize {
+    #[cfg(test)]
+    return fault::limit(len);
+    #[cfg(not(test))]
+    len
+}
