@@ -25,7 +25,8 @@ use fuser::{
 };
 
 pub use self::adapter::Adapter;
-use self::adapter::{MAX_PIECE, caller, fitting, guarded, read, time};
+use self::adapter::{caller, fitting, guarded, read, time};
+use self::buffers::MAX_PIECE;
 use crate::fs::{Ask, Fail, Patience, SetAttr};
 use crate::sys::memory;
 

@@ -6,10 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 
 use super::failure::{Failure, Result};
-use super::{Cli, completions, manual, option_list};
+use super::{completions, manual, option_list};
 use crate::sys;
 
 const AFTER_HELP: &str = "\
@@ -27,9 +27,10 @@ pub(super) struct Arguments {
     directory: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+/// Writes what belongs to these commands.
+pub(super) fn run(arguments: &Arguments, cli: Command) -> Result<()> {
     let directory = &arguments.directory;
-    write(directory, Cli::command())
+    write(directory, cli)
         .map_err(|e| Failure::other(format!("cannot write into {}: {e}", directory.display())))
 }
 

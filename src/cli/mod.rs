@@ -134,7 +134,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         Command::Remove(arguments) => remove::run(&arguments),
         Command::BreakLock(arguments) => break_lock::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments, commands),
         Command::ReadReport(arguments) => read_report::run(&arguments),
     }
 }

@@ -12,9 +12,6 @@ use super::workers::Workers;
 use crate::fs::{Caller, Fail, Fs, Patience, Result};
 use crate::sys::memory;
 
-/// The largest piece that is read or written in one request, in bytes.
-pub(super) const MAX_PIECE: u32 = 1 << 20;
-
 /// A [`Fs`], for fuser.
 pub struct Adapter {
     pub(super) fs: Arc<Fs>,

@@ -2,12 +2,13 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use std::time::Duration;
 
-use super::adapter::MAX_PIECE;
 use crate::fs::{Patience, Share, Shares};
 use crate::sys::{Errno, Result, memory};
+
+/// The largest piece that is read or written in one request, in bytes.
+pub(super) const MAX_PIECE: u32 = 1 << 20;
 
 /// How many are kept for the next requests. More are in use only while as
 /// many requests are.

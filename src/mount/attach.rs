@@ -1,7 +1,6 @@
 //! Mounting and unmounting: by root directly, by others through the helper.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,28 +10,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::error::Result;
+use super::error::{Result, Unmount};
+use super::options::MountOptions;
 use super::table::{self, Location};
-use super::{MountOptions, fusermount, kernel};
+use super::{fusermount, kernel};
 use crate::sys;
-
-/// Why an unmount failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unmount {
-    /// Something in it is open, or somebody's current directory.
-    Busy,
-    /// For another reason.
-    Failed(String),
-}
-
-impl fmt::Display for Unmount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Busy => f.write_str("it is in use"),
-            Self::Failed(reason) => f.write_str(reason),
-        }
-    }
-}
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::presence::{self, is_served_by_us};
 use super::table::Entry;
-use super::{is_served_by_us, presence};
 
 /// Where else a repository is mounted, among these mounts; `own` is the device of
 /// the mount itself, once it is made. One whose daemon is dead saves nothing, and

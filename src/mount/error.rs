@@ -1,6 +1,7 @@
 //! What can go wrong with a mount, told in one line.
 
 use std::fmt;
+use std::path::Path;
 
 /// What the operations of this module answer.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -42,6 +43,14 @@ impl Error {
         Self::new(Kind::Failed, message)
     }
 
+    /// What could not be mounted, and why.
+    pub(super) fn cannot_mount(mountpoint: &Path, reason: impl fmt::Display) -> Self {
+        Self::failed(format!(
+            "cannot mount on {}: {reason}",
+            mountpoint.display()
+        ))
+    }
+
     /// The reason.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -55,3 +64,21 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Why an unmount failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unmount {
+    /// Something in it is open, or somebody's current directory.
+    Busy,
+    /// For another reason.
+    Failed(String),
+}
+
+impl fmt::Display for Unmount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy => f.write_str("it is in use"),
+            Self::Failed(reason) => f.write_str(reason),
+        }
+    }
+}

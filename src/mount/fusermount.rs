@@ -11,8 +11,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::attach::Unmount;
-use super::error::{Error, Result};
+use super::error::{Error, Result, Unmount};
 use super::kernel;
 use super::options::MountOptions;
 
@@ -31,12 +30,7 @@ pub(super) fn mount(
     mountpoint: &Path,
     options: &MountOptions,
 ) -> Result<OwnedFd> {
-    let cannot = |reason: String| {
-        Error::failed(format!(
-            "cannot mount on {}: {reason}",
-            mountpoint.display()
-        ))
-    };
+    let cannot = |reason: String| Error::cannot_mount(mountpoint, reason);
     if !Path::new(kernel::DEVICE).exists() {
         return Err(cannot(kernel::NO_DEVICE.into()));
     }

@@ -8,8 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::attach::Unmount;
-use super::error::{Error, Result};
+use super::error::{Error, Result, Unmount};
 use super::options::MountOptions;
 
 /// The FUSE device.
@@ -24,12 +23,7 @@ pub(super) fn mount(
     mountpoint: &Path,
     options: &MountOptions,
 ) -> Result<OwnedFd> {
-    let cannot = |reason: String| {
-        Error::failed(format!(
-            "cannot mount on {}: {reason}",
-            mountpoint.display()
-        ))
-    };
+    let cannot = |reason: String| Error::cannot_mount(mountpoint, reason);
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = match rustix::fs::open(DEVICE, flags, Mode::empty()) {
         Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => return Err(cannot(NO_DEVICE.into())),

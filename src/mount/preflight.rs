@@ -11,8 +11,8 @@ use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::attach::{self, Unmount};
-use super::error::{Error, Kind, Result};
+use super::attach;
+use super::error::{Error, Kind, Result, Unmount};
 use super::table::Location;
 use crate::repo::SessionName;
 

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::table::Entry;
+
 /// How long to wait at the most, for each word and for the end. The mount may live
 /// on in another mount namespace, and its process may have been stopped.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -216,6 +218,12 @@ fn connect((major, minor): Device) -> io::Result<UnixStream> {
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
     Ok(stream)
+}
+
+/// Whether it is a mount of this program: by its type, or, if it was given
+/// another one, by the process that serves it.
+pub(super) fn is_served_by_us(entry: &Entry) -> bool {
+    entry.is_ours() || entry.is_fuse() && Watch::of(entry.device).is_some()
 }
 
 #[cfg(test)]

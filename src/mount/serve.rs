@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use fuser::{Session, SessionACL};
 
-use super::attach::{self, Mounted, Unmount};
-use super::error::{Error, Kind, Result};
-use super::{Access, Request, beside, preflight, presence, service, signals, table, watches};
+use super::attach::{self, Mounted};
+use super::error::{Error, Kind, Result, Unmount};
+use super::options::Access;
+use super::request::Request;
+use super::{beside, preflight, presence, service, signals, table, watches};
 use crate::fs::{Fs, Options};
 use crate::fuse::Adapter;
 use crate::proc::holders::{holders, in_words};

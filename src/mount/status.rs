@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::beside;
 use super::error::{Error, Kind, Result};
+use super::presence::is_served_by_us;
 use super::table::{self, Entry, Location};
-use super::{beside, is_served_by_us};
 use crate::fs::REPORT_NAME;
 
 /// How long a daemon may take to answer.
