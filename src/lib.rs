@@ -2,16 +2,30 @@
 //! ordinary tool gets saves that are atomic, durable and honest about failure.
 //!
 //! [`repo`] is the storage as a library, for programs that want it without a
-//! mount. The other modules are the program `sessionfs`.
+//! mount. [`cli`] is the program `sessionfs`.
+//!
+//! Four modules hold documents and no code. [`design`] is the contract: comments and
+//! tests cite it, "DESIGN 2.3" being rule 3 of its section 2, and "I4" its fourth
+//! invariant. [`semantics`] says what programs can rely on and where that ends,
+//! [`operation`] how to install, run and watch it, [`homes`] which filesystems a
+//! repository may be on.
 
 pub mod cli;
+#[doc = include_str!("design.md")]
+pub mod design {}
 mod fs;
 mod fuse;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[doc = include_str!("homes.md")]
+pub mod homes {}
 mod mount;
+#[doc = include_str!("operation.md")]
+pub mod operation {}
 mod proc;
 pub mod repo;
+#[doc = include_str!("semantics.md")]
+pub mod semantics {}
 mod sys;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! has no room for.
 
 mod fields;
+mod markdown;
 mod prose;
 
 use std::io;
@@ -27,7 +28,27 @@ pub(super) fn pages(cli: &Command, date: &str) -> io::Result<Vec<(String, Vec<u8
             pages.push(helper_page(command, date)?);
         }
     }
+    pages.push(semantics_page(date));
     Ok(pages)
+}
+
+/// The page of the rules and limits, from the document that says them.
+fn semantics_page(date: &str) -> (String, Vec<u8>) {
+    const NAME: &str = "sessionfs-semantics";
+    let mut roff = Roff::new();
+    let manual = "Miscellaneous Information";
+    roff.control(
+        "TH",
+        [&NAME.to_uppercase(), "7", date, &source()[..], manual],
+    );
+    section(&mut roff, "NAME");
+    roff.text([roman(format!(
+        "{NAME} - what saves mean on a mount of sessionfs, and the limits"
+    ))]);
+    section(&mut roff, "DESCRIPTION");
+    markdown::write(&mut roff, include_str!("../semantics.md"));
+    see_also(&mut roff, "semantics", &prose::see_also("semantics"));
+    (format!("{NAME}.7"), roff.render().into_bytes())
 }
 
 /// The page of a command, or of the program.
@@ -295,9 +316,12 @@ mod tests {
         for (file, text) in &pages {
             let names = text.split(|c: char| !c.is_alphanumeric() && !"-.".contains(c));
             for name in names.filter(|name| name.starts_with("sessionfs-")) {
-                let refers = text.contains(&format!("{name}(1)"));
-                let exists = pages.iter().any(|(page, _)| *page == format!("{name}.1"));
-                assert!(!refers || exists, "{file}: {name}");
+                for number in 1..=8 {
+                    let refers = text.contains(&format!("{name}({number})"));
+                    let page = format!("{name}.{number}");
+                    let exists = pages.iter().any(|(file, _)| *file == page);
+                    assert!(!refers || exists, "{file}: {page}");
+                }
             }
         }
     }
