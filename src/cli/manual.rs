@@ -1,5 +1,4 @@
-//! The manual pages: what the arguments say of themselves, with what `--help`
-//! has no room for.
+//! The manual pages: the help of the arguments, and what `--help` has no room for.
 
 mod fields;
 mod markdown;
@@ -126,8 +125,9 @@ fn helper_page(mount: &Command, date: &str) -> io::Result<(String, Vec<u8>)> {
     roff.control("TP", []);
     roff.text([bold("x-*"), roman(", "), bold("X-*")]);
     let ignored = option_list::NOT_OURS.join(", ");
-    let text =
-        format!("These, {ignored} are for mount(8), systemd or people, and change nothing here.");
+    let text = format!(
+        "These, and {ignored}, are for mount(8), systemd or people. sessionfs ignores them."
+    );
     roff.text([roman(wrapped(&text))]);
     tagged(&mut roff, "ENVIRONMENT", &prose::environment(NAME));
     tagged(&mut roff, "FILES", prose::files(NAME));
@@ -141,7 +141,7 @@ fn source() -> String {
     format!("sessionfs {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// What an option does, with what the help has no room for.
+/// What an option does: its help, and what the help has no room for.
 fn in_full(argument: &Arg) -> String {
     let help = argument.get_help().map(ToString::to_string);
     let more = argument.get_long().and_then(prose::option);
@@ -165,7 +165,7 @@ fn mount_option(argument: &Arg) -> Vec<Inline> {
     tag
 }
 
-/// What stands below the options in the help, in paragraphs.
+/// The text below the options in the help, in paragraphs.
 fn below(command: &Command) -> Vec<String> {
     let text = command.get_after_help().map(ToString::to_string);
     let paragraphs = text.as_deref().unwrap_or_default().split("\n\n");
@@ -187,7 +187,7 @@ fn examples(command: &Command) -> impl Iterator<Item = String> {
     })
 }
 
-/// The rest of it, but for what has a section of its own.
+/// The other paragraphs, except those that have a section of their own.
 fn remarks(command: &Command) -> impl Iterator<Item = String> {
     let rest = |paragraph: &String| !is_example(paragraph) && !paragraph.starts_with("Exit status");
     below(command).into_iter().filter(rest)
@@ -206,7 +206,7 @@ fn paragraphs(roff: &mut Roff, texts: impl Iterator<Item = impl AsRef<str>>) {
     }
 }
 
-/// Text in lines that people can read in the source as well.
+/// Text in lines of limited length, so that the source of a page is readable.
 fn wrapped(text: &str) -> String {
     let mut lines = String::new();
     let mut width = 0;
@@ -252,7 +252,7 @@ fn example<'a>(roff: &mut Roff, lines: impl IntoIterator<Item = &'a str>) {
     roff.control("EE", []);
 }
 
-/// The other pages, without the page itself.
+/// The related pages, without the page itself.
 fn see_also(roff: &mut Roff, about: &str, pages: &[(&str, &str)]) {
     section(roff, "SEE ALSO");
     let own = match about {

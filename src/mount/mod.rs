@@ -44,31 +44,31 @@ pub struct Request {
     pub repository: PathBuf,
     /// The mountpoint, absolute. It is made if it is missing.
     pub mountpoint: PathBuf,
-    /// Whether the mountpoint may have something in it.
+    /// Whether the mountpoint may be a directory that is not empty.
     pub nonempty: bool,
-    /// What the kernel is told.
+    /// The mount options for the kernel.
     pub options: MountOptions,
     /// The number of threads that answer the kernel.
     pub threads: usize,
-    /// Whether reads may go past this process.
+    /// Whether the kernel may read and write files without this process (passthrough).
     pub passthrough: bool,
-    /// How long an open for writing waits for another writer.
+    /// How long a writer waits for another writer (DESIGN 2.8).
     pub lock_wait: Duration,
-    /// How long the kernel may believe names of directories without asking.
+    /// How long the kernel may cache names of directories.
     pub entry_timeout: Option<Duration>,
-    /// The same of attributes, of anything but checkpoints.
+    /// How long it may cache attributes, except those of checkpoints.
     pub attr_timeout: Option<Duration>,
     /// What a session without a checkpoint shows.
     pub missing: Missing,
 }
 
-/// Unmounts a mount of this program, and waits a few seconds at the most for
-/// the process that served it to end. `lazily` takes it out of sight at once,
-/// without waiting, and what is open in it stays usable.
+/// Unmounts a mount of this program, and waits a few seconds at most for the process
+/// that served it to end. `lazily` detaches it at once without waiting, and files that
+/// are open in it stay usable.
 ///
 /// # Errors
-/// [`Kind::NotFound`], [`Kind::Refused`] for anything that is no mount of
-/// ours, [`Kind::Busy`], and [`Kind::Failed`].
+/// [`Kind::NotFound`], [`Kind::Refused`] for anything but a mount of this program,
+/// [`Kind::Busy`], and [`Kind::Failed`].
 pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
     let cannot = |kind, reason: &str| {
         let message = format!("cannot unmount {}: {reason}", mountpoint.display());
@@ -84,15 +84,12 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
     let device = match (&location.mount, location.mounted_here()) {
         (_, Some(entry)) if is_served_by_us(entry) => entry.device,
         (Some(entry), None) if is_served_by_us(entry) => {
-            let reason = format!(
-                "it is inside of the mount on {}",
-                entry.mountpoint.display()
-            );
+            let reason = format!("it is inside the mount on {}", entry.mountpoint.display());
             return cannot(Kind::Refused, &reason);
         }
         _ => return cannot(Kind::Refused, "it is not a mount of sessionfs"),
     };
-    // It also tells the process who unmounts.
+    // The serving process is also told which process unmounts, for its log.
     let watch = presence::Watch::of(device);
     if let Some(watch) = &watch {
         watch.announce();
@@ -112,12 +109,13 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
     }
 }
 
-/// Changes the flags of a mount of this program that the kernel keeps: whether it
-/// is read-only, and whether programs and times of access are allowed.
+/// Changes the flags of a mount of this program that the kernel keeps: whether it is
+/// read-only, whether programs run from it, and whether access times are updated.
 ///
 /// # Errors
-/// [`Kind::Refused`] for anything that is no mount of ours, and for who may not;
-/// [`Kind::Busy`] if something is open for writing, and [`Kind::Failed`].
+/// [`Kind::Refused`] for anything but a mount of this program, and for users other than
+/// root; [`Kind::Busy`] if something is open for writing; [`Kind::NotFound`] and
+/// [`Kind::Failed`].
 pub fn remount(mountpoint: &Path, options: &MountOptions) -> Result<()> {
     let cannot = |kind, reason: &str| {
         let message = format!("cannot remount {}: {reason}", mountpoint.display());
@@ -150,19 +148,19 @@ pub fn repository_behind(path: &Path) -> Option<PathBuf> {
     is_served_by_us(&mount).then(|| mount.source.into())
 }
 
-/// That a mount is in use, by whom, and what to do about it.
+/// A message that a mount is in use, by which processes, and what to do about it.
 fn in_use(device: (u32, u32)) -> String {
     let holders = holders(device);
     let advice = "close what is open in it, or detach it with --lazy";
     match &holders[..] {
-        // Of other users, if we may not look, or gone by now.
+        // Processes of other users, which we may not see, or that have ended meanwhile.
         [] => format!("it is in use ({advice})"),
         some => format!("it is in use by {} ({advice})", in_words(some)),
     }
 }
 
-/// Whether it is a mount of this program: by its type, or, if it was given
-/// another one, by the process that serves it.
+/// Whether it is a mount of this program: by its type or, if it was given another
+/// type, by the process that serves it.
 fn is_served_by_us(entry: &table::Entry) -> bool {
     entry.is_ours() || entry.is_fuse() && presence::Watch::of(entry.device).is_some()
 }
