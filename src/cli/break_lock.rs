@@ -17,7 +17,7 @@ Examples:
 The lock of a running program is left alone (exit status 6). With --force it is
 broken, and the save that held it publishes nothing and fails.";
 
-/// Remove the session.next that refuses the saves of a session
+/// Remove the session.next that blocks the saves of a session
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {

@@ -18,8 +18,8 @@ Examples:
   sessionfs status --watch
   sessionfs status /mnt/sessions --json
 
-Exit status: 0 all is well; 7 a mount is dead or does not answer; 8 the last save
-of a session failed or was abandoned; 1 the given mount cannot be asked.
+Exit status: 0 all is well; 7 a mount is dead or does not answer; 8 the last
+save of a session failed or was abandoned; 1 the given mount cannot be asked.
 Programs that only read files find the same in MOUNTPOINT/.sessionfs-status,
 which no listing shows.";
 

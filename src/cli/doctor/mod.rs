@@ -23,9 +23,9 @@ Examples:
   sessionfs doctor
   sessionfs doctor /srv/sessions --fix
 
-Says what is lost where the filesystem lacks a feature, and what crashes and other
-programs have left in the sessions. --fix removes what is proven to be dead, but
-never another program's session.next, nor anything named session.
+Says what is lost where the filesystem lacks a feature, and what crashes and
+other programs have left in the sessions. --fix removes what is proven to be
+dead, but never another program's session.next, nor anything named session.
 Exit status: 0 healthy, or everything found was removed; 1 something was found,
 saves may be lost, or nothing can be tested; else as for all commands.";
 
