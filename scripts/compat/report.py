@@ -1,4 +1,4 @@
-"""The table as Markdown, and its place in the README."""
+"""The table as Markdown, and its place in tests/compatibility.md."""
 
 import os
 import platform
@@ -63,11 +63,11 @@ def filesystem_of(path):
     return found
 
 
-def write(readme, text):
-    """Puts the text between the markers of the README."""
-    old = readme.read_text()
+def write(document, text):
+    """Puts the text between the markers of the document."""
+    old = document.read_text()
     pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     new, count = pattern.subn(lambda _: f"{BEGIN}\n\n{text}\n\n{END}", old)
     if count != 1:
-        raise SystemExit(f"{readme} has to have the markers once: {BEGIN} and {END}")
-    readme.write_text(new)
+        raise SystemExit(f"{document} must have the markers once: {BEGIN} and {END}")
+    document.write_text(new)

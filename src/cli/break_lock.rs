@@ -1,4 +1,4 @@
-//! `sessionfs break-lock`
+//! `sessionfs break-lock` (DESIGN 1, I3).
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -14,17 +14,17 @@ Examples:
   sessionfs break-lock pbox-2024-05-01T10.00.00
   sessionfs break-lock --force nightly
 
-The lock of a program that lives is left alone, with exit status 6, unless it
-is forced: then the save that holds it publishes nothing and fails.";
+The lock of a running program is left alone (exit status 6). With --force it is
+broken, and the save that held it publishes nothing and fails.";
 
-/// Remove the session.next that refuses the saves of a session
+/// Remove the session.next that blocks the saves of a session
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
     /// An id, a name or a path
     session: OsString,
 
-    /// Even if the program that made it lives
+    /// Even if the program that made it is running
     #[arg(short, long)]
     force: bool,
 
@@ -50,12 +50,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         return Err(Failure::new(
             Status::Busy,
             format!(
-                "{}/{name}: the lock is in use by {owner} (--force breaks it all the same)",
+                "{}/{name}: the lock is in use by {owner} (--force breaks it anyway)",
                 repository.path().display()
             ),
         ));
     }
-    // A dead one may be a living one's by now.
+    // A dead lock may have been replaced by a living one meanwhile.
     let broken = match lock.owner() {
         LockOwner::Dead if !arguments.force => session.remove_dead_lock(),
         _ => session.break_lock(),
@@ -64,22 +64,22 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let said = match (broken, living) {
         (false, _) => "there was no lock".to_owned(),
         (true, Some(owner)) => format!("the lock of {owner} is broken"),
-        (true, None) => format!("the lock is broken; it was {}", whose(&lock)),
+        (true, None) => format!("the lock is broken; {}", former_owner(&lock)),
     };
     say(name, &said)
 }
 
-/// A session and a process may have any name.
+/// Prints one line. Sessions and processes may have any name.
 fn say(name: &SessionName, said: &str) -> Result<()> {
     let line = one_line(&format!("{name}: {said}"));
     output::write(|out| writeln!(out, "{line}"))
 }
 
-/// Whose a lock was that nobody is known to use.
-fn whose(lock: &Lock) -> String {
+/// The owner of a lock that no process is known to use.
+fn former_owner(lock: &Lock) -> String {
     let age = age(lock.modified());
     match lock.owner() {
-        LockOwner::Foreign => format!("another program's, {age} old, and not open in any"),
-        LockOwner::Living | LockOwner::Dead => format!("that of a save that died {age} ago"),
+        LockOwner::Foreign => format!("another program made it {age} ago, and none has it open"),
+        LockOwner::Living | LockOwner::Dead => format!("it belonged to a save that died {age} ago"),
     }
 }

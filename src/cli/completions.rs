@@ -1,5 +1,5 @@
-//! The completions for shells: what clap makes of the arguments, and what only the
-//! machine knows: ids, mountpoints, and the values of `-o`.
+//! The completions for shells: what clap makes from the arguments, and what depends on
+//! the machine: ids, mountpoints, and the values of `-o`.
 
 use std::fs;
 use std::io;
@@ -10,9 +10,9 @@ use clap_complete::Shell;
 
 use super::option_list;
 
-/// Takes the place of the function that clap makes, and calls that.
+/// Replaces the function that clap makes, and calls it.
 const BASH: &str = r#"
-# What begins with $2 of the lines of a command.
+# The lines of a command's output that begin with the first argument.
 _sessionfs_lines() {
     local cur=$1 line
     shift
@@ -20,7 +20,7 @@ _sessionfs_lines() {
     while IFS= read -r line; do
         [[ $line != "$cur"* ]] || COMPREPLY+=("$(printf %q "$line")")
     done < <("$@" 2> /dev/null)
-    # Or a path.
+    # Otherwise a path.
     [[ ${#COMPREPLY[@]} -gt 0 ]] || COMPREPLY=($(compgen -f -- "$cur"))
 }
 
@@ -121,7 +121,7 @@ pub(super) fn write(offered: &mut Command, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The mount options as a list has them, with "=" where a value follows.
+/// The mount options as they stand in a list, with "=" where a value follows.
 fn names(mount: &Command) -> Vec<String> {
     option_list::options_of(mount)
         .filter_map(|option| {
@@ -134,7 +134,7 @@ fn names(mount: &Command) -> Vec<String> {
 
 fn bash(made: &str) -> String {
     let renamed = made.replacen("_sessionfs() {", "_sessionfs_arguments() {", 1);
-    // What registers the function stands at the end.
+    // The function is registered at the end.
     let end = renamed.rfind("\nif [[").unwrap_or(renamed.len());
     format!("{}{BASH}{}", &renamed[..end], &renamed[end..])
 }
@@ -142,7 +142,7 @@ fn bash(made: &str) -> String {
 fn zsh(made: &str) -> String {
     const FIRST: &str = "autoload -U is-at-least\n";
     made.replacen(FIRST, &format!("{FIRST}{ZSH}"), 1)
-        // With two colons the options before are not among the words.
+        // With two colons, the words would not include the options before.
         .replace("'*::sessions", "'*:sessions")
         .replace("'*::command", "'*:command")
         .replace(":LIST:_default", ":LIST:_sessionfs_options")

@@ -1,4 +1,4 @@
-//! `sessionfs create`
+//! `sessionfs create` (DESIGN 1).
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -19,7 +19,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// What the name begins with, before the time in UTC
+    /// What the name begins with; the time in UTC follows
     #[arg(default_value = DEFAULT_PREFIX)]
     prefix: OsString,
 
@@ -39,13 +39,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         }
         None => {
             let repository = arguments.storage.repository()?;
-            // What is not ASCII becomes an underscore anyway.
+            // Everything but ASCII becomes an underscore anyway.
             repository.create(&arguments.prefix.to_string_lossy())?
         }
     };
     output::write(|out| {
         let id = session.name().id();
-        // Whoever keeps it in a variable is going to give it to the other commands.
+        // A script passes the id on to other commands, so it gets the exact bytes.
         let shown = match out.is_terminal() {
             true => output::name(id),
             false => id.as_bytes().to_vec(),

@@ -1,4 +1,4 @@
-//! Failures: one line, one exit status.
+//! Failures of commands: one line on standard error, and one exit status each.
 
 use std::fmt;
 use std::io::Write;
@@ -17,33 +17,29 @@ pub(super) type Result<T> = std::result::Result<T, Failure>;
 pub enum Status {
     /// I/O error, or any other.
     Other = 1,
-    /// The arguments make no sense.
+    /// The arguments are invalid.
     Usage = 2,
     /// There is no such session or directory.
     NotFound = 3,
-    /// A `session.next` stands in the way.
+    /// A `session.next` blocks the save.
     Locked = 4,
-    /// A mount that would do harm, an invalid name, a name that is taken, an
-    /// empty checkpoint over one that is not.
+    /// A mount that would do harm, an invalid or existing name, an empty
+    /// checkpoint in place of one that is not empty.
     Refused = 5,
-    /// The mount is in use, or the owner of a lock lives.
+    /// The mount is in use, or the owner of a lock is alive.
     Busy = 6,
     /// A mount is dead or hangs.
     Down = 7,
-    /// The last save of a session was not made.
+    /// The last save of a session failed or was abandoned.
     NotSaved = 8,
 }
 
-/// What the exit statuses mean: in a word or two for the help, unless that is the
-/// business of one command, and in full for the manual pages.
+/// The exit statuses: the number, a word or two for the help (empty where only one
+/// command uses it), and the full meaning for the manual pages.
 pub(super) const MEANINGS: [(u8, &str, &str); 9] = [
     (0, "done", "Done."),
-    (
-        Status::Other as u8,
-        "error",
-        "An error of the disk, or any other.",
-    ),
-    (Status::Usage as u8, "usage", "The arguments make no sense."),
+    (Status::Other as u8, "error", "A disk error, or any other."),
+    (Status::Usage as u8, "usage", "Invalid arguments."),
     (
         Status::NotFound as u8,
         "not found",
@@ -52,29 +48,29 @@ pub(super) const MEANINGS: [(u8, &str, &str); 9] = [
     (
         Status::Locked as u8,
         "locked",
-        "Locked: another program saves, or left its session.next.",
+        "Locked: another program is saving, or left a session.next behind.",
     ),
     (
         Status::Refused as u8,
         "refused",
-        "Refused: a mount that would do harm, a name that is none or is taken, a repository \
-         that is none, an empty checkpoint over one that is not.",
+        "Refused: a mount that would do harm, an invalid or existing name, a path that cannot \
+         be a repository, an empty checkpoint in place of one that is not empty.",
     ),
     (
         Status::Busy as u8,
         "busy",
-        "Busy: the mount is in use, files were open for writing at its end, or the lock to be \
-         broken is that of a live program.",
+        "Busy: the mount is in use, files were open for writing when it ended, or the lock to \
+         be broken belongs to a running program.",
     ),
     (
         Status::Down as u8,
         "",
-        "Status: a mount is dead, or does not answer.",
+        "Status: a mount is dead or does not answer.",
     ),
     (
         Status::NotSaved as u8,
         "",
-        "Status: the last save of a session was not made.",
+        "Status: the last save of a session failed or was abandoned.",
     ),
 ];
 
@@ -92,7 +88,7 @@ pub(super) fn in_brief() -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     status: u8,
-    /// `None` if it has been told already.
+    /// `None` if it has been printed already.
     message: Option<String>,
 }
 
@@ -104,12 +100,12 @@ impl Failure {
         }
     }
 
-    /// An error that is not told apart from others by its exit status.
+    /// An error without an exit status of its own.
     pub(super) fn other(message: impl Into<String>) -> Self {
         Self::new(Status::Other, message)
     }
 
-    /// The failure of another process, which has told why.
+    /// The failure of another process, which has printed the reason.
     pub(super) fn of_process(status: u8) -> Self {
         Self {
             status,
@@ -117,7 +113,7 @@ impl Failure {
         }
     }
 
-    /// The failure of a command that was run, whose exit status is passed on.
+    /// The failure of a command that we ran; its exit status is passed on.
     pub(super) fn of_command(status: u8, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -125,7 +121,7 @@ impl Failure {
         }
     }
 
-    /// The same failure, told now, before others are.
+    /// Prints the failure now; what remains is its exit status.
     pub(super) fn told(self) -> Self {
         self.tell();
         Self {
@@ -142,8 +138,7 @@ impl Failure {
         }
     }
 
-    /// What clap has to say of the arguments of a command, or of all commands, in
-    /// one line.
+    /// A complaint of clap about the arguments, in one line that names the help.
     pub(super) fn usage(error: &clap::Error, command: Option<&str>) -> Self {
         let text = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             "no command is given".to_owned()
@@ -155,8 +150,7 @@ impl Failure {
         let paragraphs: Vec<String> = text[..end.unwrap_or(text.len())]
             .split("\n\n")
             .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
-            // Who tries an option that there is not means no session or file
-            // of that name.
+            // An unknown option is not meant as a session or file of that name.
             .filter(|paragraph| !paragraph.starts_with("tip: to pass '"))
             .collect();
         let command = command.map_or_else(String::new, |command| format!("{command} "));
@@ -164,7 +158,7 @@ impl Failure {
         Self::new(Status::Usage, message)
     }
 
-    /// Prints the line. There is nobody to tell that stderr is closed.
+    /// Prints the line. If stderr is closed, nothing can be done about it.
     pub fn tell(&self) {
         if let Some(message) = &self.message {
             print(message);
@@ -222,18 +216,18 @@ impl From<mount::Error> for Failure {
     }
 }
 
-/// Tells of something that is not as it should be, but no failure.
+/// Prints a warning: something is wrong, but the command goes on.
 pub(super) fn warn(message: &str) {
     print(&format!("warning: {message}"));
 }
 
 fn print(message: &str) {
     let line = format!("sessionfs: {}\n", one_line(message));
-    // Nobody is left to be told.
+    // There is nowhere else to report an error.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// The text with its control characters escaped, and the words of errors
+/// The text with control characters escaped (DESIGN 13.5), and the words of errors
 /// without their numbers.
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::new();
@@ -247,15 +241,15 @@ pub(super) fn one_line(text: &str) -> String {
     line
 }
 
-/// Whether a terminal does something else with a character than show it where
-/// it stands: control characters, ends of lines, and changes of the direction
-/// of writing.
+/// Whether a terminal would do anything with the character other than show it in its
+/// place: control characters, line ends, and changes of the direction of writing.
 pub(super) fn is_odd(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// `Not a directory (os error 20)` is how the standard library shows an errno.
+/// Removes the numbers from errors as the standard library shows them:
+/// `Not a directory (os error 20)`.
 pub(super) fn without_numbers(text: &str) -> String {
     const BEGIN: &str = " (os error ";
     let mut kept = String::new();

@@ -1,5 +1,5 @@
-//! `sessionfs generate`: what is installed beside the program, from the same
-//! definitions as its arguments.
+//! `sessionfs generate`: the manual pages and completions, from the same definitions
+//! as the arguments.
 
 use std::fs;
 use std::io;
@@ -23,7 +23,7 @@ of the pages, in seconds since 1970 (default: today).";
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Where to; made if it is missing
+    /// The directory to write into; made if it is missing
     directory: PathBuf,
 }
 
@@ -45,13 +45,13 @@ fn write(directory: &Path, cli: Command) -> io::Result<()> {
     completions::write(&mut offered(&cli), &completions_of_shells)
 }
 
-/// The command line without what is hidden: the completions would offer it.
+/// The command line without hidden options, which the completions would offer.
 fn offered(cli: &Command) -> Command {
     let mut offered = Command::new("sessionfs")
         .version(env!("CARGO_PKG_VERSION"))
         .disable_help_subcommand(true);
     for command in cli.get_subcommands().filter(|c| !c.is_hide_set()) {
-        // Some mount options are hidden, but named by others.
+        // Some mount options are hidden from the short help only.
         let is_offered = |argument: &&Arg| {
             let mut options = option_list::options_of(command);
             !argument.is_hide_set() || options.any(|o| o.get_id() == argument.get_id())
@@ -66,7 +66,7 @@ fn offered(cli: &Command) -> Command {
     offered
 }
 
-/// The day in UTC. Two builds of the same are to be the same.
+/// The day in UTC. `SOURCE_DATE_EPOCH` makes two builds of one source equal.
 fn date() -> String {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
     let seconds = epoch.and_then(|text| text.parse().ok()).or_else(|| {

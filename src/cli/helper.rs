@@ -1,5 +1,5 @@
-//! The other ways of saying `sessionfs mount`: as mount(8) calls its helpers,
-//! and as FUSE programs are called (`sessionfs REPOSITORY MOUNTPOINT -o …`).
+//! Other ways to call `sessionfs mount`: as mount(8) calls its helpers, and as FUSE
+//! programs are called (`sessionfs REPOSITORY MOUNTPOINT -o …`).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -10,20 +10,20 @@ use clap::Command;
 use super::failure::{Failure, Result, Status};
 use super::option_list;
 
-/// The program's name, where arguments say so.
+/// The program's name, as the first argument.
 const NAME: &str = "sessionfs";
 
-/// What there is to do.
+/// What the arguments ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// What these arguments say, the program's name first.
+    /// To run with these arguments, the program's name first.
     Do(Vec<OsString>),
-    /// Nothing: mount(8) tries whether it would work (`-f`).
+    /// Nothing: mount(8) only checks whether it would work (`-f`).
     Nothing,
 }
 
-/// The arguments as if all had been given as a command of `cli`, the mount
-/// options as long ones.
+/// Turns the arguments into those of a command of `cli`, with mount options as long
+/// options.
 pub(super) fn understand(
     arguments: impl IntoIterator<Item = OsString>,
     cli: &Command,
@@ -54,8 +54,7 @@ pub(super) fn understand(
     mount(options.to_vec(), cli, false).map(Asked::Do)
 }
 
-/// Whether this is `REPOSITORY MOUNTPOINT -o …`: no command, and not meant as
-/// one.
+/// Whether this is `REPOSITORY MOUNTPOINT -o …`, and not a (mistyped) command.
 fn names_no_command(arguments: &[OsString], cli: &Command) -> bool {
     let Some(first) = arguments.first() else {
         return false;
@@ -87,7 +86,7 @@ fn as_helper(arguments: Vec<OsString>, cli: &Command) -> Result<Asked> {
             match letter {
                 b's' => sloppy = true,
                 b'f' => fake = true,
-                // No mtab to write, and nothing to say.
+                // There is no mtab to write, and nothing to print.
                 b'n' | b'v' => {}
                 b'r' => options.extend(["-o".into(), "ro".into()]),
                 b'w' => options.extend(["-o".into(), "rw".into()]),

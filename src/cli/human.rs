@@ -1,4 +1,4 @@
-//! Sizes, times and errors as people read them.
+//! Sizes, times and errors in a form for people.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ pub(super) fn size(bytes: u64) -> String {
     let mut value = bytes as f64 / 1024.0;
     let mut units = UNITS.iter();
     let mut unit = units.next();
-    // What would be shown as 1024.0.
+    // It would be shown as 1024.0.
     while value >= 1023.95 {
         value /= 1024.0;
         unit = units.next().or(unit);

@@ -1,4 +1,4 @@
-//! `sessionfs list`
+//! `sessionfs list` (DESIGN 1).
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -22,10 +22,10 @@ Examples:
   sessionfs list | head -n 1
   sessionfs list -r /srv/sessions -0 | xargs -0 -n 1 sessionfs load
 
-States: clean, empty (no checkpoint yet), being saved, locked (another program's
-session.next), dead lock (of a save that died; the next one removes it), no
-regular file. --json and -0 give ids exactly; control characters in them are
-escaped otherwise.";
+States: clean, empty (no checkpoint yet), being saved, locked (by another
+program's session.next), dead lock (of a save that died; the next save removes
+it), no regular file. Control characters in ids are escaped; --json and -0 give
+ids exactly.";
 
 /// List the ids of all sessions, youngest first
 #[derive(Debug, clap::Args)]
@@ -34,11 +34,11 @@ pub(super) struct Arguments {
     #[command(flatten)]
     storage: Storage,
 
-    /// With size, age and state of each checkpoint
+    /// Show size, age and state of each checkpoint
     #[arg(short, long)]
     long: bool,
 
-    /// As an array of objects
+    /// Print an array of objects
     #[arg(long, conflicts_with_all = ["long", "null"])]
     json: bool,
 
@@ -66,8 +66,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     output::write(|out| out.write_all(&text))
 }
 
-/// The sessions, looked at. One that vanishes meanwhile is left out, one that
-/// cannot be looked at is warned about.
+/// Looks at the sessions. Leaves out those that vanish meanwhile; warns about those
+/// that cannot be looked at.
 fn looks(
     repository: &Repository,
     names: impl Iterator<Item = SessionName>,

@@ -1,4 +1,4 @@
-//! `sessionfs load`
+//! `sessionfs load` (DESIGN 1).
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,7 +16,7 @@ Examples:
   sessionfs load pbox-2024-05-01T10.00.00 > backup
   sessionfs load -o backup /srv/sessions/nightly.session
 
-A session without a checkpoint gives nothing.";
+For a session without a checkpoint nothing is written.";
 
 /// Write the checkpoint of a session to standard output
 #[derive(Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let opened = session.open_checkpoint()?;
     let (total, from) = opened.map(|(found, file)| (found.len(), file)).unzip();
     let progress = Progress::new("loading", Unit::Bytes, total);
-    // After the session is known to be readable.
+    // The output is opened only when the session is known to be readable.
     match &arguments.output {
         Some(path) => {
             let failed =
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Whether writing the file would destroy what is to be read.
+/// Whether the output file is the checkpoint that is being read.
 fn is_same(checkpoint: Option<&File>, file: &File) -> io::Result<bool> {
     let Some(checkpoint) = checkpoint else {
         return Ok(false);
@@ -74,7 +74,7 @@ fn is_same(checkpoint: Option<&File>, file: &File) -> io::Result<bool> {
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
-/// In pieces, between which it is told how far the work is.
+/// Copies in pieces, and reports the progress after each.
 fn copy(from: Option<File>, to: &mut impl io::Write, mut progress: Progress) -> io::Result<()> {
     const PIECE: u64 = 16 << 20;
     let Some(from) = from else {

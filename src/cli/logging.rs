@@ -1,4 +1,4 @@
-//! Where log lines go, and what they look like.
+//! Where log lines go, and their form.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -10,15 +10,14 @@ use log::{Level, LevelFilter, Record};
 
 use super::failure::{self, Failure, Result, one_line};
 
-/// fuser logs at levels that are not ours: a request that is answered with an
-/// error is no warning, and an answer that nobody waits for any more (the mount
-/// has gone) is no error.
+/// fuser's levels differ from ours: a request that is answered with an error is not a
+/// warning here, and an answer that comes after the end of the mount is not an error.
 const FUSER_FILTER: &str = "fuser=error,fuser::reply=off";
 
-/// Warnings, the beginning and the end of a mount, and who keeps others from saving.
+/// Warnings, begin and end of a mount, and which process keeps others from saving.
 const DEFAULT_FILTER: &str = "warn,sessionfs::mount=info,sessionfs::busy=info";
 
-/// Where syslogd(8) takes lines.
+/// The socket of syslogd(8).
 const SYSLOG: &str = "/dev/log";
 
 /// Where log lines go.
@@ -37,11 +36,11 @@ pub(super) enum Target {
 pub(super) struct Log {
     /// Where they go.
     pub(super) target: Target,
-    /// Ours from this level on, whatever `RUST_LOG` says.
+    /// Our messages from this level on, whatever `RUST_LOG` says.
     pub(super) level: Option<LevelFilter>,
 }
 
-/// Says so if the log is to be lost.
+/// Warns if the log would be lost because no syslog runs.
 pub(super) fn warn_if_lost(log: &Log) {
     let is_wanted = match log.level {
         Some(level) => level != LevelFilter::Off,
@@ -49,7 +48,7 @@ pub(super) fn warn_if_lost(log: &Log) {
     };
     if let (Target::Syslog, true, Err(e)) = (&log.target, is_wanted, Syslog::connect()) {
         failure::warn(&format!(
-            "nobody takes the log ({SYSLOG}: {e}); --log-file keeps it"
+            "the log is lost: no syslog is running ({SYSLOG}: {e}); --log-file keeps it"
         ));
     }
 }
@@ -97,7 +96,7 @@ pub(super) fn start(log: Log) -> Result<()> {
     builder
         .try_init()
         .map_err(|e| Failure::other(format!("cannot start logging: {e}")))?;
-    // A bug is told where everything else is, in one line.
+    // A panic is reported in the log as well, in one line.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     Ok(())
 }
@@ -127,8 +126,8 @@ fn priority(level: Level) -> u8 {
     3 << 3 | severity
 }
 
-/// Sends each record as a datagram. Where nobody takes it, it is dropped: a
-/// log must not stop a save.
+/// Sends each record as a datagram. A record that cannot be sent is dropped: the log
+/// must not hold up a save.
 #[derive(Default)]
 struct Syslog {
     socket: Option<UnixDatagram>,
@@ -148,7 +147,7 @@ impl Write for Syslog {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let sent = self.socket.as_ref().map(|socket| socket.send(record));
         if !matches!(sent, Some(Ok(_))) {
-            // Not there yet, or the daemon was started anew.
+            // There was no syslog yet, or it has been restarted.
             self.socket = Self::connect().ok();
             if let Some(socket) = &self.socket {
                 let _ = socket.send(record);

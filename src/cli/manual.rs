@@ -1,7 +1,7 @@
-//! The manual pages: what the arguments say of themselves, with what `--help`
-//! has no room for.
+//! The manual pages: the help of the arguments, and what `--help` has no room for.
 
 mod fields;
+mod markdown;
 mod prose;
 
 use std::io;
@@ -27,7 +27,27 @@ pub(super) fn pages(cli: &Command, date: &str) -> io::Result<Vec<(String, Vec<u8
             pages.push(helper_page(command, date)?);
         }
     }
+    pages.push(semantics_page(date));
     Ok(pages)
+}
+
+/// The page of the rules and limits, from the document that says them.
+fn semantics_page(date: &str) -> (String, Vec<u8>) {
+    const NAME: &str = "sessionfs-semantics";
+    let mut roff = Roff::new();
+    let manual = "Miscellaneous Information";
+    roff.control(
+        "TH",
+        [&NAME.to_uppercase(), "7", date, &source()[..], manual],
+    );
+    section(&mut roff, "NAME");
+    roff.text([roman(format!(
+        "{NAME} - what saves mean on a mount of sessionfs, and the limits"
+    ))]);
+    section(&mut roff, "DESCRIPTION");
+    markdown::write(&mut roff, include_str!("../semantics.md"));
+    see_also(&mut roff, "semantics", &prose::see_also("semantics"));
+    (format!("{NAME}.7"), roff.render().into_bytes())
 }
 
 /// The page of a command, or of the program.
@@ -105,8 +125,9 @@ fn helper_page(mount: &Command, date: &str) -> io::Result<(String, Vec<u8>)> {
     roff.control("TP", []);
     roff.text([bold("x-*"), roman(", "), bold("X-*")]);
     let ignored = option_list::NOT_OURS.join(", ");
-    let text =
-        format!("These, {ignored} are for mount(8), systemd or people, and change nothing here.");
+    let text = format!(
+        "These, and {ignored}, are for mount(8), systemd or people. sessionfs ignores them."
+    );
     roff.text([roman(wrapped(&text))]);
     tagged(&mut roff, "ENVIRONMENT", &prose::environment(NAME));
     tagged(&mut roff, "FILES", prose::files(NAME));
@@ -120,7 +141,7 @@ fn source() -> String {
     format!("sessionfs {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// What an option does, with what the help has no room for.
+/// What an option does: its help, and what the help has no room for.
 fn in_full(argument: &Arg) -> String {
     let help = argument.get_help().map(ToString::to_string);
     let more = argument.get_long().and_then(prose::option);
@@ -144,7 +165,7 @@ fn mount_option(argument: &Arg) -> Vec<Inline> {
     tag
 }
 
-/// What stands below the options in the help, in paragraphs.
+/// The text below the options in the help, in paragraphs.
 fn below(command: &Command) -> Vec<String> {
     let text = command.get_after_help().map(ToString::to_string);
     let paragraphs = text.as_deref().unwrap_or_default().split("\n\n");
@@ -166,7 +187,7 @@ fn examples(command: &Command) -> impl Iterator<Item = String> {
     })
 }
 
-/// The rest of it, but for what has a section of its own.
+/// The other paragraphs, except those that have a section of their own.
 fn remarks(command: &Command) -> impl Iterator<Item = String> {
     let rest = |paragraph: &String| !is_example(paragraph) && !paragraph.starts_with("Exit status");
     below(command).into_iter().filter(rest)
@@ -185,7 +206,7 @@ fn paragraphs(roff: &mut Roff, texts: impl Iterator<Item = impl AsRef<str>>) {
     }
 }
 
-/// Text in lines that people can read in the source as well.
+/// Text in lines of limited length, so that the source of a page is readable.
 fn wrapped(text: &str) -> String {
     let mut lines = String::new();
     let mut width = 0;
@@ -231,7 +252,7 @@ fn example<'a>(roff: &mut Roff, lines: impl IntoIterator<Item = &'a str>) {
     roff.control("EE", []);
 }
 
-/// The other pages, without the page itself.
+/// The related pages, without the page itself.
 fn see_also(roff: &mut Roff, about: &str, pages: &[(&str, &str)]) {
     section(roff, "SEE ALSO");
     let own = match about {
@@ -295,9 +316,12 @@ mod tests {
         for (file, text) in &pages {
             let names = text.split(|c: char| !c.is_alphanumeric() && !"-.".contains(c));
             for name in names.filter(|name| name.starts_with("sessionfs-")) {
-                let refers = text.contains(&format!("{name}(1)"));
-                let exists = pages.iter().any(|(page, _)| *page == format!("{name}.1"));
-                assert!(!refers || exists, "{file}: {name}");
+                for number in 1..=8 {
+                    let refers = text.contains(&format!("{name}({number})"));
+                    let page = format!("{name}.{number}");
+                    let exists = pages.iter().any(|(file, _)| *file == page);
+                    assert!(!refers || exists, "{file}: {page}");
+                }
             }
         }
     }

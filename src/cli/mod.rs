@@ -1,5 +1,5 @@
-//! The command line: arguments in, calls of the library, one error line and
-//! an exit status out.
+//! The command line: parses the arguments, calls the library, prints one error line
+//! and answers with an exit status.
 
 mod break_lock;
 mod completions;
@@ -45,7 +45,7 @@ Examples:
 SESSION is an id, a name (ID.session) or a path. The default repository is
 $PLAINBOX_SESSION_REPOSITORY, or plainbox/sessions in $XDG_CACHE_HOME, ~/.cache.";
 
-/// The options are those that every program has; the manual page names them.
+/// The help of the program, whose own options are those that every program has.
 fn help() -> String {
     let statuses = failure::in_brief();
     format!(
@@ -87,10 +87,10 @@ enum Command {
     ReadReport(read_report::Arguments),
 }
 
-/// Does what the arguments, the program's name first, ask for.
+/// Runs the command that the arguments name; the program's name is the first.
 ///
 /// # Errors
-/// What could not be done, with the line to print and the exit status.
+/// The failure of the command: the line to print and the exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     let arguments = match helper::understand(arguments, &Cli::command())? {
         helper::Asked::Do(arguments) => arguments,
@@ -112,7 +112,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     };
     sys::block_file_size_signal()
         .map_err(|e| Failure::other(format!("cannot block SIGXFSZ: {e}")))?;
-    // A mount decides itself where its log goes.
+    // `mount` decides itself where its log goes.
     if !matches!(cli.command, Command::Mount(_)) {
         logging::start(logging::Log {
             target: logging::Target::Stderr,
@@ -121,7 +121,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     }
     match cli.command {
         Command::Mount(arguments) => {
-            // There is one, or the arguments would not have been understood.
+            // There is a subcommand: parsing has succeeded.
             let (_, given) = given.remove_subcommand().unwrap_or_default();
             mount::run(&arguments, &given)
         }

@@ -19,7 +19,7 @@ Examples:
   sessionfs mount ~/sessions
   sessionfs mount /srv/sessions /mnt/sessions -o ro,allow_other";
 
-// What is hidden from the list of options is named below it.
+// Options that the list does not show are named below it.
 const HELP: &str = "\
 {about-with-newline}
 {usage-heading} {usage}
@@ -39,8 +39,8 @@ A missing MOUNTPOINT is made. For the default repository see sessionfs --help.{a
 #[command(args_override_self = true, disable_help_flag = true)]
 #[command(override_usage = "sessionfs mount [OPTIONS] [REPOSITORY] <MOUNTPOINT>")]
 pub(super) struct Arguments {
-    // One list: of an optional argument and a required one, clap would take
-    // what follows a "--" for the last.
+    // One list, because of an optional and a required argument clap would assign
+    // what follows "--" to the last.
     /// The repository, if given, and the mountpoint
     #[arg(required = true, num_args = 1..=2, value_name = "MOUNTPOINT")]
     paths: Vec<PathBuf>,
@@ -49,8 +49,8 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     pub(super) foreground: bool,
 
-    /// These as in fstab, with "_": ro,lock_wait=3
-    // Spelled out before the arguments are parsed.
+    /// Mount options as in fstab: ro,lock_wait=3
+    // Replaced by long options before the arguments are parsed.
     #[arg(short, long, value_name = "LIST")]
     options: Option<OsString>,
 
@@ -58,19 +58,19 @@ pub(super) struct Arguments {
     #[arg(long, overrides_with = "rw")]
     ro: bool,
 
-    /// Allow changes (so it is)
+    /// Allow changes (the default)
     #[arg(long, hide = true, overrides_with = "ro")]
     rw: bool,
 
-    /// Change ro, rw, noexec and noatime of what is mounted there
+    /// Change ro, rw, noexec and noatime of an existing mount
     #[arg(long, hide = true)]
     remount: bool,
 
-    /// Let others in, with their own permissions
+    /// Allow other users, with their own permissions
     #[arg(long)]
     allow_other: bool,
 
-    /// Let root in
+    /// Allow root as well
     #[arg(long, hide_short_help = true, conflicts_with = "allow_other")]
     allow_root: bool,
 
@@ -82,19 +82,19 @@ pub(super) struct Arguments {
     #[arg(long, hide_short_help = true)]
     auto_unmount: bool,
 
-    /// No device files (so it is)
+    /// No device files (always)
     #[arg(long, hide = true)]
     nodev: bool,
 
-    /// No setuid programs (so it is)
+    /// No setuid programs (always)
     #[arg(long, hide = true)]
     nosuid: bool,
 
-    /// Execute no program of the mount
+    /// Do not run programs from the mount
     #[arg(long, hide_short_help = true)]
     noexec: bool,
 
-    /// Leave times of access alone
+    /// Do not update access times
     #[arg(long, hide_short_help = true)]
     noatime: bool,
 
@@ -113,12 +113,12 @@ pub(super) struct Arguments {
     #[arg(value_name = "BYTES", value_parser = clap::value_parser!(u32).range(4096..))]
     max_read: Option<u32>,
 
-    /// How long the kernel believes directory names
+    /// How long the kernel may cache directory names
     #[arg(long, hide_short_help = true)]
     #[arg(value_name = "SEC", value_parser = seconds)]
     entry_timeout: Option<Duration>,
 
-    /// The same of attributes, not of checkpoints
+    /// The same for attributes, but not of checkpoints
     #[arg(long, hide_short_help = true)]
     #[arg(value_name = "SEC", value_parser = seconds)]
     attr_timeout: Option<Duration>,
@@ -160,17 +160,17 @@ pub(super) struct Arguments {
     #[arg(value_parser = levels())]
     log_level: Option<LevelFilter>,
 
-    // Of two kinds of help, this one is for both.
+    // One help for both -h and --help.
     /// Print help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 
-    /// This is the background process of a mount
+    /// Be the background process of a mount
     #[arg(long, hide = true, conflicts_with = "foreground")]
     background_process: bool,
 }
 
-/// Named in messages and offered by the shells.
+/// The values of `--missing`, for messages and completions.
 fn missing() -> impl TypedValueParser<Value = Missing> {
     PossibleValuesParser::new(["empty", "absent"]).map(|what| match &*what {
         "absent" => Missing::Absent,
@@ -178,7 +178,7 @@ fn missing() -> impl TypedValueParser<Value = Missing> {
     })
 }
 
-/// The same.
+/// The values of `--log-level`, likewise.
 fn levels() -> impl TypedValueParser<Value = LevelFilter> {
     PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
         .try_map(|level| level.parse::<LevelFilter>())
@@ -186,7 +186,7 @@ fn levels() -> impl TypedValueParser<Value = LevelFilter> {
 
 pub(super) fn seconds(text: &str) -> std::result::Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    // More than anybody waits, and less than any clock counts to.
+    // Longer than anybody waits, and within the range of all clocks.
     if seconds > 1e9 {
         return Err("too long".to_owned());
     }
@@ -224,7 +224,7 @@ impl Arguments {
     }
 }
 
-/// The mount that is asked for, and where its log goes.
+/// The mount that the arguments ask for, and where its log goes.
 pub(super) fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> {
     let mountpoint = absolute(arguments.mountpoint())?;
     let repository = match arguments.repository() {
@@ -255,11 +255,11 @@ pub(super) fn request(arguments: &Arguments) -> Result<(Request, logging::Log)> 
     Ok((request, log))
 }
 
-/// Changes what the kernel can change by itself. mount(8) gives all options of a
-/// line of fstab(5) as well, of which nobody knows whether they are to change.
+/// Changes what the kernel can change by itself. mount(8) also passes the options of
+/// the mount's line in fstab(5), so an option that is given need not be a change.
 fn remount(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
     const CHANGED: [&str; 4] = ["ro", "rw", "noexec", "noatime"];
-    // What a mount has for good, and shows to mount(8).
+    // Fixed for the life of a mount, and shown to mount(8), which passes them back.
     const SHOWN: [&str; 9] = [
         "remount",
         "paths",
@@ -288,7 +288,7 @@ fn remount(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
-/// Mounts; `given` are the arguments before they were understood.
+/// Mounts; `given` are the same arguments as clap has parsed them.
 pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
     if arguments.remount {
         return remount(arguments, given);
@@ -302,7 +302,7 @@ pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
         daemon::leave_terminal()?;
         logging::start(log)?;
         return mount::serve(&request, &failure::warn, daemon::announce).map_err(|e| {
-            // The standard error may be closed by now.
+            // Standard error may be closed already.
             log::error!("{e}");
             e.into()
         });
@@ -314,7 +314,7 @@ pub(super) fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
     if arguments.repository().is_some() {
         return Ok(());
     }
-    // The one path may have been meant as the repository.
+    // With one argument, say what was mounted: it may have been meant as the repository.
     let (from, to) = (request.repository.display(), request.mountpoint.display());
     let line = one_line(&format!("{from} is mounted on {to}"));
     output::write(|out| writeln!(out, "{line}"))
@@ -325,8 +325,8 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         .map_err(|e| Failure::other(format!("cannot make {} absolute: {e}", path.display())))
 }
 
-/// The arguments of the background process: the options that were given, and
-/// paths that do not depend on the directory and the environment.
+/// The arguments of the background process: the options that were given, and paths
+/// that depend neither on the working directory nor on the environment.
 pub(super) fn background_arguments(
     given: &ArgMatches,
     request: &Request,

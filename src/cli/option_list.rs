@@ -1,8 +1,8 @@
 //! Mount options as mount(8) and fstab(5) write them: `-o ro,lock_wait=3`.
 //!
-//! Each is a long option of `sessionfs mount` under another spelling
-//! (`--ro --lock-wait=3`), and is turned into that: what an option is called,
-//! takes and means is said in one place.
+//! Each is another spelling of a long option of `sessionfs mount`
+//! (`--ro --lock-wait=3`), and is turned into that, so that names, values and
+//! meanings are defined in one place.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,10 +11,10 @@ use clap::{ArgAction, Command};
 
 use super::failure::{Failure, Result, Status};
 
-/// What is meant for mount(8) itself, for systemd or for people, or is how it
-/// is anyway; with or without a value. `dev` and `suid` are added by
-/// mount.fuse3(8) without being asked, and give nothing here; `user_id` and
-/// `group_id` are what a mount shows, and come back with a remount.
+/// Options, with or without a value, that are meant for mount(8), systemd or people,
+/// or that ask for what holds anyway. mount.fuse3(8) adds `dev` and `suid` by itself;
+/// they have no effect here. A mount shows `user_id` and `group_id`, and a remount
+/// passes them back.
 pub(super) const NOT_OURS: &[&str] = &[
     "_netdev",
     "async",
@@ -49,11 +49,11 @@ pub(super) const NOT_OURS: &[&str] = &[
     "users",
 ];
 
-/// The long options of `mount` that are no options of a mount.
+/// The long options of `mount` that are not mount options.
 const NOT_FOR_A_MOUNT: &[&str] = &["help", "foreground", "background-process", "options"];
 
-/// Turns the `-o` options among the arguments of `mount` into long ones.
-/// `sloppy` leaves out what is not known (mount(8), `-s`).
+/// Turns the `-o` options among the arguments of `mount` into long options.
+/// `sloppy` leaves out unknown ones (mount(8), `-s`).
 pub(super) fn spell_out(
     arguments: impl IntoIterator<Item = OsString>,
     mount: &Command,
@@ -108,7 +108,7 @@ pub(super) fn split(list: &[u8]) -> Vec<Vec<u8>> {
     options
 }
 
-/// One option as a long one; `None` if it is not for us.
+/// One option as a long option; `None` if it is not for us.
 fn spell(option: &[u8], mount: &Command, sloppy: bool) -> Result<Option<OsString>> {
     let end = option.iter().position(|&byte| byte == b'=');
     let (name, value) = option.split_at(end.unwrap_or(option.len()));

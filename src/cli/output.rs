@@ -1,4 +1,4 @@
-//! Writing to standard output.
+//! Writing to standard output (DESIGN 13.5).
 
 use std::ffi::OsStr;
 use std::io::{self, StdoutLock, Write};
@@ -9,13 +9,13 @@ use serde_json::{Map, Value};
 use super::failure::{Failure, Result, is_odd};
 use crate::repo::SessionName;
 
-/// Lets `f` write. A reader that has closed its end of the pipe has seen
-/// enough: that is no failure.
+/// Lets `f` write to standard output. If the reader of a pipe has closed its end, it
+/// has read enough; that is not an error.
 pub(super) fn write(f: impl FnOnce(&mut StdoutLock<'static>) -> io::Result<()>) -> Result<()> {
     write_to_reader(f).map(drop)
 }
 
-/// The same; answers whether anybody reads it.
+/// The same; answers `false` if the reader has closed its end.
 pub(super) fn write_to_reader(
     f: impl FnOnce(&mut StdoutLock<'static>) -> io::Result<()>,
 ) -> Result<bool> {
@@ -29,7 +29,7 @@ pub(super) fn write_to_reader(
     }
 }
 
-/// Lines of columns, each as wide as it has to be, the last as it is.
+/// Rows as lines of aligned columns.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |n: usize| rows.iter().map(|row| row[n].chars().count()).max();
     let widths: Vec<usize> = (0..N).filter_map(width).collect();
@@ -45,9 +45,8 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// A name for a terminal and for programs that read lines: what would do
-/// something to a terminal is escaped, all else is as it is, also what is no
-/// UTF-8.
+/// A name for terminals and for programs that read lines: characters that a terminal
+/// would act on are escaped. Everything else is unchanged, also what is not UTF-8.
 pub(super) fn name(name: &OsStr) -> Vec<u8> {
     let mut shown = Vec::new();
     for chunk in name.as_bytes().utf8_chunks() {
@@ -60,7 +59,7 @@ pub(super) fn name(name: &OsStr) -> Vec<u8> {
         }
         for &byte in chunk.invalid() {
             match byte {
-                // Control characters of terminals that take one byte for each.
+                // Control characters for terminals with 8-bit encodings.
                 0x80..=0x9f => shown.extend(format!("\\x{byte:02x}").into_bytes()),
                 _ => shown.push(byte),
             }
@@ -69,12 +68,12 @@ pub(super) fn name(name: &OsStr) -> Vec<u8> {
     shown
 }
 
-/// JSON for people and programs: what would do something to a terminal is
-/// escaped there as well.
+/// JSON for people and programs: characters that a terminal would act on are escaped
+/// as well.
 pub(super) fn json(value: &Value) -> String {
     let mut text = String::new();
     for c in format!("{value:#}\n").chars() {
-        // Of the characters in strings; none of them needs a second unit.
+        // They occur in strings only, and each is one UTF-16 unit.
         match c {
             '\n' => text.push(c),
             c if is_odd(c) => text.push_str(&format!("\\u{:04x}", u32::from(c))),
@@ -84,8 +83,7 @@ pub(super) fn json(value: &Value) -> String {
     text
 }
 
-/// An object that says which session it is about: `id`, and its bytes as
-/// `id_bytes` if JSON has no other way to say it.
+/// An object that names a session: `id`, and `id_bytes` if the id is not UTF-8.
 pub(super) fn object_of(name: &SessionName) -> Map<String, Value> {
     let mut object = Map::new();
     let id = name.id();

@@ -1,4 +1,4 @@
-//! What is on the command line, and what the daemons of mounts report.
+//! Tests of what comes from outside: the command line, and the reports of daemons.
 
 use std::cell::LazyCell;
 use std::ffi::{OsStr, OsString};
@@ -17,7 +17,7 @@ thread_local! {
     static CLI: LazyCell<clap::Command> = const { LazyCell::new(Cli::command) };
 }
 
-/// The arguments of the program, each with a NUL behind it: its name first, as in
+/// The arguments of the program, each followed by a NUL, its name first: as in
 /// `/proc/PID/cmdline`.
 pub fn options(input: &[u8]) {
     let arguments: Vec<OsString> = input
@@ -72,7 +72,7 @@ fn understood(arguments: &[OsString], cli: &clap::Command) {
     };
     let program = asked.first().cloned().unwrap_or_default();
     if asked.get(1).is_some_and(|command| command == "mount") {
-        // All lists have been spelled out.
+        // All lists have been replaced by long options.
         let again = helper::understand(asked.iter().cloned(), cli);
         let again = again.unwrap_or(helper::Asked::Nothing);
         assert_eq!(again, helper::Asked::Do(asked.clone()), "{program:?}");
@@ -97,7 +97,7 @@ fn understood(arguments: &[OsString], cli: &clap::Command) {
     }
 }
 
-/// The background process of a mount understands the same as was asked for.
+/// The background process of a mount understands the request that was made.
 fn in_the_background(arguments: &mount::Arguments, given: &clap::ArgMatches, cli: &clap::Command) {
     // The default repository is looked for on the disk.
     if arguments.foreground || arguments.repository().is_none() {
@@ -141,8 +141,8 @@ fn seconds(text: &str) {
     );
 }
 
-/// The report of a daemon, which may be anybody's: mountpoint, source and report,
-/// with a NUL between them.
+/// The report of a daemon, which may be any user's: mountpoint, source and report,
+/// separated by NULs.
 pub fn report(input: &[u8]) {
     let mut parts = input.splitn(3, |&byte| byte == 0);
     let mut part = || parts.next().unwrap_or_default();
@@ -169,7 +169,7 @@ pub fn report(input: &[u8]) {
 
     let object = status::object(&status);
     assert!(serde_json::from_str::<Value>(&object.to_string()).is_ok());
-    // What is known without the daemon is not the daemon's to say.
+    // The daemon must not be able to set what is known without it.
     let known = |key: &str| object[key].as_str().unwrap_or_default();
     assert_eq!(known("mountpoint"), status.mountpoint.to_string_lossy());
     assert_eq!(known("source"), status.source);

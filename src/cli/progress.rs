@@ -1,11 +1,11 @@
-//! How far long work is: on a terminal, and nowhere else.
+//! The progress of long work, shown on a terminal only.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use super::human;
 
-/// Work that is done by then shows nothing.
+/// Work that takes less shows nothing.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The time between two changes of the line.
@@ -18,22 +18,22 @@ pub(super) enum Unit {
     Sessions,
 }
 
-/// A line on standard error that says how far the work is, and goes with this
-/// value.
+/// A line on standard error that shows the progress. It is removed when this value is
+/// dropped.
 #[derive(Debug)]
 pub(super) struct Progress {
     doing: &'static str,
     unit: Unit,
     total: Option<u64>,
-    /// When the line may change again; `None` if nobody is to see it.
+    /// When the line may change again; `None` if it is not shown.
     next: Option<Instant>,
     is_shown: bool,
 }
 
 impl Progress {
-    /// Of work that begins now, `total` units of it if that is known.
+    /// Work that begins now; `total` is the number of units, if it is known.
     pub(super) fn new(doing: &'static str, unit: Unit, total: Option<u64>) -> Self {
-        // What is dumb cannot take a line back.
+        // A dumb terminal cannot remove a line.
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let is_seen = std::io::stderr().is_terminal() && !is_dumb;
         Self {
@@ -45,7 +45,7 @@ impl Progress {
         }
     }
 
-    /// Of work of which nobody is to see how far it is.
+    /// Work whose progress is not shown.
     pub(super) fn hidden(doing: &'static str, unit: Unit) -> Self {
         Self {
             next: None,
@@ -53,14 +53,13 @@ impl Progress {
         }
     }
 
-    /// Of work whose result, or input, is on this terminal: shows nothing if
-    /// `other` is one.
+    /// Shows nothing if `other`, the input or output of the work, is a terminal.
     pub(super) fn unless_on(self, other: &impl IsTerminal) -> Self {
         let next = self.next.filter(|_| !other.is_terminal());
         Self { next, ..self }
     }
 
-    /// Says that so much is done.
+    /// Reports how many units are done.
     pub(super) fn at(&mut self, done: u64) {
         let now = Instant::now();
         if self.next.is_none_or(|next| now < next) {
@@ -68,7 +67,7 @@ impl Progress {
         }
         self.next = Some(now + PAUSE);
         self.is_shown = true;
-        // The next line, whoever writes it, begins over this one.
+        // Whatever is written next overwrites this line.
         print(&format!("{}\x1b[K\r", self.line(done)));
     }
 
@@ -92,7 +91,7 @@ impl Progress {
         }
     }
 
-    /// Takes the line away, before another is written.
+    /// Removes the line, before another one is written.
     pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.is_shown) {
             print("\x1b[K");
@@ -107,7 +106,7 @@ impl Drop for Progress {
 }
 
 fn print(text: &str) {
-    // Nobody is left to be told.
+    // There is nowhere to report an error.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 

@@ -1,5 +1,5 @@
-//! `sessionfs read-report`: what `status` runs to read the report of a daemon
-//! that may hang (see [`crate::mount::status`]).
+//! `sessionfs read-report`: reads the report of a daemon that may hang, as a process
+//! of its own that `status` starts (see [`crate::mount::status`]).
 
 use std::fs::File;
 use std::io;
@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// This program, doing so.
+/// A command that runs this program in that way.
 pub(super) fn command(path: &Path) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg("read-report").arg("--").arg(path);

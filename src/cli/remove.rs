@@ -1,4 +1,4 @@
-//! `sessionfs remove`
+//! `sessionfs remove` (DESIGN 1).
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,7 +13,7 @@ Examples:
   sessionfs remove pbox-2024-05-01T10.00.00
   sessionfs list -0 | xargs -0 sessionfs remove --
 
-What cannot be removed is warned about, and the rest still goes.";
+If something cannot be removed, a warning names it, and the rest is removed.";
 
 /// Remove sessions and everything in them
 #[derive(Debug, clap::Args)]
@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     for (done, session) in arguments.sessions.iter().enumerate() {
         progress.at(done as u64);
         let removed = remove(&arguments.storage, session, &mut progress);
-        // One line for each; the exit status is that of the first.
+        // One line for each failure; the exit status is that of the first.
         first = first.and(removed.map_err(|failure| {
             progress.clear();
             failure.told()

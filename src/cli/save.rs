@@ -1,4 +1,4 @@
-//! `sessionfs save`
+//! `sessionfs save` (DESIGN 3).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,9 +19,9 @@ Examples:
   sessionfs save pbox-2024-05-01T10.00.00 -- make-checkpoint --all
   sessionfs save -i backup /srv/sessions/nightly.session
 
-If COMMAND ends with 0, its output is saved. Otherwise nothing is, and its exit
-status is passed on (128 + N if signal N has killed it). Behind a pipe, what a
-program wrote is saved also if it failed in the middle.
+If COMMAND ends with status 0, its output is saved. Otherwise nothing is saved,
+and its exit status is passed on (128 + N if signal N killed it). Input from a
+pipe is saved even if the program that wrote it has failed.
 When it succeeds, the new checkpoint survives a power cut; when it fails, the
 old one is untouched.";
 
@@ -30,7 +30,7 @@ old one is untouched.";
 #[command(after_help = AFTER_HELP)]
 #[command(override_usage = "sessionfs save [OPTIONS] <SESSION> [-- <COMMAND>...]")]
 pub(super) struct Arguments {
-    // Or it follows a "--", as that of every command may.
+    // It may also follow a "--", as for every command.
     /// An id, a name or a path
     #[arg(required_unless_present = "command")]
     session: Option<OsString>,
@@ -46,14 +46,14 @@ pub(super) struct Arguments {
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
 
-    /// Also if that replaces a checkpoint by an empty one
+    /// Even if that replaces a checkpoint with an empty one
     #[arg(long)]
     allow_empty: bool,
 }
 
 impl Arguments {
-    /// The session, and the command if there is one: behind `--`, or behind a
-    /// second one in `-- SESSION -- COMMAND`.
+    /// The session, and the command if there is one: after `--`, or after the second
+    /// one in `-- SESSION -- COMMAND`.
     fn session_and_command(&self) -> Result<(&OsStr, &[OsString])> {
         let (session, command) = match (&self.session, &self.command[..]) {
             (Some(session), command) => (session, command),
@@ -79,13 +79,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let (session, command) = arguments.session_and_command()?;
     let (repository, session) = arguments.storage.open(session)?;
     let mut staged = session.stage()?;
-    // It goes when the checkpoint is in place.
+    // Shown until the checkpoint is in place.
     let mut progress;
     match (command, &arguments.input) {
         ([program, rest @ ..], _) => {
             let mut command = Command::new(program);
             let command = Running::start(command.args(rest))?;
-            // The terminal is the command's.
+            // The command may be using the terminal.
             progress = Progress::hidden("saving", Unit::Bytes);
             command.save_output(&mut staged, &mut progress)?;
         }
@@ -106,8 +106,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     commit(staged, &session, arguments.allow_empty, &repository)
 }
 
-/// Publishes what is staged; what is empty only where nothing is lost by it, or
-/// if that is allowed.
+/// Publishes the staged file. An empty one replaces a checkpoint only if that is empty
+/// too, or if it is allowed.
 fn commit(
     staged: Staged,
     session: &Session,
@@ -120,12 +120,12 @@ fn commit(
     }
     let current = session.checkpoint()?;
     let empty = current.as_ref().filter(|checkpoint| checkpoint.is_empty());
-    // Another one, also of this very moment, is not replaced.
+    // Another checkpoint, even one that was just saved, is not replaced.
     match staged.commit(Base::Only(empty)) {
         Err(e) if e.kind() == Kind::Superseded => {}
         other => return Ok(other.map(drop)?),
     }
-    // What refuses every save is told first.
+    // A lock would refuse any save, so it is reported first.
     let (status, reason) = match session.is_locked()? {
         true => (Status::Locked, "locked (sessionfs break-lock ends that)"),
         false => (Status::Refused, "--allow-empty saves it"),
@@ -152,7 +152,7 @@ impl Running {
     fn start(command: &mut Command) -> Result<Self> {
         let name = command.get_program().display().to_string();
         let child = command.stdout(Stdio::piped()).spawn().map_err(|e| {
-            // As the shells, env(1) and timeout(1) say it.
+            // As with shells, env(1) and timeout(1).
             let status = match e.kind() {
                 io::ErrorKind::NotFound => 127,
                 _ => 126,
@@ -162,14 +162,17 @@ impl Running {
         Ok(Self { child, name })
     }
 
-    /// Stages all that it says, if it ends well.
+    /// Stages all of its output.
+    ///
+    /// # Errors
+    /// If the command fails, or its output cannot be read or staged.
     fn save_output(mut self, staged: &mut Staged, progress: &mut Progress) -> Result<()> {
         let filled = match self.child.stdout.take() {
             Some(output) => fill(staged, output, &self.name, progress),
             None => Ok(()),
         };
-        // Nobody reads its output any more if that has failed: told before it is
-        // waited for.
+        // After a failure nobody reads the output any more. It is reported before the
+        // wait, which may be long.
         let filled = filled.map_err(Failure::told);
         let ended = self
             .child
@@ -201,8 +204,7 @@ fn length(file: impl AsFd) -> Option<u64> {
     sys::is_file(&stat).then_some(stat.stx_size)
 }
 
-/// Copies all that `from` gives, and tells an error of reading from one of
-/// writing.
+/// Copies all of `from`, and tells errors of reading from errors of writing.
 fn fill(staged: &mut Staged, from: impl Read, name: &str, progress: &mut Progress) -> Result<()> {
     let mut source = Source {
         from,
@@ -220,7 +222,7 @@ fn fill(staged: &mut Staged, from: impl Read, name: &str, progress: &mut Progres
     }
 }
 
-/// Remembers whether reading has failed, and tells how far it is.
+/// Remembers whether reading has failed, and reports the progress.
 struct Source<'a, R> {
     from: R,
     failed: bool,

@@ -1,5 +1,4 @@
-//! What a session is about: its checkpoint, and what stands in the way of the
-//! next one.
+//! The state of a session: its checkpoint, and what blocks the next save.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,20 +11,20 @@ use crate::proc::holders::{flock_owner, openers};
 use crate::repo::{Checkpoint, Kind, LOCK, Lock, LockOwner, Result, Session, SessionName};
 use crate::sys;
 
-/// The state of a session, in the order in which they matter.
+/// The state of a session; where several apply, the first counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// `session` is no regular file.
     Odd,
     /// A process is changing it, as far as that is known.
     Saving(Option<u32>),
-    /// Another program's `session.next` refuses saves since then.
+    /// Another program's `session.next` has blocked saves since then.
     Locked(SystemTime),
     /// A save that died left its `session.next`; the next one removes it.
     DeadLock(SystemTime),
     /// There is no checkpoint yet.
     Empty,
-    /// There is one, and nothing in the way.
+    /// There is a checkpoint, and nothing blocks the next save.
     Clean,
 }
 
@@ -54,12 +53,12 @@ impl fmt::Display for State {
     }
 }
 
-/// A session, looked at.
+/// What a look at a session has found.
 #[derive(Debug)]
 pub(super) struct Look {
     /// Size in bytes and time of the checkpoint.
     pub(super) checkpoint: Option<(u64, SystemTime)>,
-    /// The rest.
+    /// Its state.
     pub(super) state: State,
 }
 
@@ -122,17 +121,16 @@ pub(super) fn look(session: &Session, saving: &Saving) -> Result<Look> {
     })
 }
 
-/// What is told of a lock that is a directory: what may be in it is not ours to
-/// remove.
-pub(super) const DIRECTORY: &str = "a directory, which is no lock, but refuses saves as one does; \
+/// The message about a lock that is a directory, whose content is not ours to remove.
+pub(super) const DIRECTORY: &str = "a directory: not a lock, but it blocks saves like one; \
     look into it and move it away";
 
-/// Whether it is one.
+/// Whether a lock is a directory.
 pub(super) fn is_directory(lock: &Lock) -> bool {
     sys::is_dir(lock.stat())
 }
 
-/// Who is known to live and to have this lock, in words.
+/// The processes that are known to be alive and to have this lock, in words.
 pub(super) fn living_owner(lock: &Lock) -> Option<String> {
     let words = |(pid, command): &(u32, String)| format!("{pid} ({command})");
     let openers = openers(LOCK, lock.stat().stx_ino);
@@ -147,7 +145,7 @@ pub(super) fn living_owner(lock: &Lock) -> Option<String> {
     }
 }
 
-/// How long ago a time is, in one unit; of a time to come, nothing.
+/// How long ago a time is, in one unit; "0 s" for a time in the future.
 pub(super) fn age(time: SystemTime) -> String {
     let seconds = time.elapsed().unwrap_or_default().as_secs();
     match seconds {

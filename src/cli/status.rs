@@ -18,23 +18,23 @@ Examples:
   sessionfs status --watch
   sessionfs status /mnt/sessions --json
 
-Exit status: 0 all is well; 7 a mount is dead or does not answer; 8 the last save
-of a session was not made; 1 the mount that is asked for does not tell.
+Exit status: 0 all is well; 7 a mount is dead or does not answer; 8 the last
+save of a session failed or was abandoned; 1 the given mount cannot be asked.
 Programs that only read files find the same in MOUNTPOINT/.sessionfs-status,
 which no listing shows.";
 
-/// Show what goes on in the mounts of this machine
+/// Show the mounts of this machine, their saves and open files
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
     /// Only the mount here [default: all]
     mountpoint: Option<PathBuf>,
 
-    /// As an array of objects
+    /// Print an array of objects
     #[arg(long)]
     json: bool,
 
-    /// Show it again and again [default: each 2 seconds]
+    /// Repeat it after so many seconds [default: 2]
     #[arg(short, long, value_name = "SEC", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "2", value_parser = pause)]
     watch: Option<Duration>,
@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         output::write(|out| out.write_all(text.as_bytes()))?;
         return verdict(&mounts, arguments.mountpoint.is_some());
     };
-    // Until somebody ends it, or the mount, or nobody reads it any more.
+    // Until a signal, the end of the mount, or a reader that has closed its end.
     loop {
         let text = shown(&look()?, arguments.json);
         let is_read = output::write_to_reader(|out| {
@@ -86,14 +86,14 @@ fn shown(mounts: &[Status], as_json: bool) -> String {
     mounts.iter().map(lines).collect()
 }
 
-/// What a monitor wants to know; the lines have told it already.
+/// The exit status, for monitors; the reasons have been printed already.
 fn verdict(mounts: &[Status], is_asked_for: bool) -> Result<()> {
     let is_down = |mount: &Status| matches!(mount.report, Report::Hangs | Report::Dead);
     let has_lost = |mount: &Status| match &mount.report {
         Report::Told(report) => items(&report["errors"]).next().is_some(),
         _ => false,
     };
-    // Of all mounts, those of others are nobody's business.
+    // Mounts of other users cannot be asked; that is an error only for a given one.
     let is_silent = |mount: &Status| is_asked_for && matches!(mount.report, Report::Unknown(_));
     let status = if mounts.iter().any(is_down) {
         failure::Status::Down
@@ -118,7 +118,7 @@ pub(super) fn object(mount: &Status) -> Value {
         Value::Object(report) => report,
         _ => Map::new(),
     };
-    // After the report, which says nothing about these.
+    // After the report, so that it cannot set them.
     object.insert(
         "mountpoint".into(),
         mount.mountpoint.to_string_lossy().into(),
@@ -133,14 +133,15 @@ pub(super) fn object(mount: &Status) -> Value {
 }
 
 pub(super) fn lines(mount: &Status) -> String {
-    // Whoever may mount has chosen the names, and whoever serves the mount the
-    // rest: none of it is for the terminal.
+    // Other users may have chosen the names and written the report: nothing of it
+    // goes to the terminal unescaped.
     let source = one_line(&mount.source);
     let mountpoint = one_line(&mount.mountpoint.display().to_string());
     let mut text = format!("{source} on {mountpoint}\n");
     for other in &mount.also_mounted {
         let other = one_line(&other.display().to_string());
-        text += &format!("  also mounted on {other}: they do not wait for each other\n");
+        text +=
+            &format!("  also mounted on {other}: writers of the two do not wait for each other\n");
     }
     let report = match &mount.report {
         Report::Told(report) => report,
@@ -152,7 +153,7 @@ pub(super) fn lines(mount: &Status) -> String {
             return text + &format!("  its daemon cannot be asked: {}\n", one_line(reason));
         }
     };
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = write_lines(&mut text, report);
     text
 }
@@ -171,13 +172,12 @@ fn write_lines(text: &mut String, report: &Value) -> std::fmt::Result {
     )?;
     let micros = |percentile: &str| {
         let micros = report["save_microseconds"][percentile].as_u64();
-        // Three digits are more than enough.
         format!("{:.2} ms", micros.unwrap_or_default() as f64 / 1000.0)
     };
     if saves["done"].as_u64() > Some(0) {
         writeln!(
             text,
-            "  a save takes {} (half), {} (90 %), {} (99 %), {} at most",
+            "  time of a save: median {}, 90 % within {}, 99 % within {}, at most {}",
             micros("p50"),
             micros("p90"),
             micros("p99"),
@@ -208,7 +208,7 @@ fn write_lines(text: &mut String, report: &Value) -> std::fmt::Result {
     if report["all_processes"] == false {
         writeln!(
             text,
-            "  and perhaps others: they have too much open to look at all of it"
+            "  and perhaps others: too many files are open to look at all of them"
         )?;
     }
     Ok(())
@@ -255,7 +255,7 @@ mod tests {
         };
         assert_eq!(
             lines(&mount),
-            "\\u{1b}[31m on /m\\n/n on /o\n  also mounted on /n\\u{9b}: they do not wait for each other\n  \
+            "\\u{1b}[31m on /m\\n/n on /o\n  also mounted on /n\\u{9b}: writers of the two do not wait for each other\n  \
              daemon ?, version ?, since ; ? saved, ? abandoned, 2 failed\n  \
              ? (a\\nb)  \n"
         );

@@ -1,4 +1,4 @@
-//! Which repository, which session.
+//! Which repository and which session a command is about (DESIGN 1).
 
 use std::ffi::OsStr;
 use std::io;
@@ -26,8 +26,8 @@ impl Storage {
         }
     }
 
-    /// The repository for a command that reads and makes none: `argument`,
-    /// which may be given in the place of the option, else the default one.
+    /// The repository for a command that only reads, and makes none: `argument`, which
+    /// may be given instead of the option, else the default one.
     pub(super) fn repository_for_reading(&self, argument: Option<&Path>) -> Result<Repository> {
         match argument.or(self.repository.as_deref()) {
             Some(path) => used(path),
@@ -58,7 +58,7 @@ impl Storage {
     }
 }
 
-/// A repository, unless the path is that of another thing.
+/// The repository at a path, unless that is something else.
 fn used(path: &Path) -> Result<Repository> {
     mount::check_repository(path)?;
     Ok(Repository::new(path))
@@ -75,14 +75,14 @@ fn no_name(argument: &OsStr) -> Failure {
     } else if bytes.contains(&b'/') && !last.as_bytes().ends_with(b".session") {
         "an id has no \"/\" in it, and a path ends in .session"
     } else {
-        "with .session at its end it must have at most 255 bytes"
+        "it must have at most 255 bytes, with .session"
     };
     let message = format!("\"{}\": not a session name: {reason}", argument.display());
     Failure::new(Status::Refused, message)
 }
 
-/// The failure, with the session that was probably meant if there is none of
-/// that name.
+/// The failure. If there is no session of that name, it names the one that was
+/// probably meant.
 pub(super) fn explain(error: &repo::Error, repository: &Repository) -> Failure {
     let failure = Failure::from(error);
     let asked = error.session().filter(|_| error.kind() == Kind::NotFound);
@@ -93,13 +93,13 @@ pub(super) fn explain(error: &repo::Error, repository: &Repository) -> Failure {
 }
 
 fn nearest(asked: &SessionName, repository: &Repository) -> Option<String> {
-    /// Less alike is another name, not a slip (1 is the same name).
+    /// Names that are less alike are taken for different ones (1 is the same name).
     const ALIKE: f64 = 0.8;
     let asked = asked.id().to_str()?;
     let entries = repository.list().ok()?;
     entries
         .iter()
-        // Of those that can be typed as they are shown.
+        // Only those that can be typed as they are shown.
         .filter_map(|entry| entry.name.id().to_str())
         .filter(|id| !id.contains(char::is_control))
         .map(|id| (strsim::jaro_winkler(asked, id), id))
@@ -108,7 +108,7 @@ fn nearest(asked: &SessionName, repository: &Repository) -> Option<String> {
         .map(|(_, id)| id.to_owned())
 }
 
-/// The default location, with its warning told.
+/// The default location; prints its warning.
 pub(super) fn default_repository() -> Result<PathBuf> {
     let location = repo::default_location().map_err(|e| not_found(&e))?;
     if let Some(warning) = &location.warning {

@@ -26,7 +26,7 @@ pub(super) fn mount(
     mountpoint: &Path,
     options: &MountOptions,
 ) -> Result<OwnedFd> {
-    // Who unmounts for a process that has died has to outlive it.
+    // With auto_unmount the helper has to outlive this process.
     if is_root() && !options.auto_unmount {
         kernel::mount(repository, mountpoint, options)
     } else {
@@ -34,8 +34,8 @@ pub(super) fn mount(
     }
 }
 
-/// Unmounts what is on a path without symlinks; `lazily` takes the name away
-/// at once, and the rest goes when it is not in use any more.
+/// Unmounts what is on a path without symlinks. `lazily` detaches it at once; it ends
+/// when it is no longer in use.
 pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<(), Unmount> {
     if is_root() {
         kernel::unmount(mountpoint, lazily)
@@ -44,20 +44,20 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<()
     }
 }
 
-/// The mount of this process, to be undone wherever it has been moved to, and
-/// without touching anybody else's.
+/// The mount of this process. It can be unmounted wherever it has been moved to,
+/// without touching any other mount.
 #[derive(Clone, Debug)]
 pub(super) struct Mounted {
     mountpoint: PathBuf,
     /// The type that it shows.
     kind: OsString,
-    /// No other filesystem has it before our connection has ended.
+    /// Its device number; not reused before our connection has ended.
     device: (u32, u32),
     connection: Arc<OwnedFd>,
 }
 
 impl Mounted {
-    /// What has just been mounted there, served by this connection.
+    /// The mount that has just been made there, served by this connection.
     pub(super) fn new(
         mountpoint: &Path,
         options: &MountOptions,
@@ -89,8 +89,8 @@ impl Mounted {
         entry.kind == self.kind && entry.device == self.device
     }
 
-    /// Whether it lies on top of another mount of this program: two were made
-    /// at the same time. Only the upper one of two is told so.
+    /// Whether it lies on top of another mount of this program, because two were made
+    /// at the same time. It is true of the upper one only.
     pub(super) fn is_stacked(&self) -> bool {
         let below = || {
             let entries = table::read().ok()?;
@@ -115,17 +115,17 @@ impl Mounted {
         poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Unmounts it everywhere; nothing if it is gone already.
+    /// Unmounts it everywhere; does nothing if it is gone already.
     pub(super) fn unmount(&self, lazily: bool) -> std::result::Result<(), Unmount> {
         let entries = table::read().map_err(|e| Unmount::Failed(e.to_string()))?;
-        // After the table was read: what has our device in it is ours.
+        // Checked after reading the table, so entries with our device are ours.
         if self.has_ended() {
             return Ok(());
         }
         let ours = |entry: &table::Entry| self.is(entry);
         let mut result = Ok(());
         for entry in entries.into_iter().filter(ours) {
-            // The name may lead to another mount, which hides ours.
+            // The path may lead to another mount, which hides ours.
             let visible = Location::of(&entry.mountpoint)
                 .is_ok_and(|location| location.mounted_here() == Some(&entry));
             let unmounted = if visible {
@@ -141,8 +141,8 @@ impl Mounted {
         result
     }
 
-    /// Removes a mount whose connection has ended without an unmount (it was
-    /// aborted). Only a dead one is touched: the device's number may belong
+    /// Removes the mount if its connection has ended without an unmount (it was
+    /// aborted). Only a dead mount is touched, because the device number may belong
     /// to another filesystem by now.
     pub(super) fn remove_if_dead(&self) {
         let dead = Location::of(&self.mountpoint).is_ok_and(|location| {
@@ -158,18 +158,18 @@ impl Mounted {
     }
 }
 
-/// To be called by a thread that is going to ask our own mount for something.
+/// To be called by a thread before it asks our own mount for something (DESIGN 7).
 pub(super) fn leave_descriptors() -> io::Result<()> {
     match sys::leave_descriptors() {
-        // An older kernel, or a filter of calls: then a process that is killed
+        // An older kernel, or a filter of system calls. Then a process that is killed
         // while the thread asks may wait for itself.
         Ok(()) | Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Looks at the mount with this device, as any program would. To be called from
-/// a thread that does not serve it, and has left the descriptors.
+/// Looks at the mount with this device, as any program would. To be called from a
+/// thread that does not serve it and has called [`leave_descriptors`].
 pub(super) fn answer(mountpoint: &Path, device: (u32, u32)) -> io::Result<()> {
     const ATTEMPTS: u32 = 100;
     for _ in 0..ATTEMPTS {
@@ -180,7 +180,7 @@ pub(super) fn answer(mountpoint: &Path, device: (u32, u32)) -> io::Result<()> {
         if ours && !dead {
             return Ok(looked?);
         }
-        // A second mount, which lay on top for a moment, or its remains.
+        // Another mount lay on top for a moment, or has left its remains.
         std::thread::sleep(Duration::from_millis(10));
     }
     Err(Errno::NOTCONN.into())

@@ -1,14 +1,14 @@
-//! Other mounts of one repository: between two of them nobody waits for the other,
-//! and the save that ends first counts (DESIGN 2.8 and 2.9).
+//! Other mounts of the same repository. Writers of two mounts do not wait for each
+//! other; DESIGN 2.9 decides between their saves (DESIGN 2.8).
 
 use std::path::{Path, PathBuf};
 
 use super::presence::{self, is_served_by_us};
 use super::table::Entry;
 
-/// Where else a repository is mounted, among these mounts; `own` is the device of
-/// the mount itself, once it is made. One whose daemon is dead saves nothing, and
-/// one that shows another source (`--fsname`) is not known by it.
+/// The mountpoints of the repository's other mounts. `own` is the device of our own
+/// mount, once it is made. A mount whose daemon is dead does not count; one with
+/// another source (`--fsname`) is not recognized.
 pub(super) fn mounts_of(
     repository: &Path,
     own: Option<(u32, u32)>,
@@ -17,7 +17,7 @@ pub(super) fn mounts_of(
     let mut devices: Vec<_> = own.into_iter().collect();
     let mut found = Vec::new();
     for mount in mounts {
-        // One mount that is seen in two places is one.
+        // A mount that is seen in two places counts once.
         if mount.source == repository.as_os_str()
             && !devices.contains(&mount.device)
             && is_served_by_us(mount)

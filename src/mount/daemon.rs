@@ -1,5 +1,5 @@
-//! Running in the background. The program starts itself anew instead of
-//! forking, and tells through its standard output that the mount answers.
+//! Running in the background. The program starts itself again instead of forking; the
+//! new process writes to its standard output when the mount answers.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -18,7 +18,7 @@ const READY: u8 = b'+';
 pub enum Started {
     /// It runs, and the mount answers.
     Ready,
-    /// It has ended with this exit status, and has told why.
+    /// It has ended with this exit status, and has printed the reason.
     Ended(u8),
 }
 
@@ -30,8 +30,8 @@ pub enum Started {
 pub fn start(arguments: impl IntoIterator<Item = OsString>) -> Result<Started> {
     let cannot = |e: io::Error| Error::failed(format!("cannot start the background process: {e}"));
     match sys::keep_descriptors() {
-        // An older kernel: then the background process keeps what its
-        // starter has left open.
+        // An older kernel: then the background process inherits what the starting
+        // process has left open.
         Ok(()) | Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => {}
         Err(errno) => return Err(cannot(errno.into())),
     }
@@ -62,8 +62,8 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> Result<Started> {
     }
 }
 
-/// Makes this process independent of the terminal and the directory it was
-/// started from.
+/// Detaches this process from the terminal and the directory that it was started
+/// from.
 ///
 /// # Errors
 /// Those of setsid(2) and chdir(2).
@@ -71,21 +71,21 @@ pub fn leave_terminal() -> Result<()> {
     let cannot = |e: io::Error| Error::failed(format!("cannot go into the background: {e}"));
     rustix::process::setsid().map_err(|errno| cannot(errno.into()))?;
     std::env::set_current_dir("/").map_err(cannot)?;
-    // It was started as /proc/self/exe.
+    // Otherwise its name would be "exe", from /proc/self/exe.
     rustix::thread::set_name(c"sessionfs").map_err(|errno| cannot(errno.into()))
 }
 
-/// Tells the starting process that the mount answers, and closes all three
-/// standard streams, so that nobody waits for their end.
+/// Tells the starting process that the mount answers, and closes all three standard
+/// streams, so that no process waits for their end.
 ///
 /// # Errors
-/// If nobody waits for the mount any more, or `/dev/null` cannot be opened.
+/// If the starting process is gone, or `/dev/null` cannot be opened.
 pub fn announce() -> io::Result<()> {
     let null = OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/null")?;
-    // Before the announcement: whoever hears it may close its own end.
+    // Before the announcement: the starting process may close its end after it.
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
     let mut stdout = io::stdout().lock();

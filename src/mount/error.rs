@@ -1,9 +1,9 @@
-//! What can go wrong with a mount, told in one line.
+//! Errors of mounting and unmounting, each in one line.
 
 use std::fmt;
 use std::path::Path;
 
-/// What the operations of this module answer.
+/// The result of the operations of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The reasons for which a mount or an unmount fails.
@@ -15,7 +15,7 @@ pub enum Kind {
     NotFound,
     /// The mount is in use.
     Busy,
-    /// The system said no.
+    /// A system call or the helper failed.
     Failed,
 }
 

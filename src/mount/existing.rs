@@ -13,13 +13,13 @@ use super::table::Location;
 use super::{attach, kernel, presence};
 use crate::proc::holders::{holders, in_words};
 
-/// Unmounts a mount of this program, and waits a few seconds at the most for
-/// the process that served it to end. `lazily` takes it out of sight at once,
-/// without waiting, and what is open in it stays usable.
+/// Unmounts a mount of this program, and waits a few seconds at most for the process
+/// that served it to end. `lazily` detaches it at once without waiting, and files that
+/// are open in it stay usable.
 ///
 /// # Errors
-/// [`Kind::NotFound`], [`Kind::Refused`] for anything that is no mount of
-/// ours, [`Kind::Busy`], and [`Kind::Failed`].
+/// [`Kind::NotFound`], [`Kind::Refused`] for anything but a mount of this program,
+/// [`Kind::Busy`], and [`Kind::Failed`].
 pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
     let cannot = |kind, reason: &str| {
         let message = format!("cannot unmount {}: {reason}", mountpoint.display());
@@ -35,15 +35,12 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
     let device = match (&location.mount, location.mounted_here()) {
         (_, Some(entry)) if is_served_by_us(entry) => entry.device,
         (Some(entry), None) if is_served_by_us(entry) => {
-            let reason = format!(
-                "it is inside of the mount on {}",
-                entry.mountpoint.display()
-            );
+            let reason = format!("it is inside the mount on {}", entry.mountpoint.display());
             return cannot(Kind::Refused, &reason);
         }
         _ => return cannot(Kind::Refused, "it is not a mount of sessionfs"),
     };
-    // It also tells the process who unmounts.
+    // The serving process is also told which process unmounts, for its log.
     let watch = presence::Watch::of(device);
     if let Some(watch) = &watch {
         watch.announce();
@@ -63,12 +60,13 @@ pub fn unmount(mountpoint: &Path, lazily: bool) -> Result<()> {
     }
 }
 
-/// Changes the flags of a mount of this program that the kernel keeps: whether it
-/// is read-only, and whether programs and times of access are allowed.
+/// Changes the flags of a mount of this program that the kernel keeps: whether it is
+/// read-only, whether programs run from it, and whether access times are updated.
 ///
 /// # Errors
-/// [`Kind::Refused`] for anything that is no mount of ours, and for who may not;
-/// [`Kind::Busy`] if something is open for writing, and [`Kind::Failed`].
+/// [`Kind::Refused`] for anything but a mount of this program, and for users other than
+/// root; [`Kind::Busy`] if something is open for writing; [`Kind::NotFound`] and
+/// [`Kind::Failed`].
 pub fn remount(mountpoint: &Path, options: &MountOptions) -> Result<()> {
     let cannot = |kind, reason: &str| {
         let message = format!("cannot remount {}: {reason}", mountpoint.display());
@@ -101,12 +99,12 @@ pub fn repository_behind(path: &Path) -> Option<PathBuf> {
     is_served_by_us(&mount).then(|| mount.source.into())
 }
 
-/// That a mount is in use, by whom, and what to do about it.
+/// A message that a mount is in use, by which processes, and what to do about it.
 fn in_use(device: (u32, u32)) -> String {
     let holders = holders(device);
     let advice = "close what is open in it, or detach it with --lazy";
     match &holders[..] {
-        // Of other users, if we may not look, or gone by now.
+        // Processes of other users, which we may not see, or that have ended meanwhile.
         [] => format!("it is in use ({advice})"),
         some => format!("it is in use by {} ({advice})", in_words(some)),
     }

@@ -1,5 +1,4 @@
-//! Mounting and unmounting with the help of `fusermount3`, for a user who is
-//! not root.
+//! Mounting and unmounting through `fusermount3`, for users who are not root.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -18,13 +17,13 @@ use super::options::MountOptions;
 /// The helper, setuid root, of the package fuse3.
 const HELPER: &str = "fusermount3";
 
-/// The variable in which the helper expects the number of the descriptor of
-/// the socket over which it sends the connection.
+/// The environment variable with the number of the socket's descriptor, over which
+/// the helper sends the connection.
 const SOCKET: &str = "_FUSE_COMMFD";
 
 const NOT_INSTALLED: &str = "fusermount3 is not installed (apt install fuse3)";
 
-/// Mounts, and answers the connection to the kernel.
+/// Mounts, and returns the connection to the kernel.
 pub(super) fn mount(
     repository: &Path,
     mountpoint: &Path,
@@ -35,8 +34,7 @@ pub(super) fn mount(
         return Err(cannot(kernel::NO_DEVICE.into()));
     }
     let (ours, theirs) = UnixStream::pair().map_err(|e| cannot(e.to_string()))?;
-    // As its standard input the socket is passed on without becoming open in
-    // any other program.
+    // Passed as standard input, the socket is not inherited by any other program.
     let child = Command::new(HELPER)
         .arg("-o")
         .arg(options.for_helper(repository))
@@ -52,8 +50,8 @@ pub(super) fn mount(
     if options.auto_unmount
         && let Ok(Some(device)) = received
     {
-        // The helper stays, and unmounts when its socket is closed: at the end
-        // of this process, however that comes.
+        // The helper keeps running, and unmounts when the socket is closed: when this
+        // process ends in whatever way.
         let _ = ours.into_raw_fd();
         return Ok(device);
     }
@@ -94,8 +92,7 @@ pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<()
     })
 }
 
-/// The descriptor that the helper sends, `None` if it ends without sending
-/// one.
+/// The descriptor that the helper sends; `None` if it ends without sending one.
 fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -104,7 +101,7 @@ fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let message = loop {
         let mut data = [IoSliceMut::new(&mut byte)];
         match rustix::net::recvmsg(socket, &mut data, &mut control, flags) {
-            // ECONNRESET: it ended without having read what we never sent.
+            // ECONNRESET: it ended.
             Err(Errno::CONNRESET) => return Ok(None),
             Err(Errno::INTR) => {}
             other => break other?,
@@ -129,7 +126,7 @@ fn not_started(error: &io::Error) -> String {
     }
 }
 
-/// What the helper has to say, as a part of a line.
+/// The helper's complaint, in one line.
 pub(super) fn said(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = text

@@ -14,10 +14,10 @@ use super::options::MountOptions;
 /// The FUSE device.
 pub(super) const DEVICE: &str = "/dev/fuse";
 
-/// What is told when there is none.
+/// The message if it is missing.
 pub(super) const NO_DEVICE: &str = "the FUSE device /dev/fuse is missing (modprobe fuse)";
 
-/// Mounts, and answers the connection to the kernel.
+/// Mounts, and returns the connection to the kernel.
 pub(super) fn mount(
     repository: &Path,
     mountpoint: &Path,
@@ -42,8 +42,8 @@ pub(super) fn mount(
     match rustix::mount::mount(source, mountpoint, &*kind, options.flags(), data) {
         Ok(()) => Ok(device),
         Err(Errno::PERM) => Err(cannot(
-            "not permitted (mounting needs the capability SYS_ADMIN, which a container has to \
-             be given)"
+            "not permitted (mounting needs the capability SYS_ADMIN, which a container must be \
+             given)"
                 .into(),
         )),
         Err(Errno::NODEV) => Err(cannot("the kernel has no FUSE (modprobe fuse)".into())),
@@ -51,13 +51,13 @@ pub(super) fn mount(
     }
 }
 
-/// mount(2) of what is mounted already. FUSE leaves all but the flags alone
-/// (fuse_reconfigure, fs/fuse/inode.c, Linux 6.18).
+/// Remounts by mount(2). FUSE changes nothing but the flags (fuse_reconfigure,
+/// fs/fuse/inode.c, Linux 6.18).
 pub(super) fn remount(mountpoint: &Path, options: &MountOptions) -> std::result::Result<(), Errno> {
     rustix::mount::mount_remount(mountpoint, options.flags(), c"")
 }
 
-/// umount2(2)
+/// Unmounts by umount2(2).
 pub(super) fn unmount(mountpoint: &Path, lazily: bool) -> std::result::Result<(), Unmount> {
     let mut flags = UnmountFlags::NOFOLLOW;
     if lazily {

@@ -1,5 +1,4 @@
-//! What a mount is like for the kernel, and in the words of the two who make
-//! it: mount(2), and the helper's options.
+//! The options of a mount, in the form of mount(2) and in that of the helper.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,31 +8,31 @@ use rustix::mount::MountFlags;
 
 use super::table::TYPE;
 
-/// Who gets in.
+/// Which users have access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Access {
     /// Only the user who mounts.
     #[default]
     Owner,
-    /// He and root.
+    /// That user and root.
     OwnerAndRoot,
-    /// Everybody, each with his own permissions.
+    /// Everybody, with their own permissions.
     Everybody,
 }
 
-/// The options of a mount that the kernel is told of.
+/// The options of a mount for the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct MountOptions {
     /// Every change is refused with `EROFS`.
     pub read_only: bool,
-    /// No program on the mount is executed.
+    /// No program on the mount can be executed.
     pub no_exec: bool,
-    /// Reading leaves the time of access alone.
+    /// Reading does not update access times.
     pub no_atime: bool,
-    /// Who gets in.
+    /// Which users have access.
     pub access: Access,
-    /// The kernel checks modes, owners and ACLs. It always does where
-    /// others get in.
+    /// The kernel checks modes, owners and ACLs. It always does where other users have
+    /// access.
     pub default_permissions: bool,
     /// The helper unmounts when the process that serves the mount has died.
     pub auto_unmount: bool,
@@ -41,8 +40,7 @@ pub struct MountOptions {
     pub source: Option<OsString>,
     /// What follows `fuse.` in its type, if not `sessionfs`.
     pub subtype: Option<OsString>,
-    /// The largest piece that is read in one request, in bytes; the kernel
-    /// decides if this does not.
+    /// The largest read in one request, in bytes; if not set, the kernel decides.
     pub max_read: Option<u32>,
 }
 
@@ -64,13 +62,13 @@ impl MountOptions {
         self.source.as_deref().unwrap_or(repository.as_os_str())
     }
 
-    /// Whether others than the one who mounts get in.
+    /// Whether users other than the one who mounts have access.
     pub(super) fn lets_others_in(&self) -> bool {
         self.access != Access::Owner
     }
 
-    /// The flags of mount(2). Device files and setuid programs are those of
-    /// the repository, and no business of a mount.
+    /// The flags of mount(2). Device files and setuid programs have no effect on a
+    /// mount.
     pub(super) fn flags(&self) -> MountFlags {
         let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
         flags.set(MountFlags::RDONLY, self.read_only);
@@ -79,7 +77,7 @@ impl MountOptions {
         flags
     }
 
-    /// What the kernel's FUSE understands, each with a comma before it.
+    /// The options that FUSE in the kernel understands, each after a comma.
     pub(super) fn data(&self) -> String {
         let mut data = String::new();
         if self.lets_others_in() {
@@ -94,7 +92,7 @@ impl MountOptions {
         data
     }
 
-    /// The options as the helper parses them.
+    /// The options in the form that the helper parses.
     pub(super) fn for_helper(&self, repository: &Path) -> OsString {
         let mut options = b"nosuid,nodev".to_vec();
         for (is_set, name) in [
@@ -117,7 +115,7 @@ impl MountOptions {
     }
 }
 
-/// A backslash before a comma or a backslash.
+/// Puts a backslash before each comma and backslash.
 pub(super) fn escape(text: &OsStr, options: &mut Vec<u8>) {
     for &byte in text.as_bytes() {
         if matches!(byte, b',' | b'\\') {

@@ -1,5 +1,5 @@
-//! What the helper fusermount3 is told and tells, and what `/proc` says of a
-//! descriptor of our own.
+//! Tests of what comes from outside: the options and complaints of fusermount3, and
+//! `/proc/self/fdinfo`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,7 +10,7 @@ use std::process::{ExitStatus, Output};
 use super::options::{self, Access, MountOptions};
 use super::{fusermount, table};
 
-/// A value as it stands in a list of options.
+/// A value, escaped as in a list of options.
 pub fn escaped(value: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     options::escape(OsStr::from_bytes(value), &mut text);

@@ -1,21 +1,20 @@
-//! Whether a mount could let the kernel read files by itself (FUSE
-//! passthrough), as far as that is known before there is a mount.
+//! Whether a mount could let the kernel read files by itself (FUSE passthrough), as far
+//! as that is known without a mount.
 
 use std::fs;
 use std::os::fd::AsFd;
 
 use crate::sys::{self, CapabilitySet};
 
-/// What speaks against it in the repository `root`; `None` if nothing is seen
-/// that does. Only a mount can tell for sure: the kernel answers no such
-/// question without one.
+/// Why passthrough is not possible for the repository `root`; `None` if no reason is
+/// seen. Only a mount can tell for sure.
 pub fn obstacle(root: impl AsFd) -> Option<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if version(&release).is_some_and(|version| version < (6, 9)) {
-        return Some("it takes Linux 6.9".to_owned());
+        return Some("it needs Linux 6.9".to_owned());
     }
     if !sys::is_capable_of(CapabilitySet::SYS_ADMIN) {
-        return Some("it takes the capability SYS_ADMIN".to_owned());
+        return Some("it needs the capability SYS_ADMIN".to_owned());
     }
     if sys::may_lose_held(&root) {
         return Some("a file may be gone before the kernel opens it again".to_owned());

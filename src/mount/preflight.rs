@@ -1,5 +1,5 @@
-//! What is looked at before a mount: that it can do no harm and that it makes
-//! sense. Makes the mountpoint if it is missing.
+//! Checks before a mount: that it can do no harm, and that it makes sense. Makes the
+//! mountpoint if it is missing.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,26 +16,27 @@ use super::error::{Error, Kind, Result, Unmount};
 use super::table::Location;
 use crate::repo::SessionName;
 
-/// How long another one may take to mount, and how often that is looked at.
+/// How long to wait for another process that is mounting there, and how often to
+/// look.
 const PATIENCE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(10);
 
-/// How many dead mounts on top of each other are removed.
+/// How many dead mounts on top of each other are removed at most.
 const MOST_DEAD: usize = 64;
 
-/// A repository and a mountpoint that may be mounted, without symlinks.
+/// A repository and a mountpoint that have passed the checks, without symlinks.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) repository: PathBuf,
     pub(super) mountpoint: PathBuf,
-    /// Made for this mount, the outermost first; removed again with this
-    /// value.
+    /// The directories that were made for this mount, the outermost first. They are
+    /// removed when this value is dropped.
     created: Vec<PathBuf>,
     turn: Option<UnixListener>,
 }
 
 impl Place {
-    /// It is mounted, or is not going to be: the next one may look.
+    /// Lets the next process mount there: this mount is made, or has failed.
     pub(super) fn end_turn(&mut self) {
         self.turn = None;
     }
@@ -56,8 +57,8 @@ impl Drop for Place {
     }
 }
 
-/// Looks at absolute paths and prepares the mountpoint. A dead mount of ours
-/// on it is removed, and `warn` is told.
+/// Checks absolute paths and prepares the mountpoint. A dead mount of ours on it is
+/// removed, and reported through `warn`.
 pub(super) fn prepare(
     repository: &Path,
     mountpoint: &Path,
@@ -83,7 +84,7 @@ pub(super) fn prepare(
     Ok(place)
 }
 
-/// Refuses as a repository what is another thing: a file, or a session.
+/// Refuses as a repository what is something else: a file, or a session.
 pub fn check_repository(path: &Path) -> Result<()> {
     let refused = |reason: &str| {
         Err(Error::refused(format!(
@@ -96,7 +97,7 @@ pub fn check_repository(path: &Path) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
             return refused("a part of its path is not a directory");
         }
-        // What cannot be looked at is told by whoever uses it.
+        // Other errors are reported when the repository is used.
         _ => {}
     }
     let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -121,13 +122,13 @@ fn find_repository(path: &Path) -> Result<PathBuf> {
     };
     check_repository(path)?;
     match fs::metadata(path) {
-        // Read as well: better told now than by every access to the mount.
+        // An unreadable directory is better reported now than by every access.
         Ok(_) => fs::read_dir(path)
             .and_then(|_| fs::canonicalize(path))
             .map_err(cannot),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if fs::symlink_metadata(path).is_ok() {
-                return Err(refused("it is a symlink to nowhere"));
+                return Err(refused("it is a symlink whose target does not exist"));
             }
             resolve_missing(path).map_err(cannot)
         }
@@ -144,7 +145,7 @@ fn find_mountpoint(path: &Path, warn: &dyn Fn(&str)) -> Result<(PathBuf, bool)> 
         let location = match Location::of(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if fs::symlink_metadata(path).is_ok() {
-                    return Err(refused("it is a symlink to nowhere"));
+                    return Err(refused("it is a symlink whose target does not exist"));
                 }
                 let resolved = resolve_missing(path).map_err(cannot)?;
                 return Ok((resolved, false));
@@ -158,7 +159,7 @@ fn find_mountpoint(path: &Path, warn: &dyn Fn(&str)) -> Result<(PathBuf, bool)> 
             return match fs::metadata(&location.path) {
                 Ok(metadata) if metadata.is_dir() => Ok((location.path, true)),
                 Ok(_) => Err(refused("it is not a directory")),
-                // It may be of a user who wants to look what has happened.
+                // Not removed: another program's user may want to examine it.
                 Err(e) if e.kind() == io::ErrorKind::NotConnected => Err(refused(
                     "a dead mount of another program is there (umount removes it)",
                 )),
@@ -187,16 +188,16 @@ fn find_mountpoint(path: &Path, warn: &dyn Fn(&str)) -> Result<(PathBuf, bool)> 
     Err(refused("too many dead mounts are on top of each other"))
 }
 
-/// One after the other: who looks at a mountpoint and mounts there has it for
-/// himself until that is done. Otherwise two could find the same dead mount, and
-/// the second detach what the first has just mounted.
+/// Keeps other processes from mounting there until this one is done. Otherwise two
+/// could find the same dead mount, and the second could detach what the first has just
+/// mounted.
 ///
-/// A name in the abstract namespace (unix(7)) needs no file, and goes with the
-/// process. Who finds it taken for long goes on without: the mount looks itself
-/// whether it lies on another one.
+/// It is a name in the abstract namespace (unix(7)), which needs no file and vanishes
+/// with the process. If it stays taken for long, the mount goes on without it, and
+/// checks afterwards whether it lies on another one.
 fn take_turn(mountpoint: &Path) -> Option<UnixListener> {
     let mut hasher = DefaultHasher::new();
-    // What may be dead is not asked for.
+    // The mountpoint itself is not looked at: what is mounted there may be dead.
     let parent = mountpoint.parent().unwrap_or(mountpoint);
     fs::canonicalize(parent).ok().hash(&mut hasher);
     mountpoint.file_name().hash(&mut hasher);
@@ -210,15 +211,18 @@ fn take_turn(mountpoint: &Path) -> Option<UnixListener> {
                 thread::sleep(TICK);
             }
             Err(e) => {
-                log::debug!("{}: mounting out of turn: {e}", mountpoint.display());
+                log::debug!(
+                    "{}: mounting without waiting for others: {e}",
+                    mountpoint.display()
+                );
                 return None;
             }
         }
     }
 }
 
-/// A path that does not exist: what exists of it without symlinks, and the
-/// rest as it is.
+/// Resolves a path that does not exist: the part that exists without symlinks, and the
+/// rest unchanged.
 fn resolve_missing(path: &Path) -> io::Result<PathBuf> {
     for ancestor in path.ancestors().skip(1) {
         let rest = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
@@ -231,7 +235,7 @@ fn resolve_missing(path: &Path) -> io::Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// `..` in the rest leads out of a directory that is going to be made.
+/// Joins them; `..` in the rest removes the component before it.
 fn join(mut path: PathBuf, rest: &Path) -> PathBuf {
     for component in rest.components() {
         match component {
@@ -245,8 +249,8 @@ fn join(mut path: PathBuf, rest: &Path) -> PathBuf {
     path
 }
 
-/// A mount inside its repository would be found in its own listing, and a
-/// repository inside its mount would be hidden by it.
+/// Refuses a mount inside its repository, which would show itself, and a repository
+/// inside its mountpoint, which the mount would hide.
 fn check_apart(repository: &Path, mountpoint: &Path) -> Result<()> {
     let problem = match (
         lies_in(mountpoint, repository),
@@ -264,8 +268,8 @@ fn check_apart(repository: &Path, mountpoint: &Path) -> Result<()> {
     )))
 }
 
-/// Whether a path is, or is below, another one: by its name, or by another
-/// name of the same directory (a bind mount).
+/// Whether a path is the other one or below it, by name or as another name of the same
+/// directory (a bind mount).
 fn lies_in(inner: &Path, outer: &Path) -> bool {
     if inner.starts_with(outer) {
         return true;

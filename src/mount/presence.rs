@@ -1,9 +1,8 @@
-//! How `umount` learns that the process which served a mount has ended, with
-//! its last save done: it connects to a socket that the process holds open
-//! until then.
+//! How `umount` learns that the process that served a mount has ended, with its last
+//! save done: it connects to a socket that the process keeps open until then.
 //!
-//! The socket's name is abstract (unix(7)): it needs no file, and vanishes
-//! with the process however that ends.
+//! The socket's name is abstract (unix(7)): it needs no file, and vanishes with the
+//! process, in whatever way that ends.
 
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
@@ -17,8 +16,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::table::Entry;
 
-/// How long to wait at the most, for each word and for the end. The mount may live
-/// on in another mount namespace, and its process may have been stopped.
+/// How long to wait at most, for each message and for the end. The mount may live on in
+/// another mount namespace, and its process may be stopped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type Device = (u32, u32);
@@ -27,8 +26,8 @@ fn address((major, minor): Device) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("sessionfs/{major}:{minor}"))
 }
 
-/// Shows that this process serves the mount with this device number, for as
-/// long as the socket is open. Without it, nobody can wait for the end.
+/// Shows that this process serves the mount with this device number, for as long as the
+/// socket is open. Without it, no process can wait for the end.
 pub(super) fn show(device: Device) -> Option<Shown> {
     let shown = address(device)
         .and_then(|address| UnixListener::bind_addr(&address))
@@ -42,7 +41,7 @@ pub(super) fn show(device: Device) -> Option<Shown> {
             let asked = shown.asked.clone();
             std::thread::Builder::new()
                 .name("presence".into())
-                .spawn(move || keep_those_who_wait(&socket, &has_ended, &asked))?;
+                .spawn(move || keep_waiting_peers(&socket, &has_ended, &asked))?;
             Ok(shown)
         });
     match shown {
@@ -54,32 +53,32 @@ pub(super) fn show(device: Device) -> Option<Shown> {
     }
 }
 
-/// Who has asked for the end of this process, or waits for it.
+/// The connections of processes that unmount, or wait for the end of this process.
 #[derive(Debug, Default)]
 struct Asked {
     waiting: Vec<UnixStream>,
-    /// The one that has announced an unmount last, in words.
+    /// The process that has last announced an unmount, in words, and when.
     unmounter: Option<(Instant, String)>,
 }
 
-/// What is sent before an unmount.
+/// Sent before an unmount.
 const UNMOUNTING: u8 = b'u';
 
-/// What is answered when that has been heard.
+/// The answer to it.
 const HEARD: u8 = b'h';
 
 fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether it is somebody who may unmount what this process serves. Anybody can
-/// connect to an abstract name, and say nothing.
+/// Whether the peer's user may unmount what this process serves. Any process can
+/// connect to an abstract name, and send nothing.
 fn may_unmount(stream: &UnixStream) -> bool {
     rustix::net::sockopt::socket_peercred(stream)
         .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::getuid())
 }
 
-/// Who it is, if it announces an unmount.
+/// Describes the peer if it announces an unmount.
 fn announced(stream: &UnixStream) -> Option<String> {
     let mut said = [0];
     let read = stream
@@ -98,7 +97,7 @@ fn announced(stream: &UnixStream) -> Option<String> {
     })
 }
 
-/// Whether it is not closed at its other end.
+/// Whether the peer has not closed its end.
 fn waits(stream: &UnixStream) -> bool {
     let nothing = stream
         .set_nonblocking(true)
@@ -106,10 +105,10 @@ fn waits(stream: &UnixStream) -> bool {
     nothing.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Takes each that connects from the queue, which would be full one day and make
-/// the next one wait, and keeps it for as long as it waits, up to a number: one
-/// that has room for those who may unmount. Only they are listened to.
-fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mutex<Asked>) {
+/// Accepts every connection, because a full queue would make the next one wait, and
+/// keeps it for as long as the peer waits. The number is limited, with room reserved for
+/// peers that may unmount; only what they send is read.
+fn keep_waiting_peers(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mutex<Asked>) {
     const MOST: usize = 64;
     const MOST_OF_OTHERS: usize = 32;
     for stream in socket.incoming() {
@@ -117,7 +116,7 @@ fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mu
             if has_ended.load(Ordering::Acquire) {
                 return;
             }
-            // Out of descriptors, say: not in a tight loop.
+            // For example out of descriptors: do not loop without a pause.
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
@@ -129,7 +128,7 @@ fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mu
         if let Some(unmounter) = unmounter {
             asked.unmounter = Some((Instant::now(), unmounter));
             if let Err(e) = (&stream).write_all(&[HEARD]) {
-                log::debug!("an unmount does not hear that it is heard: {e}");
+                log::debug!("cannot answer an unmount: {e}");
             }
         }
         let waiting = &mut asked.waiting;
@@ -140,7 +139,7 @@ fn keep_those_who_wait(socket: &UnixListener, has_ended: &AtomicBool, asked: &Mu
     }
 }
 
-/// That this process serves a mount, until it is dropped.
+/// Shows that this process serves a mount, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Shown {
     socket: Arc<UnixListener>,
@@ -149,7 +148,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// The `sessionfs umount` that has just announced itself, in words.
+    /// The `sessionfs umount` that has just announced an unmount, in words.
     pub(super) fn unmounter(&self) -> Option<String> {
         let asked = lock(&self.asked);
         let (at, unmounter) = asked.unmounter.as_ref()?;
@@ -162,36 +161,36 @@ impl Drop for Shown {
         self.has_ended.store(true, Ordering::Release);
         // Makes the thread's accept(2) fail.
         if let Err(errno) = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both) {
-            log::debug!("the end is seen at the end of this process only: {errno}");
+            log::debug!("the end of the mount is seen only when this process ends: {errno}");
         }
     }
 }
 
-/// A process to be waited for.
+/// A process whose end can be waited for.
 #[derive(Debug)]
 pub(super) struct Watch(UnixStream);
 
 impl Watch {
-    /// The process that serves a mount, if it can be found. To be called
-    /// before the unmount.
+    /// The process that serves a mount, if it can be found. To be called before the
+    /// unmount.
     pub(super) fn of(device: Device) -> Option<Self> {
         connect(device).ok().map(Self)
     }
 
-    /// Tells it that it is about to be unmounted.
+    /// Tells it that its mount is about to be unmounted.
     pub(super) fn announce(&self) {
         let announce = || {
             (&self.0).write_all(&[UNMOUNTING])?;
             self.0.set_read_timeout(Some(PATIENCE))?;
             (&self.0).read_exact(&mut [0])
         };
-        // One that does not listen does not say in its log who it was.
+        // If it does not listen, its log does not name the process that unmounted.
         if let Err(e) = announce() {
             log::debug!("the unmount is not announced: {e}");
         }
     }
 
-    /// Waits for its end, for a bounded time; answers whether it has ended.
+    /// Waits for its end for a bounded time; returns whether it has ended.
     pub(super) fn wait(mut self) -> bool {
         if self.0.set_read_timeout(Some(PATIENCE)).is_err() {
             return false;
@@ -203,15 +202,15 @@ impl Watch {
     }
 }
 
-/// Without waiting: a process that has been stopped takes nobody from its queue,
-/// and when that is full, connect(2) would wait for it.
+/// Connects without waiting: a stopped process accepts nothing, and once its queue is
+/// full, connect(2) would wait for it.
 fn connect((major, minor): Device) -> io::Result<UnixStream> {
     let name = format!("sessionfs/{major}:{minor}");
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &address) {
-        // Somebody has the name, and that is what was asked.
+        // EAGAIN: the queue is full, so a process has the name.
         Ok(()) | Err(Errno::AGAIN) => {}
         Err(errno) => return Err(errno.into()),
     }

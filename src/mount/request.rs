@@ -13,19 +13,19 @@ pub struct Request {
     pub repository: PathBuf,
     /// The mountpoint, absolute. It is made if it is missing.
     pub mountpoint: PathBuf,
-    /// Whether the mountpoint may have something in it.
+    /// Whether the mountpoint may be a directory that is not empty.
     pub nonempty: bool,
-    /// What the kernel is told.
+    /// The mount options for the kernel.
     pub options: MountOptions,
     /// The number of threads that answer the kernel.
     pub threads: usize,
-    /// Whether reads may go past this process.
+    /// Whether the kernel may read and write files without this process (passthrough).
     pub passthrough: bool,
-    /// How long an open for writing waits for another writer.
+    /// How long a writer waits for another writer (DESIGN 2.8).
     pub lock_wait: Duration,
-    /// How long the kernel may believe names of directories without asking.
+    /// How long the kernel may cache names of directories.
     pub entry_timeout: Option<Duration>,
-    /// The same of attributes, of anything but checkpoints.
+    /// How long it may cache attributes, except those of checkpoints.
     pub attr_timeout: Option<Duration>,
     /// What a session without a checkpoint shows.
     pub missing: Missing,

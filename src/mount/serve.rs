@@ -1,4 +1,4 @@
-//! Serving a mount, from the making of it to its end.
+//! Serving a mount, from mounting to the end of the process.
 
 use std::cell::Cell;
 use std::io;
@@ -22,28 +22,28 @@ use crate::proc::holders::{holders, in_words};
 use crate::repo::Repository;
 use crate::sys;
 
-/// How long the end waits for what may never come: a writer to close its
-/// file, or the kernel to end the connection.
+/// How long the end of a mount waits for what may never come: for writers to close their
+/// files, and for the kernel to end the connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it looks.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What the threads have to tell.
+/// What the other threads report.
 enum Event {
-    /// The mountpoint could be looked at, or not.
+    /// Whether the mount answers.
     Answered(io::Result<()>),
-    /// Somebody wants us to end.
+    /// A signal asks this process to end.
     Signal(&'static str),
     /// The connection to the kernel has ended.
     Ended(io::Result<()>),
-    /// No save is in progress and no writer open, or the time was over.
+    /// No save is in progress and no writer is open, or the time has run out.
     Drained,
 }
 
-/// Mounts, serves until somebody unmounts or a signal asks to end, and
-/// finishes the saves in progress. `ready` is called when the mount answers;
-/// an error of it ends the mount. `warn` is told of what is done unasked.
+/// Mounts, serves until an unmount or a signal, and finishes the saves in progress.
+/// `ready` is called when the mount answers; if it fails, the mount ends. Warnings go to
+/// `warn`.
 ///
 /// To be called before any other thread is started.
 ///
@@ -70,7 +70,7 @@ pub fn serve(
         .map_err(|e| Error::failed(format!("cannot give up a capability: {e}")))?;
     sys::give_large_blocks_back();
     check_memory(request.threads)?;
-    // The caller's umask is applied to a mode, and not ours.
+    // The callers' umasks apply to what they make, and not ours.
     let umask = rustix::process::umask(rustix::fs::Mode::empty()).as_raw_mode();
     let repository = Repository::new(&place.repository).with_mode(0o755 & !umask);
     let fs = Arc::new(Fs::new(repository, options));
@@ -90,7 +90,7 @@ pub fn serve(
     };
     fs.mounted(mounted.device());
     let shown = presence::show(mounted.device());
-    tell_of_others(&place.repository, mounted.device(), warn);
+    warn_of_others(&place.repository, mounted.device(), warn);
     let is_stacked = mounted.is_stacked();
     place.end_turn();
     let started = if is_stacked {
@@ -130,8 +130,8 @@ pub fn serve(
         if !place.repository.exists() {
             let path = place.repository.display();
             let then = match request.options.read_only {
-                true => "and nothing makes it through this mount",
-                false => "the first session that is made makes it",
+                true => "a read-only mount does not make it",
+                false => "it is made with the first session",
             };
             warn(&format!("the repository {path} does not exist yet; {then}"));
         }
@@ -141,9 +141,9 @@ pub fn serve(
     })
 }
 
-/// Says that a repository is mounted elsewhere as well: what is true of one mount
-/// is not of two.
-fn tell_of_others(repository: &Path, own: (u32, u32), warn: &dyn Fn(&str)) {
+/// Warns if the repository is mounted elsewhere as well: the rules of one mount do not
+/// hold between two (DESIGN 2.8).
+fn warn_of_others(repository: &Path, own: (u32, u32), warn: &dyn Fn(&str)) {
     let mounts = match table::read() {
         Ok(mounts) => mounts,
         Err(e) => return log::warn!("cannot read the table of mounts: {e}"),
@@ -158,8 +158,8 @@ fn tell_of_others(repository: &Path, own: (u32, u32), warn: &dyn Fn(&str)) {
     }
 }
 
-/// Every file that is open on the mount is open here as well: as many as this
-/// process may have, and not as many as a shell finds convenient.
+/// Raises the limit of open files to the maximum: every file that is open on the mount
+/// is open in this process as well.
 fn raise_limit_of_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -172,14 +172,14 @@ fn raise_limit_of_open_files() {
     }
 }
 
-/// Refuses to mount with too little memory, which would end this process as soon
-/// as it serves, and leave a dead mount.
+/// Refuses to mount if there is so little memory that this process would die soon and
+/// leave a dead mount.
 fn check_memory(threads: usize) -> Result<()> {
     const STACK: usize = 2 << 20;
-    // fuser 0.18 has 16 MiB for a request in each thread, whatever the kernel has
-    // been told (session.rs, `MAX_WRITE_SIZE`).
+    // fuser 0.18 has a buffer of 16 MiB in each thread, whatever was negotiated with
+    // the kernel (session.rs, `MAX_WRITE_SIZE`).
     const THREAD: usize = STACK + (17 << 20);
-    /// Those that do not answer the kernel.
+    /// Threads that do not answer the kernel.
     const OTHERS: usize = 8;
     let needed = threads * THREAD + OTHERS * STACK + 2 * sys::memory::CUSHION;
     sys::memory::require(needed).map_err(|_| {
@@ -200,7 +200,7 @@ fn start(
 ) -> io::Result<(Sender<Event>, Receiver<Event>)> {
     let mut config = fuser::Config::default();
     config.n_threads = Some(request.threads);
-    // The kernel checks who may use the mount, but does not know of "root too".
+    // The kernel checks who may use the mount, but has no "root as well".
     let acl = match request.options.access {
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
         Access::Owner | Access::Everybody => SessionACL::All,
@@ -214,7 +214,7 @@ fn start(
     )?;
     fs.notify_by(session.notifier());
     let (sender, events) = mpsc::channel();
-    // A receiver that is gone belongs to a process at its end.
+    // Sending fails only when the process is ending.
     let tell = sender.clone();
     thread::Builder::new()
         .name("session".into())
@@ -223,7 +223,7 @@ fn start(
     signals::listen(move |name| drop(tell.send(Event::Signal(name))))?;
     watches::start(fs, mounted.mountpoint().to_owned())?;
     let tell = sender.clone();
-    // Nothing that owns a descriptor.
+    // The thread must own no descriptor.
     let (mountpoint, device) = (mounted.mountpoint().to_owned(), mounted.device());
     thread::Builder::new().name("ready".into()).spawn(move || {
         let answered =
@@ -242,11 +242,11 @@ struct Server {
     events: Receiver<Event>,
     ended: Cell<bool>,
     drained: Cell<bool>,
-    /// A signal has asked for the end.
+    /// A signal has asked for the end of this process.
     is_asked: Cell<bool>,
 }
 
-/// The second signal: whoever sent it does not want to wait.
+/// A second signal has come: end without waiting.
 struct Hurry;
 
 impl Server {
@@ -254,7 +254,7 @@ impl Server {
         let mut ready = Some(ready);
         let name = self.mounted.mountpoint().display().to_string();
         loop {
-            // Never an error: we have a sender ourselves.
+            // It cannot fail: we have a sender ourselves.
             let Ok(event) = self.events.recv() else {
                 return Ok(());
             };
@@ -263,7 +263,7 @@ impl Server {
                     if let Some(Err(e)) = ready.take().map(|ready| ready()) {
                         self.stop_after_error();
                         return Err(Error::failed(format!(
-                            "unmounted {name} again: nobody waits for it: {e}"
+                            "unmounted {name} again: cannot tell the starting process that it is ready: {e}"
                         )));
                     }
                 }
@@ -297,8 +297,7 @@ impl Server {
         }
     }
 
-    /// Unmounts, with the saves in progress finished before this process
-    /// ends.
+    /// Unmounts, and finishes the saves in progress before this process ends.
     ///
     /// # Errors
     /// [`Kind::Busy`] if something was not saved.
@@ -306,7 +305,7 @@ impl Server {
         self.end(|| self.leave())
     }
 
-    /// The same where another error is to be told.
+    /// The same if another error will be returned: this one goes to the log.
     fn stop_after_error(&self) {
         if let Err(e) = self.stop() {
             log::error!("{e}");
@@ -318,8 +317,10 @@ impl Server {
         self.end(|| self.drain())
     }
 
-    /// Tells how the end went: how many saves were finished meanwhile, and
-    /// whether any was not.
+    /// Ends in the given way, and logs how many saves were finished meanwhile.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if something was not saved.
     fn end(&self, how: impl FnOnce() -> ControlFlow<Hurry>) -> Result<()> {
         let name = self.mounted.mountpoint().display();
         let before = self.fs.saves().done;
@@ -340,7 +341,7 @@ impl Server {
     }
 
     fn leave(&self) -> ControlFlow<Hurry> {
-        // They keep the mount busy, and take a moment only.
+        // They keep the mount busy, but take only a moment.
         self.wait(Some(PATIENCE), || self.fs.saves_in_progress() == 0)?;
         self.unmount()?;
         self.drain()
@@ -350,8 +351,8 @@ impl Server {
         let name = self.mounted.mountpoint().display();
         match self.mounted.unmount(false) {
             Ok(()) => {
-                // Its name is still in use elsewhere (another mount
-                // namespace) if the connection does not end.
+                // The connection stays if the mount is also in another mount
+                // namespace.
                 self.wait(Some(PATIENCE), || self.ended.get())?;
             }
             Err(why) => {
@@ -376,8 +377,8 @@ impl Server {
         ControlFlow::Continue(())
     }
 
-    /// Waits for open writers for a bounded time, and for saves in progress
-    /// as long as they take.
+    /// Waits a bounded time for open writers, and as long as it takes for saves in
+    /// progress.
     fn drain(&self) -> ControlFlow<Hurry> {
         let (fs, tell) = (self.fs.clone(), self.sender.clone());
         let drainer = thread::Builder::new().name("drain".into()).spawn(move || {
@@ -397,11 +398,11 @@ impl Server {
         ControlFlow::Continue(())
     }
 
-    /// The end at once.
+    /// Ends at once.
     fn hurry(&self) {
         let name = self.mounted.mountpoint().display();
         log::warn!("{name}: ending at once because of a second signal");
-        // Without it, a dead mount would stay.
+        // Otherwise a dead mount would stay.
         if !self.ended.get()
             && let Err(why) = self.mounted.unmount(true)
         {
@@ -409,8 +410,8 @@ impl Server {
         }
     }
 
-    /// Waits until `done`, or the time is over; answers whether it is done.
-    /// Broken off by a signal.
+    /// Waits until `done`, or until the time has run out; returns whether it is done. A
+    /// second signal breaks off the wait.
     fn wait(
         &self,
         patience: Option<Duration>,
@@ -422,7 +423,7 @@ impl Server {
                 return ControlFlow::Continue(false);
             }
             match self.events.recv_timeout(TICK) {
-                // The first one asks for no more than what is being done.
+                // The first signal only asks for what is being done already.
                 Ok(Event::Signal(_)) if !self.is_asked.replace(true) => {}
                 Ok(Event::Signal(_)) => return ControlFlow::Break(Hurry),
                 Ok(Event::Ended(result)) => {
@@ -433,7 +434,7 @@ impl Server {
                 }
                 Ok(Event::Drained) => self.drained.set(true),
                 Ok(Event::Answered(_)) | Err(RecvTimeoutError::Timeout) => {}
-                // We have a sender ourselves.
+                // It cannot happen: we have a sender ourselves.
                 Err(RecvTimeoutError::Disconnected) => return ControlFlow::Continue(false),
             }
         }

@@ -1,5 +1,5 @@
-//! Telling the service manager how the mount is (sd_notify(3)), where it has
-//! started us and asks for it.
+//! Telling the service manager about the state of the mount (sd_notify(3)), if it has
+//! started us and asks for that.
 
 use std::io;
 use std::path::Path;
@@ -12,12 +12,12 @@ use sd_notify::NotifyState;
 use super::attach;
 use crate::fs::REPORT_NAME;
 
-/// The mount answers.
+/// Tells that the mount answers.
 pub(super) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The end has begun.
+/// Tells that the end has begun.
 pub(super) fn stopping(status: &str) {
     notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
@@ -28,19 +28,19 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// If the service manager watches us, tells it that the mount answers for as
-/// long as it does: one that hangs is ended and started anew.
+/// If the service manager has a watchdog for us, notifies it for as long as the mount
+/// answers. It restarts a daemon that hangs.
 pub(super) fn watch(mountpoint: &Path) -> io::Result<()> {
     let Some(patience) = sd_notify::watchdog_enabled() else {
         return Ok(());
     };
-    // The kernel asks for this one each time, and no disk is asked for it.
+    // The kernel does not cache this file, and answering needs no disk.
     let asked = mountpoint.join(REPORT_NAME);
     // Half of it, as sd_watchdog_enabled(3) advises; never without a pause.
     let pause = (patience / 2).max(Duration::from_millis(1));
     let (tell, told) = mpsc::channel();
     let ask = move || {
-        // Whoever is told has a log, which this thread has not any more.
+        // The other thread logs it: this one may have no descriptors any more.
         if let Err(e) = attach::leave_descriptors() {
             drop(tell.send(Err(e)));
             return;
@@ -56,7 +56,7 @@ pub(super) fn watch(mountpoint: &Path) -> io::Result<()> {
         for said in told {
             match said {
                 Ok(()) => notify(&[NotifyState::Watchdog]),
-                Err(e) => log::warn!("the service manager is not told that it answers: {e}"),
+                Err(e) => log::warn!("cannot tell the service manager that the mount answers: {e}"),
             }
         }
     };

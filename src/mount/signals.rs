@@ -4,8 +4,8 @@ use std::io;
 
 use crate::sys;
 
-/// Calls `tell` with the name of each signal that asks this process to end.
-/// They have to be blocked already.
+/// Calls `tell` with the name of each signal that asks this process to end. These
+/// signals must be blocked already.
 pub(super) fn listen(tell: impl Fn(&'static str) + Send + 'static) -> io::Result<()> {
     let ignore_hangup = ignored_from_the_start(libc::SIGHUP);
     let listener = move || loop {
@@ -34,8 +34,8 @@ fn name(signal: i32) -> &'static str {
     }
 }
 
-/// Whether whoever started this process had it ignore a signal. Waiting for
-/// a blocked signal gets it all the same.
+/// Whether this process was started with the signal ignored, as by nohup(1). Waiting for
+/// a blocked signal receives it even then.
 fn ignored_from_the_start(signal: i32) -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, signal))
 }

@@ -1,7 +1,7 @@
 //! The mounts of this program that can be seen, and what their daemons report.
 //!
-//! Who reads the report of a daemon that hangs may wait for ever, and cannot be
-//! killed: so another process reads it, which is left behind then.
+//! A process that reads the report of a daemon that hangs may wait for ever, and cannot
+//! be killed. So a child process reads it, and is left behind in that case.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -21,7 +21,7 @@ use crate::fs::REPORT_NAME;
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The longest report: it may be anybody's who may mount.
+/// The longest report, in bytes: any user who may mount can have written it.
 const MOST: u64 = 64 << 20;
 
 /// A mount.
@@ -29,9 +29,9 @@ const MOST: u64 = 64 << 20;
 pub struct Status {
     /// Where it is.
     pub mountpoint: PathBuf,
-    /// What it shows as its source.
+    /// The source that it shows.
     pub source: String,
-    /// Where else its repository is mounted.
+    /// Other places where its repository is mounted.
     pub also_mounted: Vec<PathBuf>,
     /// What its daemon reports.
     pub report: Report,
@@ -46,17 +46,17 @@ pub enum Report {
     Hangs,
     /// It is dead: its mount can be removed.
     Dead,
-    /// It does not tell us.
+    /// It cannot be asked, for this reason.
     Unknown(String),
 }
 
-/// Asks daemons by processes of their own.
+/// Asks daemons, through a child process for each.
 #[derive(Debug)]
 pub struct Asker {
     /// A program that writes a file to its standard output, or ends with the errno
     /// as its exit status.
     reader: fn(&Path) -> Command,
-    /// Those that wait for a daemon still.
+    /// Children that still wait for a daemon.
     stuck: Vec<(PathBuf, Child)>,
 }
 
@@ -137,13 +137,16 @@ impl Asker {
                 Ok(Some(errno)) => {
                     Report::Unknown(std::io::Error::from_raw_os_error(errno).to_string())
                 }
-                Ok(None) => Report::Unknown("who asks it was killed".to_owned()),
+                Ok(None) => Report::Unknown("the process that asks it was killed".to_owned()),
                 Err(e) => Report::Unknown(e.to_string()),
             },
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                // It ends when the daemon answers, if not now.
+                // If it does not end now, it will when the daemon answers.
                 if let Err(e) = child.kill() {
-                    log::debug!("{}: who asks cannot be ended: {e}", path.display());
+                    log::debug!(
+                        "{}: the process that asks cannot be ended: {e}",
+                        path.display()
+                    );
                 }
                 self.stuck.push((path, child));
                 Report::Hangs
@@ -156,21 +159,21 @@ fn mounts() -> Result<Vec<Entry>> {
     table::read().map_err(|e| Error::failed(format!("cannot read the table of mounts: {e}")))
 }
 
-/// A daemon that has been asked.
+/// A child process that asks a daemon.
 #[derive(Debug)]
 struct Asked {
     child: Child,
     said: Receiver<Vec<u8>>,
 }
 
-/// Asks as the user who mounted: nobody else gets into a mount of his own, not
-/// even root (fuse_permissible_uidgid, fs/fuse/dir.c).
+/// Asks as the user who mounted: without allow_other nobody else has access, not even
+/// root (fuse_permissible_uidgid, fs/fuse/dir.c).
 fn start(mut command: Command, owner: Option<(u32, u32)>) -> std::result::Result<Asked, Report> {
     let unknown = |e: std::io::Error| Report::Unknown(e.to_string());
     if let Some((uid, gid)) = owner.filter(|(uid, _)| *uid != 0) {
         command.uid(uid).gid(gid);
     }
-    // None of what it may keep for long is anybody's but this one pipe.
+    // The child may live long, so it keeps nothing open but this pipe.
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -195,6 +198,6 @@ fn start(mut command: Command, owner: Option<(u32, u32)>) -> std::result::Result
 fn understood(text: &[u8]) -> Report {
     match serde_json::from_slice(text) {
         Ok(report) => Report::Told(report),
-        Err(e) => Report::Unknown(format!("its report is not understood: {e}")),
+        Err(e) => Report::Unknown(format!("its report cannot be parsed: {e}")),
     }
 }

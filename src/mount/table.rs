@@ -1,4 +1,4 @@
-//! Where a path is: on which of the mounts that this process sees.
+//! The mount that a path is on, among those that this process sees.
 
 use std::fs;
 use std::io;
@@ -15,13 +15,13 @@ pub use crate::proc::mountinfo::{Entry, TYPE, read};
 pub struct Location {
     /// The path without symlinks.
     pub path: PathBuf,
-    /// The mount it is on, unless that is outside of this process's root.
+    /// The mount that it is on, unless that is outside this process's root.
     pub mount: Option<Entry>,
 }
 
 impl Location {
-    /// Finds out where `path` leads, without a question to the filesystem
-    /// there: one whose daemon is dead or hangs is found as well.
+    /// Finds out where `path` leads without asking the filesystem there, so that it
+    /// works for a mount whose daemon is dead or hangs.
     pub fn of(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let fd: OwnedFd = rustix::fs::open(path, flags, Mode::empty())?;
@@ -31,7 +31,7 @@ impl Location {
         Ok(Self { path, mount })
     }
 
-    /// The mount whose topmost directory this is, if it is one.
+    /// The mount whose root directory this is, if it is one.
     pub fn mounted_here(&self) -> Option<&Entry> {
         self.mount
             .as_ref()
@@ -44,8 +44,8 @@ fn mount_id(fd: &OwnedFd) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no mnt_id in fdinfo"))
 }
 
-/// The device number of the filesystem that a connection to the kernel
-/// serves, where the kernel tells.
+/// The device number of the filesystem that a connection to the kernel serves, where
+/// the kernel shows it.
 pub fn device_of_connection(connection: &OwnedFd) -> io::Result<Option<(u32, u32)>> {
     let device: Option<u32> = descriptor_info(connection, "fuse_connection:")?;
     // The kernel's own encoding, not that of stat(2).

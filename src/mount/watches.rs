@@ -1,10 +1,11 @@
-//! Tells who watches the file `session` that a save has replaced it.
+//! Makes inotify(7) report to programs that watch the file `session` that a save has
+//! replaced it.
 //!
-//! That takes somebody who looks the name up on the mount (see
-//! [`Fs::wait_for_watched`]): a thread of ours, without our descriptors, as it
-//! may have to wait for an answer of its own mount. A notification
-//! (FUSE_NOTIFY_INVAL_ENTRY) would drop a name as well, but waits for whoever has
-//! locked the directory, and has our descriptors: the same trap.
+//! For that, a thread looks the name up on the mount (see [`Fs::wait_for_watched`]). It
+//! may have to wait for an answer of its own mount, so it has none of our descriptors
+//! (DESIGN 7). A notification (FUSE_NOTIFY_INVAL_ENTRY) would drop the name as well, but
+//! from a thread with our descriptors, which waits for the directory's lock: the same
+//! deadlock.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,7 +19,7 @@ use crate::fs::Fs;
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Mode, OFlags};
 
-/// Starts the threads that do so until the end of the process.
+/// Starts the threads that do this until the end of the process.
 pub(super) fn start(fs: Arc<Fs>, mountpoint: PathBuf) -> io::Result<()> {
     let (ask, asked) = mpsc::sync_channel(1);
     let (done, told) = mpsc::sync_channel(1);
@@ -33,7 +34,7 @@ pub(super) fn start(fs: Arc<Fs>, mountpoint: PathBuf) -> io::Result<()> {
 
 fn tell(fs: &Fs, mountpoint: &Path, looker: &Looker) {
     let Some(thread) = looker.thread() else {
-        return log::warn!("those who watch a file session are not told of saves");
+        return log::warn!("programs that watch the file session are not told of saves");
     };
     loop {
         let checkpoint = |session: &OsStr| mountpoint.join(session).join(CHECKPOINT);
@@ -52,25 +53,25 @@ fn tell(fs: &Fs, mountpoint: &Path, looker: &Looker) {
 /// The thread that looks names up.
 struct Looker {
     ask: SyncSender<PathBuf>,
-    /// Its id first, and then that it has looked.
+    /// First the thread's id; then one message for each lookup that is done.
     told: Receiver<u32>,
 }
 
 impl Looker {
-    /// Its id; `None` if it cannot do without our descriptors.
+    /// The thread's id; `None` if it cannot leave our descriptors.
     fn thread(&self) -> Option<u32> {
         self.told.recv().ok()
     }
 
     fn look_up(&self, path: &Path) {
-        // It ends with the process.
+        // The thread ends with the process.
         if self.ask.send(path.to_owned()).is_ok() {
             let _ = self.told.recv();
         }
     }
 }
 
-/// Whoever is told has a log, which this thread has not.
+/// The thread has no log, which is a descriptor: errors are reported by `done`.
 fn look_up(asked: &Receiver<PathBuf>, done: &SyncSender<u32>) {
     if attach::leave_descriptors().is_err() {
         return;
@@ -83,7 +84,7 @@ fn look_up(asked: &Receiver<PathBuf>, done: &SyncSender<u32>) {
     while told.is_ok()
         && let Ok(path) = asked.recv()
     {
-        // O_PATH: nothing is opened, and nothing asked but the name.
+        // O_PATH: only the name is looked up, nothing is opened.
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         drop(sys::openat(
             sys::CWD,

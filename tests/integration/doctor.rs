@@ -224,7 +224,7 @@ fn doctor_changes_nothing_in_a_repository_that_is_read_only() {
     assert_eq!(report["healthy"], false);
     let errors = text(&repository.sessionfs(&["doctor"]).stderr);
     assert!(
-        errors.ends_with("cannot be tried out: read-only\n"),
+        errors.ends_with("cannot test whether it is healthy: read-only\n"),
         "{errors}"
     );
     run(
@@ -293,7 +293,7 @@ fn who_may_not_look_into_a_session_is_told_so() {
         "somebody has it: {report}"
     );
     assert!(
-        report.contains("it takes the capability SYS_ADMIN"),
+        report.contains("it needs the capability SYS_ADMIN"),
         "{report}"
     );
 }

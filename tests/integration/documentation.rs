@@ -1,5 +1,5 @@
-//! The manual pages and the completions: what their readers (man, mandoc and
-//! the shells) say to them.
+//! The manual pages and the completions, as their readers (man, mandoc and the
+//! shells) take them; and that documents are true of the code and of each other.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -277,11 +277,11 @@ fn source(directory: &Path) -> String {
 }
 
 #[test]
-fn the_messages_that_the_readme_explains_are_those_of_the_program() {
+fn the_messages_that_are_explained_are_those_of_the_program() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let source = source(&root.join("src"));
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    let (_, section) = readme.split_once("What sessionfs says").unwrap();
+    let document = fs::read_to_string(root.join("src/operation.md")).unwrap();
+    let (_, section) = document.split_once("What sessionfs says").unwrap();
     let (section, _) = section.split_once("What programs say").unwrap();
     let cells = section.lines().filter_map(|line| line.split(" | ").next());
     let messages: Vec<&str> = cells
@@ -376,10 +376,10 @@ fn every_field_of_json_is_in_the_manual() {
 
 /// One meaning of each exit status, in whatever is read.
 #[test]
-fn the_exit_statuses_of_the_readme_are_those_of_the_manual() {
+fn the_exit_statuses_of_the_documents_are_those_of_the_manual() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    let (_, table) = readme
+    let document = fs::read_to_string(root.join("src/operation.md")).unwrap();
+    let (_, table) = document
         .split_once("| status | meaning |\n|---|---|\n")
         .unwrap();
     let (table, _) = table.split_once("\n\n").unwrap();
@@ -401,4 +401,190 @@ fn the_exit_statuses_of_the_readme_are_those_of_the_manual() {
         assert!(section.contains(&meaning), "{meaning}: {section}");
     }
     assert_eq!(table.lines().count(), section.matches("tp fb").count());
+}
+
+/// A file of the project.
+fn text_of(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// What stands between backquotes in a document, outside its blocks of code.
+fn code_spans(document: &str) -> Vec<&str> {
+    let parts = document.split("```").step_by(2);
+    parts
+        .flat_map(|part| part.split('`').skip(1).step_by(2))
+        .collect()
+}
+
+/// The targets of the links of a document.
+fn links(document: &str) -> Vec<&str> {
+    let targets = document.split("](").skip(1);
+    targets.filter_map(|rest| rest.split(')').next()).collect()
+}
+
+const DOCUMENTS_OF_THE_LIBRARY: [&str; 4] = [
+    "src/design.md",
+    "src/semantics.md",
+    "src/operation.md",
+    "src/homes.md",
+];
+
+#[test]
+fn readme_is_short_and_its_links_lead_somewhere() {
+    let readme = text_of("README.md");
+    let lines = readme.lines().count();
+    assert!(lines <= 220, "README.md has {lines} lines");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for document in ["README.md", "tests/compatibility.md", "tests/robustness.md"] {
+        let text = text_of(document);
+        let here = root.join(document);
+        for link in links(&text).iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = match file {
+                "" => here.clone(),
+                file => here.with_file_name(file),
+            };
+            assert!(file.exists(), "{document}: {link}");
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            assert!(
+                anchor.is_empty() || anchors(&text).contains(anchor),
+                "{document}: {link}"
+            );
+        }
+    }
+    // Each document can be reached.
+    for document in DOCUMENTS_OF_THE_LIBRARY {
+        assert!(links(&readme).contains(&document), "{document}");
+    }
+}
+
+/// The anchors that headings have, on the web and in rustdoc.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = text
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+/// They are read as files and in rustdoc, where a path beside them leads nowhere.
+#[test]
+fn documents_of_the_library_link_only_into_themselves_or_to_the_web() {
+    for document in DOCUMENTS_OF_THE_LIBRARY {
+        let text = text_of(document);
+        for link in links(&text).iter().filter(|link| !link.contains("://")) {
+            let anchor = link.strip_prefix('#');
+            let anchors = anchors(&text);
+            assert!(
+                anchor.is_some_and(|a| anchors.contains(a)),
+                "{document}: {link}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_path_that_a_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let others = ["README.md", "tests/compatibility.md", "tests/robustness.md"];
+    for document in DOCUMENTS_OF_THE_LIBRARY.into_iter().chain(others) {
+        let text = text_of(document);
+        let ours = ["src/", "tests/", "scripts/", ".ci/"];
+        let spans = code_spans(&text).into_iter();
+        let words = spans.flat_map(|span| span.split_whitespace().take(1));
+        for path in words.filter(|word| ours.iter().any(|top| word.starts_with(top))) {
+            let is_pattern = path.contains(['*', '{']);
+            assert!(
+                is_pattern || root.join(path).exists() || root.join(format!("{path}.rs")).exists(),
+                "{document}: {path}"
+            );
+        }
+    }
+}
+
+/// The rows of the table of rules: the rules of a row, and its files.
+fn rows_of_rules(design: &str) -> Vec<(Vec<&str>, Vec<&str>)> {
+    let (_, table) = design
+        .split_once("| rule | subject | implemented in |")
+        .unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        (cells[0].split(", ").collect(), code_spans(cells[2]))
+    })
+    .collect()
+}
+
+/// The rules that the design has, as they are cited: "2.3", "I4", "5".
+fn rules_of(design: &str) -> BTreeSet<String> {
+    let mut rules = BTreeSet::new();
+    let mut section = "";
+    for line in design.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = heading.split('.').next().unwrap();
+            rules.insert(section.to_owned());
+        } else if let Some((number, _)) = line.split_once(". ")
+            && number.parse::<u32>().is_ok()
+        {
+            rules.insert(format!("{section}.{number}"));
+        } else if let Some(invariant) = line.strip_prefix("- **I") {
+            rules.insert(format!("I{}", &invariant[..1]));
+        }
+    }
+    rules
+}
+
+#[test]
+fn the_design_names_files_that_exist_for_each_of_its_rules() {
+    let design = text_of("src/design.md");
+    let rows = rows_of_rules(&design);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (rules, files) in &rows {
+        assert!(!files.is_empty(), "{rules:?}");
+        for file in files {
+            assert!(source.join(file).is_file(), "{rules:?}: no src/{file}");
+        }
+    }
+    let named: BTreeSet<&str> = rows.iter().flat_map(|(rules, _)| rules.clone()).collect();
+    let is_rule =
+        |rule: &&String| rule.starts_with("2.") || rule.starts_with("13.") || rule.starts_with('I');
+    let all = rules_of(&design);
+    let missing: Vec<_> = all
+        .iter()
+        .filter(is_rule)
+        .filter(|r| !named.contains(&***r))
+        .collect();
+    assert!(
+        all.len() > 30 && missing.is_empty(),
+        "{missing:?} of {all:?}"
+    );
+}
+
+/// "DESIGN 2.3" in a comment is a rule that the design has.
+#[test]
+fn what_is_cited_of_the_design_is_there() {
+    let rules = rules_of(&text_of("src/design.md"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for directory in ["src", "tests/integration", "tests/common", "scripts"] {
+        let source = source(&root.join(directory));
+        for rest in source.split("DESIGN ").skip(1) {
+            let cited: String = rest
+                .chars()
+                .take_while(|c| c.is_ascii_digit() || ".I".contains(*c))
+                .collect();
+            let cited = cited.trim_end_matches('.');
+            let around: String = rest.chars().take(40).collect();
+            assert!(
+                cited.is_empty() || cited.contains("..") || rules.contains(cited),
+                "{directory}: DESIGN {around}"
+            );
+        }
+    }
 }

@@ -191,7 +191,7 @@ fn doctor_and_break_lock_agree_about_a_directory_in_the_place_of_a_lock() {
     let here = &*repository.path;
     let found = sessionfs(here, &["doctor", "--fix", "."]);
     assert_eq!(found.status.code(), Some(1), "{found:?}");
-    let advice = "a directory, which is no lock, but refuses saves as one does; look into it and \
+    let advice = "a directory: not a lock, but it blocks saves like one; look into it and \
         move it away";
     assert!(text(&found.stdout).contains(advice), "{found:?}");
     for force in [&[][..], &["--force"]] {

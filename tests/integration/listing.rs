@@ -179,7 +179,7 @@ fn a_dead_lock_is_told_and_broken_without_force() {
     assert!(next.exists());
     let output = sessionfs(disk.path(), &["break-lock", "a"]);
     assert!(
-        text(&output.stdout).contains("that of a save that died"),
+        text(&output.stdout).contains("it belonged to a save that died"),
         "{output:?}"
     );
     assert_eq!(about(disk.path(), "a")["state"], "empty");
@@ -208,7 +208,7 @@ fn a_foreign_lock_lives_while_somebody_has_it_open() {
             output.status.success()
         });
         assert!(
-            text(&output.stdout).contains("it was another program's"),
+            text(&output.stdout).contains("another program made it"),
             "{output:?}"
         );
         let output = sessionfs(&mount.repository, &["break-lock", "a"]);

@@ -106,8 +106,8 @@ fn a_log_that_nobody_takes_is_told() {
         assert!(output.status.success(), "{output:?}");
         text(&output.stderr)
     };
-    let told = "sessionfs: warning: nobody takes the log (/dev/log: No such file or directory); \
-        --log-file keeps it\n";
+    let told = "sessionfs: warning: the log is lost: no syslog is running (/dev/log: No such file or \
+        directory); --log-file keeps it\n";
     assert_eq!(mount(), told);
     let syslog = UnixDatagram::bind(disk.path().join("log")).unwrap();
     syslog

@@ -190,7 +190,7 @@ fn umount_refuses_what_is_no_mount_of_ours() {
     let session = mount.session("a");
     let inside = session.on_mount.to_str().unwrap();
     let output = sessionfs(disk.path(), &["umount", inside]);
-    assert_refused(&output, 5, "it is inside of the mount");
+    assert_refused(&output, 5, "it is inside the mount");
     assert!(is_mounted(&mount.mountpoint));
 }
 

@@ -1,5 +1,5 @@
 //! A repository on filesystems of other kinds: the same rules hold, but for
-//! what README says is weaker there and why.
+//! what src/homes.md says is weaker there and why.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -114,7 +114,7 @@ fn with_checkpoint(home: Home) -> (Settled, Session) {
 fn rule_2_3_all_ways_of_saving(home: Home) {
     let (_settled, session) = with_checkpoint(home);
     let mut reader = fs::File::open(session.file()).unwrap();
-    // On FUSE a reader may be told ESTALE or see nothing for a moment (README).
+    // On FUSE a reader may be told ESTALE or see nothing for a moment (src/homes.md).
     let watcher = (!is_fuse(home)).then(|| Watcher::of(&session));
     let mut known = vec![b"old".to_vec()];
     let ways = [
@@ -397,7 +397,7 @@ fn doctor_says_what_is_missing(home: Home) {
 
 /// libfuse keeps a file that is open when it is replaced by another name, which
 /// it gives it before the new one gets its own (traced of bindfs 1.14.7 with
-/// libfuse 3.14): in between there is no `session`. README says so.
+/// libfuse 3.14): in between there is no `session`. src/homes.md says so.
 fn an_open_checkpoint_is_hidden_before_it_is_replaced(home: Home) {
     let (settled, session) = with_checkpoint(home);
     let mut reader = fs::File::open(session.file()).unwrap();
@@ -429,7 +429,7 @@ fn an_open_checkpoint_is_hidden_before_it_is_replaced(home: Home) {
     assert_eq!(fs::read_dir(&settled.mount.repository).unwrap().count(), 0);
 }
 
-/// What README says that readers may see there while others save: a whole
+/// What src/homes.md says that readers may see there while others save: a whole
 /// checkpoint, none, or an error that says to open it again. `load` does that.
 fn rule_2_1_readers_see_no_piece(home: Home) {
     let (settled, session) = with_checkpoint(home);

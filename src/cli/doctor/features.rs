@@ -1,4 +1,4 @@
-//! What a filesystem can do, and what it costs if it cannot.
+//! What a filesystem can do, and what is lost where it cannot.
 
 use std::os::fd::AsFd;
 
@@ -9,8 +9,7 @@ use crate::mount::passthrough;
 use crate::repo::{Answer, Feature};
 use crate::sys::Errno;
 
-/// How a feature is called in JSON and in the table, and what it costs if it
-/// is missing.
+/// The names of a feature in JSON and in the table, and what is lost without it.
 struct Told {
     key: &'static str,
     name: &'static str,
@@ -24,24 +23,24 @@ fn told(feature: Feature) -> Told {
         Feature::UnnamedFile => (
             "unnamed_file",
             "unnamed files (O_TMPFILE)",
-            "session.next is there as long as a save takes",
+            "session.next exists during the whole save",
         ),
         Feature::LinkUnnamed => (
             "link_unnamed",
             "naming them (linkat)",
-            "with O_TMPFILE, but without this, no save is made",
+            "with O_TMPFILE, but without this, saves fail",
         ),
         Feature::SyncFile => (
             "sync_file",
             "fsync of a file",
-            "no save is made, or none survives a power cut",
+            "saves fail, or do not survive a power cut",
         ),
         Feature::SyncDirectory => (
             "sync_directory",
             "fsync of a directory",
             "a save may not survive a power cut",
         ),
-        Feature::Rename => ("rename", "rename", "no save is made"),
+        Feature::Rename => ("rename", "rename", "saves fail"),
         Feature::NoReplace => (
             "rename_noreplace",
             "RENAME_NOREPLACE",
@@ -55,28 +54,28 @@ fn told(feature: Feature) -> Told {
         Feature::Flock => (
             "flock",
             "flock",
-            "a lock left by a crash has to be broken by hand",
+            "a lock left by a crash must be broken by hand",
         ),
         Feature::Reflink => (
             "reflink",
             "reflinks (FICLONE)",
-            "a save that keeps old content copies it",
+            "saves that keep old content copy it",
         ),
         Feature::UserXattrs => (
             "user_xattrs",
             "user attributes (xattrs)",
             "a sticky bit marks session.next",
         ),
-        Feature::Acl => ("acl", "POSIX ACLs", "modes alone say who may do what"),
+        Feature::Acl => ("acl", "POSIX ACLs", "file modes alone decide permissions"),
         Feature::FileHandles => (
             "file_handles",
             "file handles",
-            "the time of birth tells inodes of one number apart",
+            "reused inode numbers are told apart by birth time",
         ),
         Feature::BirthTime => (
             "birth_time",
             "time of birth",
-            "file handles tell inodes of one number apart",
+            "reused inode numbers are told apart by file handles",
         ),
     };
     let is_vital = matches!(
@@ -95,14 +94,14 @@ fn told(feature: Feature) -> Told {
 pub(super) struct Row {
     told: Told,
     answer: &'static str,
-    /// Why it is not known, or why not.
+    /// Why the answer is not yes.
     reason: Option<String>,
 }
 
 impl Row {
     fn of(feature: Feature, answer: Answer, has_unnamed: bool) -> Self {
         let mut told = told(feature);
-        // Without the one nobody needs the other.
+        // Without unnamed files, naming them is not needed.
         told.is_vital |= feature == Feature::LinkUnnamed && has_unnamed;
         let (answer, reason) = match answer {
             Answer::Yes => ("yes", None),
@@ -121,13 +120,13 @@ impl Row {
         self.told.is_vital && self.answer == "no"
     }
 
-    /// Why nobody knows whether saves may be lost because of it.
+    /// If it is not known whether saves may be lost because of it: why.
     pub(super) fn unknown(&self) -> Option<&str> {
         let is_unknown = self.told.is_vital && self.answer == "unknown";
         self.reason.as_deref().filter(|_| is_unknown)
     }
 
-    /// For the table: what, the answer, and the cost unless there is none.
+    /// For the table: the feature, the answer, and what is lost.
     pub(super) fn cells(&self) -> [String; 3] {
         let reason = self.reason.as_deref();
         let last = match (self.answer, reason) {
@@ -148,7 +147,7 @@ impl Row {
     }
 }
 
-/// All that is to be told, with passthrough, which has no try.
+/// All rows, including passthrough, which cannot be tried here.
 pub(super) fn rows(probed: &[(Feature, Answer)], root: impl AsFd) -> Vec<Row> {
     let has_unnamed = probed.contains(&(Feature::UnnamedFile, Answer::Yes));
     let probed = probed.iter();
@@ -159,7 +158,7 @@ pub(super) fn rows(probed: &[(Feature, Answer)], root: impl AsFd) -> Vec<Row> {
         Some(obstacle) => ("no", obstacle),
         None => (
             "unknown",
-            "nothing speaks against it; only a mount can tell".to_owned(),
+            "no obstacle found; only a mount can tell".to_owned(),
         ),
     };
     rows.push(Row {
@@ -193,7 +192,7 @@ mod tests {
         let [_, answer, cost] = row(Feature::Reflink, Answer::No(Some(95)), false).cells();
         assert_eq!(answer, "no");
         assert!(
-            cost.ends_with("copies it (Operation not supported)"),
+            cost.ends_with("copy it (Operation not supported)"),
             "{cost}"
         );
         let [_, answer, cost] = row(Feature::Rename, Answer::Unknown(30), false).cells();

@@ -1,4 +1,4 @@
-//! What crashes and other programs have left in a repository.
+//! What crashes and other programs have left in a repository (DESIGN I4).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ use crate::repo::{
 enum What {
     /// A `session.next` of ours of this time, whose save has died.
     DeadLock(SystemTime),
-    /// One of ours, of which nobody can tell whether its save lives.
+    /// One of ours; whether its save is alive cannot be told.
     UndecidedLock(SystemTime),
-    /// That of a foreign program, which nobody is seen to have open.
+    /// One of another program, which no process is seen to have open.
     ForeignLock(SystemTime),
     /// A directory in the place of a lock.
     DirectoryAsLock(SystemTime),
@@ -32,14 +32,14 @@ enum What {
     NotAFile,
     /// The directory of a doctor that was killed.
     DeadProbe,
-    /// The same where nobody can tell whether it was.
+    /// The directory of a doctor; whether it was killed cannot be told.
     UndecidedProbe,
     /// It could not be looked at, for this reason.
     Unreadable(String),
 }
 
 impl What {
-    /// How it is called in JSON.
+    /// Its name in JSON.
     fn key(&self) -> &'static str {
         match self {
             Self::DeadLock(_) => "dead_lock",
@@ -65,13 +65,13 @@ impl What {
         }
     }
 
-    /// Whether it is proven that nobody needs it.
+    /// Whether it is proven that no process needs it.
     fn is_dead(&self) -> bool {
         matches!(self, Self::DeadLock(_) | Self::DeadProbe)
     }
 }
 
-/// Something that has been found.
+/// A finding, and where it is.
 #[derive(Debug)]
 pub(super) struct Finding {
     session: Option<SessionName>,
@@ -117,25 +117,25 @@ impl fmt::Display for Finding {
             }
             What::UndecidedLock(since) => {
                 let since = human::time(*since);
-                write!(f, "of a save at {since} that may have died; {advice}")?;
+                write!(f, "left at {since} by a save that may have died; {advice}")?;
             }
             What::ForeignLock(since) => {
                 let since = human::time(*since);
                 write!(
                     f,
-                    "another program's since {since}, and nobody is seen to have it open; {advice}"
+                    "left at {since} by another program, and not seen open anywhere; {advice}"
                 )?;
             }
             What::DirectoryAsLock(since) => {
-                write!(f, "since {}, {DIRECTORY}", human::time(*since))?;
+                write!(f, "made at {}: {DIRECTORY}", human::time(*since))?;
             }
             What::Link => write!(
                 f,
-                "a second name of a checkpoint, left by a rename that did not end"
+                "a second name of a checkpoint, left by an interrupted rename"
             )?,
-            What::NotAFile => write!(f, "it is no regular file")?,
+            What::NotAFile => write!(f, "it is not a regular file")?,
             What::DeadProbe => write!(f, "left by a doctor that was killed")?,
-            What::UndecidedProbe => write!(f, "of a doctor that may have been killed")?,
+            What::UndecidedProbe => write!(f, "left by a doctor that may have been killed")?,
             What::Unreadable(reason) => write!(f, "{}", one_line(reason))?,
         }
         match (self.removed, self.what.is_dead()) {
@@ -146,7 +146,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything that is found; with `fix` what is dead is removed.
+/// Finds everything; with `fix`, removes what is dead.
 pub(super) fn all(repository: &Repository, fix: bool) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for left in repository.left_probes()? {
@@ -169,7 +169,7 @@ pub(super) fn all(repository: &Repository, fix: bool) -> Result<Vec<Finding>> {
             .and_then(|session| in_session(&session, fix, &mut progress));
         match looked {
             Ok(more) => findings.extend(more),
-            // Gone by now.
+            // Removed meanwhile.
             Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) => findings.push(Finding {
                 session: Some(name.clone()),
@@ -204,7 +204,7 @@ fn in_session(session: &Session, fix: bool, progress: &mut Progress) -> Result<V
     Ok(found_here.collect())
 }
 
-/// What a lock is, unless somebody is seen to be at work with it.
+/// What a lock is; `None` if a process is seen to be using it.
 fn of_lock(lock: &Lock) -> Option<What> {
     let since = lock.modified();
     if is_directory(lock) {
@@ -212,7 +212,7 @@ fn of_lock(lock: &Lock) -> Option<What> {
     }
     let what = match lock.owner() {
         LockOwner::Dead => return Some(What::DeadLock(since)),
-        // Or it was, where there is no flock(2) to tell.
+        // It may be dead where there is no flock(2) to tell.
         LockOwner::Living => What::UndecidedLock(since),
         LockOwner::Foreign => What::ForeignLock(since),
     };
@@ -221,7 +221,7 @@ fn of_lock(lock: &Lock) -> Option<What> {
     (!is_used).then_some(what)
 }
 
-/// A finding, removed if that is asked for and it is dead.
+/// A finding; it is removed if `fix` is set and it is dead.
 fn found(
     session: Option<&SessionName>,
     path: PathBuf,

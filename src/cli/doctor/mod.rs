@@ -23,13 +23,13 @@ Examples:
   sessionfs doctor
   sessionfs doctor /srv/sessions --fix
 
-It says what it costs where the filesystem cannot do something, and what crashes
-and other programs have left in the sessions. --fix removes what is proven to be
-dead, never a session.next of another program or what is called session.
-Exit status: 0 healthy, or all that was found is removed; 1 something is found,
-saves may be lost, or nothing can be tried out; else as of all commands.";
+Says what is lost where the filesystem lacks a feature, and what crashes and
+other programs have left in the sessions. --fix removes what is proven to be
+dead, but never another program's session.next, nor anything named session.
+Exit status: 0 healthy, or everything found was removed; 1 something was found,
+saves may be lost, or nothing can be tested; else as for all commands.";
 
-/// Try out a repository's filesystem, and find what crashes have left
+/// Test a repository's filesystem, and find what crashes have left
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     fix: bool,
 
-    /// As an object
+    /// Print an object
     #[arg(long)]
     json: bool,
 }
@@ -83,7 +83,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     match (lacks, left, unknown) {
         (0, 0, None) => Ok(()),
         (0, 0, Some(why)) => Err(Failure::other(format!(
-            "{path}: whether it is healthy cannot be tried out: {why}"
+            "{path}: cannot test whether it is healthy: {why}"
         ))),
         (0, left, _) => Err(Failure::other(format!("{path}: findings: {left}"))),
         _ => Err(Failure::other(format!("{path}: saves may be lost there"))),

@@ -1,23 +1,23 @@
-//! What `--json` gives: names, units and states, by command.
+//! The fields that `--json` prints: names, units and states, by command.
 
-/// The fields that all objects have, and those of one command's.
+/// The fields of the objects that a command prints.
 pub(super) fn fields(about: &str) -> Vec<(&'static str, &'static str)> {
     const SCHEMA: (&str, &str) = (
         "schema",
-        "1. It is counted up when a field means something else, or is gone; a new one changes \
-         nothing.",
+        "The version of the format: 1. It is increased when a field changes its meaning or is \
+         removed, and not when one is added.",
     );
     const ID: (&str, &str) = (
         "id, id_bytes",
-        "The id of a session. One that is not UTF-8 is near in the first, and exact in the \
-         second, an array of its bytes, which there is for such an id only.",
+        "The id of a session. If it is not UTF-8, \"id\" is an approximation, and \"id_bytes\" \
+         has the exact bytes as an array; other ids have no \"id_bytes\".",
     );
     let own = match about {
         "list" => &[
             ID,
             (
                 "size",
-                "That of the checkpoint, in bytes; null if there is none.",
+                "The size of the checkpoint in bytes; null if there is none.",
             ),
             (
                 "saved",
@@ -30,64 +30,67 @@ pub(super) fn fields(about: &str) -> Vec<(&'static str, &'static str)> {
             ),
             (
                 "pid",
-                "If it is being saved: by which process; null if nobody can tell.",
+                "If it is being saved: the process that saves it; null if that is not known.",
             ),
             (
                 "since",
-                "If it is locked, or the lock is dead: since when, in seconds since 1970.",
+                "If it is locked, or the lock is dead: when the lock was made, in seconds since 1970.",
             ),
         ][..],
         "status" => &[
             (
                 "mountpoint, source",
-                "Where it is mounted, and what it shows as its source.",
+                "Where it is mounted, and the source that the mount shows.",
             ),
             (
                 "also_mounted",
-                "Where else the repository is mounted, as far as that can be seen.",
+                "Other places where the repository is mounted, as far as they can be seen.",
             ),
             (
                 "state",
                 "serving; hanging (it does not answer); dead; or unknown, with the reason in \
-                 \"reason\". Only what serves has the fields that follow; they are also what the \
-                 file .sessionfs-status has.",
+                 \"reason\". Only a serving mount has the fields below; the file \
+                 .sessionfs-status has the same.",
             ),
-            ("version, pid", "Those of the daemon."),
+            (
+                "version, pid",
+                "The version and the process id of the daemon.",
+            ),
             ("repository", "Its path."),
             ("since", "When it was mounted, in seconds since 1970 (UTC)."),
             (
                 "saves",
-                "How many were \"done\", \"abandoned\" (a process that wrote was killed) and have \
-                 \"failed\" since then.",
+                "How many saves were \"done\", were \"abandoned\" (a process that wrote was killed) \
+                 and have \"failed\" since then.",
             ),
             (
                 "save_microseconds",
-                "How long saves take, in microseconds: half of them (p50), nine of ten (p90), 99 of \
-                 100 (p99) and all (max) no longer than this.",
+                "How long saves take, in microseconds: the median (p50), the 90th and the 99th \
+                 percentile (p90, p99) and the longest (max).",
             ),
             (
                 "unsaved_writers",
-                "How many writers have changed something that is not saved yet.",
+                "How many writers have changes that are not saved yet.",
             ),
             (
                 "saving",
-                "The sessions that are being saved: \"session\", the id, and \"pid\", the process, \
-                 null if nobody can tell.",
+                "The sessions that are being saved: \"session\" is the id, and \"pid\" the process, \
+                 or null if that is not known.",
             ),
             (
                 "errors",
-                "The sessions whose last save was not made: \"session\", \"at\" in seconds since \
-                 1970, \"errno\" as a number and \"reason\" in words.",
+                "The sessions whose last save failed or was abandoned: \"session\", \"at\" in \
+                 seconds since 1970, \"errno\" as a number and \"reason\" in words.",
             ),
             (
                 "all_processes",
-                "Whether all that may be looked at was: no more than 4096 descriptors of a process \
-                 are, and for two seconds.",
+                "Whether \"processes\" is complete. At most 4096 descriptors of each process are \
+                 looked at, for two seconds in all.",
             ),
             (
                 "processes",
-                "Who uses the mount: \"pid\", \"command\" and \"files\", each with \"path\" and \
-                 \"how\": reads, writes, or uses (as its directory or program).",
+                "The processes that use the mount: \"pid\", \"command\" and \"files\", each with \
+                 \"path\" and \"how\": reads, writes, or uses (as its directory or program).",
             ),
         ],
         "doctor" => &[
@@ -99,7 +102,7 @@ pub(super) fn fields(about: &str) -> Vec<(&'static str, &'static str)> {
             (
                 "features",
                 "What the filesystem can do: \"feature\"; \"answer\": yes, no, or unknown; \
-                 \"reason\", why it is not yes; and the \"cost\" where it is missing.",
+                 \"reason\", if it is not yes; and \"cost\", what is lost without it.",
             ),
             (
                 "found",

@@ -1,7 +1,7 @@
-//! What the manual pages say beyond the help: by command, by the name of the
-//! program, or by that of the mount helper.
+//! What the manual pages say beyond the help: for each command, for the program, and
+//! for the mount helper.
 
-/// What the page of the helper says of how it is called.
+/// The ways to call the mount helper.
 pub(super) const HELPER_FORMS: [&str; 4] = [
     "mount -t fuse.sessionfs REPOSITORY MOUNTPOINT [-o OPTIONS]",
     "mount -t sessionfs REPOSITORY MOUNTPOINT [-o OPTIONS]",
@@ -15,105 +15,105 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
         "sessionfs" => &[
             "sessionfs mounts a repository of saved program sessions, and gives every ordinary \
              tool saves that are atomic, durable and honest about failure. Programs that use the \
-             repository directly go on working beside the mount: the format on disk is the same.",
+             repository directly go on working beside the mount: the format on disk is unchanged.",
             "Each session is a directory, NAME.session, and its file \"session\" is the \
              checkpoint. A reader keeps the version that it opened. A writer sees its own file, \
              and nobody else sees it until it is saved. When the last close(2) after a write \
              returns 0, the new checkpoint is in place and survives a power cut. When it returns \
-             an error, or the writer was killed, the old checkpoint is whole (unless only the \
-             sync of the directory failed, which the log names: then the new one is in place, \
-             and may not survive a power cut). fsync(2), and a rename(2) over \"session\", are \
-             saves as well.",
+             an error, or the writer was killed, the old checkpoint is whole. (The one exception: \
+             if only the sync of the directory failed, which the log reports, the new one is in \
+             place and may not survive a power cut.) fsync(2), and a rename(2) over \"session\", \
+             are saves as well.",
             "One writer at a time: a second one gets EBUSY. A writer that did not truncate and \
              finds that another save came first gets ESTALE, and the newer checkpoint stands. \
              Programs that take turns with flock(2) on \"session\" lose nothing: it is a lock of \
              the session, and a program that gets it before it changes anything has the current \
-             checkpoint open.",
+             checkpoint open. sessionfs-semantics(7) has all rules and limits.",
         ],
         "mount" => &[
-            "Mounts a repository. It is also done by mount(8) and by lines of fstab(5): see \
-             mount.sessionfs(8). The command returns when the mount is usable; without a \
-             repository it takes the default one, and it makes a mountpoint that is missing. \
-             SIGTERM, SIGINT and SIGHUP finish the saves in progress and unmount; so does \
+            "Mounts a repository. mount(8) and fstab(5) can do that as well: see \
+             mount.sessionfs(8). The command returns when the mount can be used. If no repository \
+             is given it mounts the default one; a missing mountpoint is made. SIGTERM, SIGINT \
+             and SIGHUP finish the saves in progress and unmount, and so does \
              sessionfs-umount(1).",
             "The root of the mount shows sessions only, youngest first. mkdir(1) NAME.session \
              makes one, rm(1) -r removes one, mv(1) renames one; anything else is refused there. \
-             All that is in a session beside its checkpoint are ordinary files. Only the user who \
-             mounted gets in, unless others are allowed to.",
-            "A repository may be mounted more than once, which is said then and by \
-             sessionfs-status(1): writers of one mount do not wait for those of another, and of \
-             two saves the later one stands, or gets ESTALE if it began with what the other has \
-             replaced. Between a mount and sessionfs-save(1) it is the same.",
-            "A mount that is in use when it is to end is detached. Its writers get five seconds, \
-             saves in progress the time that they need; a second signal does not wait for them. \
-             What was still open for writing then is not saved, and the exit status is 6. A dead \
-             mount of sessionfs that is found on the mountpoint is removed first.",
-            "With --foreground a service manager is told when the mount is ready, when it ends \
-             and, if it asks for that, that it answers (sd_notify(3)). There are units for \
-             systemd: see FILES.",
+             Everything else in a session is an ordinary file or directory. Only the user who \
+             mounted has access, unless others are allowed.",
+            "A repository may be mounted more than once; a warning, and sessionfs-status(1), say \
+             so. Writers of one mount do not wait for those of another. Of two saves the later \
+             one stands, or gets ESTALE if it started from a checkpoint that the other has \
+             replaced. The same holds between a mount and sessionfs-save(1).",
+            "If a signal ends a mount that is in use, the mount is detached. Its writers get five \
+             seconds, and saves in progress the time that they need; a second signal does not \
+             wait for them. Files that are still open for writing then are not saved, and the \
+             exit status is 6. A dead mount of sessionfs on the mountpoint is removed first.",
+            "With --foreground the service manager is notified when the mount is ready, when it \
+             ends and, if there is a watchdog, that it answers (sd_notify(3)). For units of \
+             systemd see FILES.",
         ],
         "umount" => &[
-            "Unmounts, and ends the daemon when the saves in progress are finished. A mount that \
-             is in use stays, and the processes that use it are named.",
+            "Unmounts, and ends the daemon when the saves in progress are finished. If the mount \
+             is in use it stays, and the message names the processes that use it.",
         ],
         "status" => &[
-            "Shows for each mount how many saves were made, abandoned (their writers were killed) \
-             and have failed, how long a save takes, which sessions are being saved, and which \
-             processes have what open. A session whose last save was not made is named with the \
-             reason until its next good save, also when the error came too late for the program \
-             to hear of it.",
-            "Root is told of the mounts of everybody, others of their own and of those that let \
-             them in; of the rest it is said that they cannot be asked. A daemon that does not \
-             answer within five seconds hangs. With --watch it is shown again and again, until a \
-             signal, or until nobody reads it any more.",
+            "Shows for each mount how many saves succeeded, were abandoned (their writers were \
+             killed) and failed, how long a save takes, which sessions are being saved, and which \
+             processes have which files open. A session whose last save failed is listed with the \
+             reason until its next successful save, even if the error came too late for the \
+             program to see it.",
+            "Root sees the reports of all mounts; other users those of their own mounts and of \
+             mounts that they have access to. The other mounts are listed as such that cannot be \
+             asked. A daemon that does not answer within five seconds is reported as hanging. \
+             --watch repeats the output until a signal, or until its reader is gone.",
         ],
         "list" => &[
             "A session is a directory of the repository whose name ends in \".session\" and does \
              not start with a dot. The youngest is the one whose directory was changed last. A \
-             repository that does not exist has no sessions.",
+             repository that does not exist is an empty list.",
         ],
         "create" => &[
-            "The id is the prefix, the time and, if there is such a session already, a number: no \
-             two calls ever get the same one. What is no ASCII letter or digit in a prefix \
-             becomes an underscore.",
+            "The id is the prefix, the time and, if there is such a session already, a number. Two \
+             calls never get the same one. Characters of the prefix that are not ASCII letters or \
+             digits become underscores.",
         ],
         "load" => &["It reads one whole checkpoint, whatever is saved meanwhile."],
         "save" => &[
-            "A command is run with the standard input and error of sessionfs, and its standard \
-             output is read until it and all that it has started have closed it. If it cannot be \
-             found the exit status is 127, if it cannot be run 126. A command that succeeds and \
-             says nothing, or an empty input, does not replace a checkpoint that is not empty, but \
-             with --allow-empty (exit status 5).",
-            "The save is made as on a mount: beside the checkpoint at first, synced to the disk, \
-             and renamed over it at the end. A session.next that another program left stands in \
-             the way (exit status 4) until it is removed by sessionfs-break-lock(1); one that \
-             sessionfs left in a crash is removed.",
+            "A command runs with the standard input and error of sessionfs. Its standard output is \
+             read until the command, and everything that it has started, have closed it. If it \
+             cannot be found the exit status is 127; if it cannot be run, 126. Empty output or \
+             input replaces a checkpoint that is not empty only with --allow-empty; otherwise the \
+             exit status is 5.",
+            "The save is made as on a mount: the new file is written beside the checkpoint, synced \
+             to the disk, and renamed over it. A session.next that another program left blocks \
+             the save (exit status 4) until sessionfs-break-lock(1) removes it; one that sessionfs \
+             left in a crash is removed automatically.",
         ],
-        "remove" => &["No question is asked. The exit status is that of the first failure."],
+        "remove" => &["There is no confirmation. The exit status is that of the first failure."],
         "break-lock" => &[
-            "A program that saves holds session.next in the session's directory; one that dies \
-             may leave it there. Look for the program before its lock is broken.",
+            "A program that saves has a file session.next in the session's directory, and may \
+             leave it there if it dies. Look for the program before you break its lock.",
         ],
         "doctor" => &[
-            "Tries out on the repository's own filesystem what saves rest on, and looks for what \
-             crashes and other programs have left: a session.next, a second name of a checkpoint, \
-             a session that is no regular file, and the directory of a doctor that was killed. \
-             Nothing of the repository is changed but with --fix.",
-            "A lock, or such a directory, is proven to be dead by flock(2). Where there is none, \
-             and of other programs' files, nothing is proven and nothing removed. Whether a mount \
-             could let the kernel read files by itself is told by a mount only; what speaks \
-             against it is told here.",
+            "Tests on the repository's own filesystem the features that saves need, and looks for \
+             what crashes and other programs have left: a session.next, a second name of a \
+             checkpoint, a \"session\" that is not a regular file, and the directory of a doctor \
+             that was killed. Only --fix changes the repository.",
+            "flock(2) proves that a lock, or such a directory, is dead. Without flock, and for \
+             other programs' files, nothing is proven and nothing is removed. Whether the kernel \
+             could read files by itself (passthrough) can only be seen on a mount; known obstacles \
+             are listed.",
         ],
         "mount.sessionfs" => &[
-            "The program sessionfs under the name by which mount(8) calls it for the type \
-             \"sessionfs\"; for the type \"fuse.sessionfs\" it is called by mount.fuse3(8). It \
-             returns when the mount can be used, and serves it in the background. The log goes to \
-             syslog unless log_file is given.",
+            "This is the program sessionfs under the name by which mount(8) calls it for the type \
+             \"sessionfs\". For the type \"fuse.sessionfs\" mount.fuse3(8) calls it. It returns \
+             when the mount can be used, and serves it in the background. The log goes to syslog \
+             unless log_file is given.",
             "A line of fstab(5) names the repository, the mountpoint, one of the two types and \
              options; the last two numbers are 0. With the option \"user\" ordinary users may \
-             mount it, if they can read and write the repository and own the mountpoint; with \
-             \"nofail\" the boot does not wait for it; with \"_netdev\" it is mounted when the \
-             network is there.",
+             mount it, if they can read and write the repository and own the mountpoint. With \
+             \"nofail\" the boot does not wait for it. With \"_netdev\" it is mounted when the \
+             network is up.",
             "The mount has the type \"fuse.sessionfs\", and the repository as its source. nodev \
              and nosuid always hold.",
         ],
@@ -124,44 +124,44 @@ pub(super) fn description(about: &str) -> &'static [&'static str] {
 /// More of what an option of `mount` does.
 pub(super) fn option(long: &str) -> Option<&'static str> {
     Some(match long {
-        "ro" => "Each gets EROFS, and no permission to write the repository is needed",
+        "ro" => "Changes get EROFS, and no permission to write the repository is needed",
         "allow-other" => {
-            "Everybody gets what the modes, owners and ACLs allow him. Ordinary users need \
-             user_allow_other in /etc/fuse.conf for it"
+            "All users get the access that modes, owners and ACLs give them. Ordinary users need \
+             user_allow_other in /etc/fuse.conf to set this"
         }
         "allow-root" => {
-            "Ordinary users need user_allow_other in /etc/fuse.conf for it. Not together with \
-             allow-other"
+            "Ordinary users need user_allow_other in /etc/fuse.conf to set this. Not together \
+             with allow-other"
         }
-        "default-permissions" => "It does so always when others are let in",
+        "default-permissions" => "It always does when other users have access",
         "auto-unmount" => {
             "Without it a daemon that was killed leaves a mountpoint that says \"Transport \
              endpoint is not connected\" until the next mount there, or an unmount"
         }
         "lock-wait" => {
-            "At the most so many seconds, with fractions; then, and if it is 0, it gets EBUSY. So \
-             does a second writer of one process at once, whoever comes while 512 of its user \
-             wait already, and what the kernel holds the session's \
-             directory for (rename(2), unlink(2), making a checkpoint anew)"
+            "In seconds, with fractions. After that time, or at once if it is 0, the writer gets \
+             EBUSY. These get EBUSY at once in any case: a second writer of the same process, a \
+             writer whose user has 512 writers waiting already, and calls for which the kernel \
+             locks the session's directory (rename(2), unlink(2), making a checkpoint anew)"
         }
         "missing" => {
-            "\"empty\", as the programs that made the format read it, or \"absent\": then there is \
-             no file until the first save, for programs that do not replace what is there or \
-             take an empty file for a broken one"
+            "\"empty\", as the original programs read it, or \"absent\": then there is no file until \
+             the first save. This is for programs that refuse to replace an existing file, or \
+             that take an empty file for a broken one"
         }
         "entry-timeout" | "attr-timeout" => {
-            "What was changed in the repository itself is seen after so many seconds at the \
-             latest; a checkpoint is always seen at the next open(2)"
+            "In seconds. Changes made in the repository itself are seen after that time at the \
+             latest; a new checkpoint is always seen at the next open(2)"
         }
         "max-read" => "At least 4096",
         "no-passthrough" => {
-            "Otherwise the kernel reads checkpoints, and reads and writes all other files, itself \
-             where it can (since Linux 6.9, for root)"
+            "By default the kernel itself reads checkpoints, and reads and writes all other \
+             files, where it can (since Linux 6.9, for mounts of root)"
         }
         "threads" => "1 to 64",
         "log-level" => {
-            "And then debug, which tells of each save, and trace, which tells of each request of \
-             the kernel. Each tells what those before it tell"
+            "The levels after info are debug, which reports each save, and trace, which reports \
+             each request of the kernel. Each level includes those before it"
         }
         _ => return None,
     })
@@ -179,20 +179,20 @@ pub(super) fn environment(about: &str) -> Vec<(&'static str, &'static str)> {
             (
                 "XDG_CACHE_HOME, HOME",
                 "Without that variable it is ${XDG_CACHE_HOME:-$HOME/.cache}/plainbox/sessions. \
-                 If it is no directory or cannot be written, a temporary directory is used \
+                 If it is not a directory or cannot be written, a temporary directory is used \
                  instead, with a warning.",
             ),
         ]);
     }
     variables.push((
         "RUST_LOG",
-        "What is logged: off, error, warn, info, debug or trace. By default warnings, and mounts \
-         that come and go.",
+        "What is logged: off, error, warn, info, debug or trace. The default is warnings, and the \
+         begin and end of each mount.",
     ));
     if about == "mount" {
         variables.push((
             "NOTIFY_SOCKET, WATCHDOG_USEC",
-            "Set by a service manager that wants to be told, see sd_notify(3).",
+            "Set by a service manager that wants to be notified, see sd_notify(3).",
         ));
     }
     variables
@@ -206,7 +206,7 @@ pub(super) fn files(about: &str) -> &'static [(&'static str, &'static str)] {
     );
     const LOCK: (&str, &str) = (
         "REPOSITORY/NAME.session/session.next",
-        "A save that is about to be published; while it is there, no other is made.",
+        "A save that is about to be published. While it exists, other saves are refused.",
     );
     const REPORT: (&str, &str) = (
         "MOUNTPOINT/.sessionfs-status",
@@ -215,7 +215,7 @@ pub(super) fn files(about: &str) -> &'static [(&'static str, &'static str)] {
     );
     const FUSE: (&str, &str) = (
         "/etc/fuse.conf",
-        "Whether ordinary users may let others in (user_allow_other).",
+        "Whether ordinary users may give others access (user_allow_other).",
     );
     match about {
         "sessionfs" => &[CHECKPOINT, LOCK, REPORT],
@@ -226,18 +226,18 @@ pub(super) fn files(about: &str) -> &'static [(&'static str, &'static str)] {
             ),
             (
                 "~/.config/sessionfs/NAME.conf",
-                "The same of a service of the user (systemctl --user).",
+                "The same for a service of the user (systemctl --user).",
             ),
             REPORT,
             FUSE,
-            ("/dev/fuse", "The device that the kernel serves FUSE with."),
+            ("/dev/fuse", "The FUSE device of the kernel."),
         ],
         "mount.sessionfs" => &[
             (
                 "/sbin/mount.sessionfs",
                 "A link to sessionfs. mount(8) looks for it in /sbin and /usr/sbin only.",
             ),
-            ("/etc/fstab", "What is mounted at boot, or by its name."),
+            ("/etc/fstab", "What is mounted at boot, or by name."),
             FUSE,
         ],
         "status" => &[REPORT],
@@ -285,14 +285,24 @@ pub(super) fn see_also(about: &str) -> Vec<(&'static str, &'static str)> {
             ("sessionfs-mount", "1"),
             ("sessionfs-status", "1"),
             ("sessionfs-save", "1"),
+            ("sessionfs-semantics", "7"),
             ("mount.sessionfs", "8"),
         ][..],
+        "semantics" => &[
+            ("sessionfs-mount", "1"),
+            ("sessionfs-save", "1"),
+            ("sessionfs-status", "1"),
+            ("flock", "2"),
+            ("fsync", "2"),
+            ("open", "2"),
+        ],
         "mount" | "umount" | "status" => &[
             ("fusermount3", "1"),
             ("sessionfs-mount", "1"),
             ("sessionfs-status", "1"),
             ("sessionfs-umount", "1"),
             ("fuse", "4"),
+            ("sessionfs-semantics", "7"),
             ("mount.sessionfs", "8"),
         ],
         "mount.sessionfs" => &[
