@@ -14,6 +14,12 @@ pub enum Defect {
     DirectoriesNotSynced,
     /// No attribute of a user is set (2.7).
     AttributesLeftOut,
+    /// A file gets its owner, mode and attributes only after its rename to
+    /// `session` (I1).
+    AttributesAfterRename,
+    /// A save keeps those of the checkpoint that it was begun from, also where another
+    /// one has taken its place (13.1).
+    AttributesOfTheBase,
     /// A writer that is killed counts as one that ends (2.6).
     KilledNotSeen,
     /// A staged file is not told from that of a foreign program (I4).
@@ -49,6 +55,8 @@ pub fn has(defect: Defect) -> bool {
             "files-not-synced" => Defect::FilesNotSynced,
             "directories-not-synced" => Defect::DirectoriesNotSynced,
             "attributes-left-out" => Defect::AttributesLeftOut,
+            "attributes-after-rename" => Defect::AttributesAfterRename,
+            "attributes-of-the-base" => Defect::AttributesOfTheBase,
             "killed-not-seen" => Defect::KilledNotSeen,
             "unmarked" => Defect::Unmarked,
             "rename-in-two-steps" => Defect::RenameInTwoSteps,
@@ -76,4 +84,56 @@ pub(super) fn leaves_out_sync(fd: impl std::os::fd::AsFd) -> super::Result<bool>
             _ => false,
         },
     )
+}
+
+/// The owner, mode and attributes of a file, which it has not until this is dropped.
+#[cfg(feature = "test-switches")]
+pub(super) struct LateAttributes {
+    file: std::os::fd::OwnedFd,
+    stat: super::Statx,
+    xattrs: Vec<(std::ffi::CString, Vec<u8>)>,
+}
+
+#[cfg(feature = "test-switches")]
+impl LateAttributes {
+    /// Of a file that is about to be renamed to this name.
+    pub(super) fn of(
+        from: (impl std::os::fd::AsFd, &std::ffi::OsStr),
+        to: &std::ffi::OsStr,
+    ) -> super::Result<Option<Self>> {
+        if !has(Defect::AttributesAfterRename) || to != "session" {
+            return Ok(None);
+        }
+        let file = super::open_path(from.0, from.1)?;
+        let stat = super::fstat(&file)?;
+        let mut xattrs = Vec::new();
+        for name in super::list_xattrs(&file)?.split_inclusive(|&byte| byte == 0) {
+            let Ok(name) = std::ffi::CStr::from_bytes_with_nul(name) else {
+                continue;
+            };
+            if name.to_bytes().starts_with(b"user.") && *name != *c"user.sessionfs.staged" {
+                xattrs.push((name.to_owned(), super::get_xattr(&file, name)?));
+                super::remove_xattr(&file, name)?;
+            }
+        }
+        super::chown(&file, Some(0), Some(0))?;
+        let mark = rustix::fs::Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o1000 | 0o600);
+        super::chmod(&file, mark)?;
+        Ok(Some(Self { file, stat, xattrs }))
+    }
+}
+
+#[cfg(feature = "test-switches")]
+impl Drop for LateAttributes {
+    fn drop(&mut self) {
+        // Long enough for a commit of the filesystem in between.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let mode = rustix::fs::Mode::from_raw_mode(u32::from(self.stat.stx_mode) & 0o7777);
+        // A file without its attributes is what is to be found anyway.
+        let _ = super::chown(&self.file, Some(self.stat.stx_uid), Some(self.stat.stx_gid));
+        let _ = super::chmod(&self.file, mode);
+        for (name, value) in &self.xattrs {
+            let _ = super::set_xattr(&self.file, name, value, super::XattrFlags::empty());
+        }
+    }
 }
