@@ -2,66 +2,32 @@
 //! compared with what was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 
 use sessionfs::repo::{self, Repository, SessionName};
 
+use rustix::io::Errno;
+
+use crate::acknowledged::{Acknowledged, State, first_number, may_be_foreign, name};
 use crate::attributes;
 use crate::content::{Contents, Label};
-use crate::disk::Entry;
+use crate::disk::{Entry, Shared};
+use crate::finding::Finding;
+use crate::image::{IMAGE, Served};
 use crate::load::Recording;
+use crate::options::Run;
 use crate::place::{Loop, run};
 use crate::points::{self, Kept, Point};
 use crate::random::Random;
-use crate::server::{Served, Shared, lock};
-use crate::worker::{Acknowledged, State, first_number, may_be_foreign, name};
-use crate::{Result, Run};
-use rustix::io::Errno;
+use crate::result::Result;
+use crate::saving::BESIDE;
 
 /// The saves that are made after a cut have such counters.
 const AFTER_THE_CUT: u64 = 1 << 40;
-
-/// What is not as it was promised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum Kind {
-    /// The filesystem does not mount, or cannot be read.
-    Unreadable,
-    /// I2: an acknowledged save is not there.
-    Lost,
-    /// An acknowledged session is not there, or a removed one is.
-    Misplaced,
-    /// I1: `session` is no whole content.
-    Torn,
-    /// I4: partial data under another name, or a name that nobody gave.
-    Debris,
-    /// I4: the next save does not work.
-    Stuck,
-    /// 2.7: a checkpoint has not its mode, attributes and time.
-    Bare,
-    /// 2.6, 2.8: a save is there that was refused, or whose writer was killed.
-    Unasked,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unreadable => "unreadable",
-            Self::Lost => "lost",
-            Self::Misplaced => "misplaced",
-            Self::Torn => "torn",
-            Self::Debris => "debris",
-            Self::Stuck => "stuck",
-            Self::Bare => "bare",
-            Self::Unasked => "unasked",
-        })
-    }
-}
 
 /// Whose `session.next` it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +59,7 @@ pub struct Outcome {
     pub dead_locks: usize,
     /// Locks of the original found, which have to be broken.
     pub foreign_locks: usize,
-    pub findings: BTreeMap<Kind, usize>,
+    pub findings: BTreeMap<Finding, usize>,
 }
 
 /// Tries all points, and tells of each finding.
@@ -103,9 +69,10 @@ pub fn check(run: &Run, recording: Recording) -> Result<Outcome> {
         entries,
         acknowledged,
     } = recording;
-    let disk: Shared = Arc::new(Mutex::new(disk));
-    let served = Served::mount(disk.clone(), &run.directory.join("rebuilt"))?;
-    let device = Loop::attach(&served.image())?;
+    let disk = Shared::new(disk);
+    let rebuilt = run.directory.join("rebuilt");
+    let served = Served::mount(disk.clone(), "power-cuts", &rebuilt)?;
+    let device = Loop::attach(&served.path(IMAGE))?;
     let mut checker = Checker {
         run,
         disk,
@@ -120,10 +87,10 @@ pub fn check(run: &Run, recording: Recording) -> Result<Outcome> {
     let mut required = BTreeMap::new();
     let mut acknowledged = acknowledged.iter().peekable();
     let mut applied = 0;
-    for point in points::choose(&entries, run.points, &mut Random::new(run.seed)) {
+    for point in points::choose(&entries, run.size.points, &mut Random::new(run.seed)) {
         for entry in &entries[applied..point.covered] {
             if let Entry::Write(offset, data) = entry {
-                lock(&checker.disk).write(*offset, data);
+                checker.disk.lock().write(*offset, data);
             }
         }
         applied = point.covered;
@@ -169,7 +136,7 @@ impl Checker<'_> {
     ) -> Result<()> {
         let kept = point.kept(entries);
         let start = |checker: &Self| {
-            let mut disk = lock(&checker.disk);
+            let mut disk = checker.disk.lock();
             disk.begin();
             for (offset, data) in &kept {
                 disk.write(*offset, data);
@@ -177,29 +144,29 @@ impl Checker<'_> {
         };
         start(self);
         let mut findings = Vec::new();
-        match self.run.kind.mount(&self.device, &self.mountpoint) {
+        match self.run.on.mount(&self.device, &self.mountpoint) {
             Ok(mounted) => {
                 self.compare(required, &mut findings);
                 mounted.unmount()?;
             }
-            Err(e) => findings.push((Kind::Unreadable, format!("mount: {e}"))),
+            Err(e) => findings.push((Finding::Unreadable, format!("mount: {e}"))),
         }
         self.outcome.points += 1;
         self.outcome.at_flushes += usize::from(matches!(point.kept, Kept::Nothing));
         for (kind, what) in &findings {
-            println!("{}: {kind}: {what} ({point:?})", self.run.kind.name());
+            println!("{}: {kind}: {what} ({point:?})", self.run.on.name());
             *self.outcome.findings.entry(*kind).or_default() += 1;
         }
-        if let (Some(keep), [(kind, _), ..]) = (&self.run.keep, &findings[..]) {
+        if let (Some(keep), [(kind, _), ..]) = (&self.run.size.keep, &findings[..]) {
             start(self);
-            let image = format!("{}.{kind}.{}.image", self.run.kind.name(), point.cut);
-            lock(&self.disk).store(&keep.join(image))?;
+            let image = format!("{}.{kind}.{}.image", self.run.on.name(), point.cut);
+            self.disk.lock().store(&keep.join(image))?;
         }
-        lock(&self.disk).end();
+        self.disk.lock().end();
         Ok(())
     }
 
-    fn compare(&mut self, required: &BTreeMap<u64, State>, findings: &mut Vec<(Kind, String)>) {
+    fn compare(&mut self, required: &BTreeMap<u64, State>, findings: &mut Vec<(Finding, String)>) {
         let root = self.mountpoint.join("repository");
         let there: io::Result<BTreeSet<u64>> = fs::read_dir(&root).and_then(|entries| {
             entries
@@ -213,7 +180,7 @@ impl Checker<'_> {
         });
         let there = match there {
             Ok(there) => there,
-            Err(e) => return findings.push((Kind::Unreadable, format!("the repository: {e}"))),
+            Err(e) => return findings.push((Finding::Unreadable, format!("the repository: {e}"))),
         };
         for (session, state) in required {
             let is_wrong = match state {
@@ -228,18 +195,23 @@ impl Checker<'_> {
                     "is not"
                 };
                 let text = format!("session {session} {is_there} there, which was {state:?}");
-                findings.push((Kind::Misplaced, text));
+                findings.push((Finding::Misplaced, text));
             }
         }
         let mut to_save = Vec::new();
+        let mut labels = BTreeMap::new();
         for &session in &there {
             let required = match required.get(&session) {
                 Some(&State::Saved(counter)) => counter,
                 Some(State::Going | State::Gone | State::Refused(_)) | None => 0,
             };
             match self.session(&root, session, required) {
-                Ok(Lock::None) => {}
-                Ok(lock) => to_save.push((session, lock)),
+                Ok((lock, label)) => {
+                    labels.extend(label.map(|label| (session, label)));
+                    if lock != Lock::None {
+                        to_save.push((session, lock));
+                    }
+                }
                 Err(finding) => findings.push(finding),
             }
         }
@@ -249,23 +221,24 @@ impl Checker<'_> {
             to_save.extend(there.iter().nth(any).map(|&session| (session, Lock::None)));
         }
         for (session, lock) in to_save {
-            if let Err(what) = self.save_anew(&root, session, lock) {
-                findings.push((Kind::Stuck, format!("session {session}: {what}")));
+            let kept = labels.get(&session).copied();
+            if let Err(what) = self.save_anew(&root, (session, lock), kept) {
+                findings.push((Finding::Stuck, format!("session {session}: {what}")));
             }
         }
     }
 
-    /// Looks at one session; answers whose lock is there.
+    /// Looks at one session; answers whose lock is there, and what is its checkpoint.
     fn session(
         &mut self,
         root: &Path,
         session: u64,
         required: u64,
-    ) -> std::result::Result<Lock, (Kind, String)> {
+    ) -> std::result::Result<(Lock, Option<Label>), (Finding, String)> {
         let directory = root.join(name(session));
         let unreadable = |what: &str, e: io::Error| {
             let text = format!("session {session}: {what}: {e}");
-            (Kind::Unreadable, text)
+            (Finding::Unreadable, text)
         };
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(&directory).map_err(|e| unreadable("its directory", e))? {
@@ -276,8 +249,8 @@ impl Checker<'_> {
         }
         for name in &names {
             // What is to be renamed is an ordinary file, and may be anything.
-            if !["session", "session.next", "beside", "logs"].contains(&name.as_str()) {
-                return Err((Kind::Debris, format!("session {session}: {name}")));
+            if !["session", "session.next", BESIDE, "logs"].contains(&name.as_str()) {
+                return Err((Finding::Debris, format!("session {session}: {name}")));
             }
         }
         let next = directory.join("session.next");
@@ -287,7 +260,7 @@ impl Checker<'_> {
         };
         if lock == Lock::Foreign && !may_be_foreign(session) {
             let text = format!("session {session}: session.next is not marked");
-            return Err((Kind::Stuck, text));
+            return Err((Finding::Stuck, text));
         }
         // Where it is staged under that name, it may be anything.
         if lock == Lock::Ours && std::env::var_os("SESSIONFS_WITHOUT_TMPFILE").is_none() {
@@ -296,15 +269,15 @@ impl Checker<'_> {
             if !bytes.is_empty() {
                 self.contents.read(&bytes).map_err(|e| {
                     let text = format!("session {session}: session.next is {e}");
-                    (Kind::Debris, text)
+                    (Finding::Debris, text)
                 })?;
             }
         }
         if !names.contains("session") {
             return match required {
-                0 => Ok(lock),
+                0 => Ok((lock, None)),
                 _ => Err((
-                    Kind::Lost,
+                    Finding::Lost,
                     format!("session {session}: nothing, and {required} was acknowledged"),
                 )),
             };
@@ -313,28 +286,38 @@ impl Checker<'_> {
         let label = self
             .contents
             .read(&bytes)
-            .map_err(|e| (Kind::Torn, format!("session {session}: {e}")))?;
+            .map_err(|e| (Finding::Torn, format!("session {session}: {e}")))?;
         self.outcome.compared += 1;
         if self.refused.contains(&(label.session, label.counter)) {
-            return Err((Kind::Unasked, format!("session {session}: {label:?}")));
+            return Err((Finding::Unasked, format!("session {session}: {label:?}")));
         }
         if label.session != first_number(session) || label.counter < required {
             let text = format!("session {session}: {label:?}, and {required} was acknowledged");
-            return Err((Kind::Lost, text));
+            return Err((Finding::Lost, text));
         }
-        // Also what was staged with another mode has the right one.
+        // I1 as a whole: content and attributes are of one version.
         match attributes::wrong(&directory.join("session"), label) {
-            Ok(None) => Ok(lock),
-            Ok(Some(what)) => Err((Kind::Bare, format!("session {session}: {what}: {label:?}"))),
+            Ok(None) => Ok((lock, Some(label))),
+            Ok(Some(what)) => Err((
+                Finding::Mixed,
+                format!("session {session}: {what}: {label:?}"),
+            )),
             Err(e) => Err(unreadable("session", e)),
         }
     }
 
-    /// The next save works, whatever was left, and leaves nothing.
-    fn save_anew(&mut self, root: &Path, session: u64, lock: Lock) -> Result<()> {
+    /// The next save works, whatever was left, and leaves nothing but the attributes
+    /// of the checkpoint that was there.
+    fn save_anew(
+        &mut self,
+        root: &Path,
+        (session, lock): (u64, Lock),
+        kept: Option<Label>,
+    ) -> Result<()> {
         let label = Label {
             counter: AFTER_THE_CUT,
-            ..Contents::label(session, 0, &mut self.random)
+            attributes: kept.map_or(0, |label| label.attributes),
+            ..Contents::label(first_number(session), 0, &mut self.random)
         };
         let bytes = self.contents.make(label);
         let name = SessionName::new(name(session))?;
@@ -360,9 +343,13 @@ impl Checker<'_> {
         if opened.load()? != bytes {
             return Err("the next save is not what was saved".into());
         }
-        match root.join(name.as_os_str()).join("session.next").exists() {
-            true => Err("session.next is there after the next save".into()),
-            false => Ok(()),
+        let directory = root.join(name.as_os_str());
+        if directory.join("session.next").exists() {
+            return Err("session.next is there after the next save".into());
+        }
+        match attributes::wrong(&directory.join("session"), label)? {
+            Some(what) => Err(format!("after the next save: {what}: {label:?}").into()),
+            None => Ok(()),
         }
     }
 }

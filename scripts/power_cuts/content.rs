@@ -22,7 +22,7 @@ pub struct Label {
     pub start: u64,
     /// Length of the noise, in bytes.
     pub len: u64,
-    /// The counter of the save that set its attributes; 0: nobody has.
+    /// The version of its attributes: which save has set them, and the owner.
     pub attributes: u64,
 }
 

@@ -1,11 +1,14 @@
 //! A disk in memory, which can record what is written to it and when it is
-//! told to flush.
+//! told to flush. Its image is served beside a report of how much is recorded.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::image;
 
 /// The block size of all filesystems that are tried. A write is not torn finer
 /// than that: a superblock torn at 512 bytes fails the mount, and says nothing.
@@ -165,5 +168,49 @@ impl Disk {
     /// Forgets what was written since [`Disk::begin`]: writes last again.
     pub fn end(&mut self) {
         self.over = None;
+    }
+}
+
+/// A disk that its server and its owner share.
+#[derive(Clone)]
+pub struct Shared(Arc<Mutex<Disk>>);
+
+impl Shared {
+    pub fn new(disk: Disk) -> Self {
+        Self(Arc::new(Mutex::new(disk)))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Disk> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl image::Disk for Shared {
+    fn size(&self) -> u64 {
+        self.lock().size()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.lock().read(offset, buffer);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.lock().write(offset, data);
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.lock().flush();
+        Ok(())
+    }
+
+    fn is_parallel(&self) -> bool {
+        true
+    }
+
+    /// The number of entries recorded so far.
+    fn report(&self) -> Option<String> {
+        Some(self.lock().position().to_string())
     }
 }

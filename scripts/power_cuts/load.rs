@@ -6,17 +6,16 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::disk::{BLOCK, Disk, Entry};
-use crate::place::{Kind, Loop, run};
+use crate::acknowledged::Acknowledged;
+use crate::disk::{BLOCK, Disk, Entry, Shared};
+use crate::image::{IMAGE, REPORT, Served};
+use crate::options::Run;
+use crate::place::{Filesystem, Loop, run};
 use crate::random::Random;
-use crate::server::{Served, Shared, lock};
-use crate::worker::Acknowledged;
-use crate::{Result, Run};
+use crate::result::Result;
 
 /// What came of it.
 pub struct Recording {
@@ -46,22 +45,22 @@ pub fn record(run: &Run) -> Result<Recording> {
         mount: below("mnt"),
     };
     fs::create_dir(&paths.disk)?;
-    run.kind.make(&paths.base)?;
-    prepare(run.kind, &paths)?;
+    run.on.make(&paths.base)?;
+    prepare(run.on, &paths)?;
 
-    let disk: Shared = Arc::new(Mutex::new(Disk::load(&paths.base)?));
-    let served = Served::mount(disk.clone(), &paths.recorder)?;
-    let device = Loop::attach(&served.image())?;
+    let disk = Shared::new(Disk::load(&paths.base)?);
+    let served = Served::mount(disk.clone(), "power-cuts", &paths.recorder)?;
+    let device = Loop::attach(&served.path(IMAGE))?;
     prove_order(&disk, device.device())?;
 
-    lock(&disk).record();
-    let mounted = run.kind.mount(device.device(), &paths.disk)?;
+    disk.lock().record();
+    let mounted = run.on.mount(device.device(), &paths.disk)?;
     let result = work(run, &paths, &served);
     // A load that failed says why; the rest follows from it.
     let unmounted = mounted.unmount();
     let acknowledged = result?;
     unmounted?;
-    let entries = lock(&disk).recorded();
+    let entries = disk.lock().recorded();
     Ok(Recording {
         disk: Disk::load(&paths.base)?,
         entries,
@@ -70,9 +69,9 @@ pub fn record(run: &Run) -> Result<Recording> {
 }
 
 /// The directories, on the fresh filesystem.
-fn prepare(kind: Kind, paths: &Paths) -> Result<()> {
+fn prepare(on: Filesystem, paths: &Paths) -> Result<()> {
     let device = Loop::attach(&paths.base)?;
-    let mounted = kind.mount(device.device(), &paths.disk)?;
+    let mounted = on.mount(device.device(), &paths.disk)?;
     fs::create_dir(&paths.repository)?;
     fs::create_dir(paths.disk.join("disturber"))?;
     mounted.unmount()
@@ -99,11 +98,11 @@ fn prove_order(disk: &Shared, device: &Path) -> Result<()> {
     let mut block = [0; BLOCK];
     file.read_exact(&mut block)?;
     file.seek(SeekFrom::Start(0))?;
-    lock(disk).record();
+    disk.lock().record();
     file.write_all(&block)?;
     file.sync_all()?;
     drop(file);
-    let log = lock(disk).recorded();
+    let log = disk.lock().recorded();
     let wrote = |entry: &Entry| matches!(entry, Entry::Write(0, data) if data[..] == block);
     match &log[..] {
         [write, Entry::Flush, ..] if wrote(write) => Ok(()),
@@ -139,12 +138,12 @@ fn save(run: &Run, paths: &Paths, served: &Served) -> Result<Vec<Acknowledged>> 
         command.arg("--mount").arg(&paths.mount);
         command.arg("--repository").arg(&paths.repository);
         command.arg("--sessionfs").arg(&run.sessionfs);
-        command.arg("--position").arg(served.position());
+        command.arg("--report").arg(served.path(REPORT));
         command.arg("--log").arg(log(number));
         command.arg("--number").arg(number.to_string());
         let seed = run.seed.wrapping_add(number);
         command.arg("--seed").arg(seed.to_string());
-        let saves = run.saves.div_ceil(run.workers);
+        let saves = run.size.saves.div_ceil(run.workers);
         command.arg("--saves").arg(saves.to_string());
         if run.in_place {
             command.arg("--in-place");
@@ -213,7 +212,7 @@ impl<'a> Daemon<'a> {
     fn start(run: &'a Run, paths: &'a Paths) -> Result<Self> {
         let log = run.directory.join("daemon.log");
         let mut command = Command::new(run.daemon.as_ref().unwrap_or(&run.sessionfs));
-        command.args(["mount", "--foreground"]);
+        command.args(["mount", "--foreground", "--allow-other"]);
         command.arg(&paths.repository).arg(&paths.mount);
         command.stderr(File::create(&log)?);
         if let Some(defect) = &run.defect {
@@ -243,10 +242,17 @@ impl<'a> Daemon<'a> {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Unmounts and waits for its end.
+    /// Unmounts and waits for its end. A program that looks at all the mounts of the
+    /// machine may keep it busy for a moment.
     fn stop(&mut self) -> Result<()> {
+        let patience = Instant::now() + Duration::from_secs(60);
         let umount = [Path::new("umount"), &self.paths.mount];
-        run(Command::new(&self.run.sessionfs).args(umount))?;
+        while let Err(e) = run(Command::new(&self.run.sessionfs).args(umount)) {
+            if Instant::now() > patience {
+                return Err(e);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
         let status = self.process.0[0].wait()?;
         let told = self.told();
         if !status.success() || told.contains("error:") {

@@ -9,11 +9,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::Result;
+use crate::result::Result;
 
 /// What holds the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Kind {
+pub enum Filesystem {
     /// ext4, data=ordered
     Ext4,
     /// ext4, data=writeback
@@ -22,7 +22,9 @@ pub enum Kind {
     Btrfs,
 }
 
-impl Kind {
+impl Filesystem {
+    pub const ALL: &[Self] = &[Self::Ext4, Self::Ext4Writeback, Self::Xfs, Self::Btrfs];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
@@ -162,4 +164,45 @@ pub fn run(command: &mut Command) -> Result<String> {
         return Err(format!("{command:?}: {}: {told}", output.status).into());
     }
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Unmounts, detaches and removes all that runs below this directory have left, who
+/// have been told to end.
+pub fn clean(work: &Path) -> Result<()> {
+    let inside = |path: &str| Path::new(path).starts_with(work);
+    // In the order in which they were mounted.
+    let mounted = |only: &[&str]| -> Result<Vec<String>> {
+        let mut find = Command::new("findmnt");
+        let targets = find.args(["-rno", "TARGET"]).args(only).output()?.stdout;
+        let targets = String::from_utf8(targets)?;
+        let below = targets.lines().filter(|target| inside(target));
+        Ok(below.map(str::to_owned).collect())
+    };
+    // Before their images go, and with them the names.
+    let attached = || -> Result<Vec<String>> {
+        let listed = run(Command::new("losetup").args(["-lnO", "NAME,BACK-FILE"]))?;
+        let fields = listed.lines().filter_map(|line| line.split_once(' '));
+        let ours = fields.filter(|(_, file)| inside(file.trim()));
+        Ok(ours.map(|(name, _)| name.to_owned()).collect())
+    };
+    let mut devices = attached()?;
+    // Forced, although it is busy: a process that waits for a disk which it serves
+    // itself would never end.
+    for target in mounted(&["-t", "fuse"])?.iter().rev() {
+        let _ = rustix::mount::unmount(target.as_str(), UnmountFlags::FORCE);
+    }
+    // What has been attached since.
+    devices.extend(attached()?);
+    for target in mounted(&[])?.iter().rev() {
+        rustix::mount::unmount(target.as_str(), UnmountFlags::DETACH)
+            .map_err(|e| format!("{target}: unmount: {e}"))?;
+    }
+    for device in devices {
+        // It may be detached already.
+        let _ = run(Command::new("losetup").arg("-d").arg(device));
+    }
+    run(Command::new("rm")
+        .args(["-rf", "--one-file-system"])
+        .arg(work))
+    .map(drop)
 }

@@ -1,18 +1,20 @@
 //! Writers that come to nothing, or may: two of one session at once, and such
 //! as are killed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal};
 
-use crate::Result;
+use crate::attributes::{self, Owner};
 use crate::content::{Contents, Label};
 use crate::random::Random;
-use crate::worker::close;
+use crate::result::Result;
+use crate::saving::{BESIDE, Save, replace_directly};
 
 /// How one of two writers saves.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,8 @@ pub enum How {
     Truncate,
     /// Changes the label of what is there.
     Edit,
+    /// In the repository, without a lock.
+    Direct,
 }
 
 /// What came of one of two writers.
@@ -31,17 +35,26 @@ pub struct Ended {
     pub position: String,
 }
 
+/// Where two writers save.
+pub struct Paths<'a> {
+    pub session: &'a Path,
+    /// The session's directory in the repository.
+    pub behind: &'a Path,
+    /// The file that tells how much has been recorded.
+    pub report: &'a Path,
+}
+
 /// Two writers at once. Each has saved, or has been refused because of the
 /// other: `EBUSY` or `ESTALE` (DESIGN 2.8, 2.9). Anything else is an error.
-pub fn two(session: &Path, position: &Path, both: [(How, Label); 2]) -> Result<Vec<Ended>> {
+pub fn two(paths: &Paths<'_>, both: [(How, Label); 2]) -> Result<Vec<Ended>> {
     let start = std::sync::Barrier::new(2);
     std::thread::scope(|scope| {
         let threads = both.map(|(how, label)| {
             let start = &start;
             scope.spawn(move || -> io::Result<Ended> {
                 start.wait();
-                let saved = save(session, how, label);
-                let position = fs::read_to_string(position)?;
+                let saved = save(paths, how, label);
+                let position = fs::read_to_string(paths.report)?;
                 let is_saved = match saved {
                     Ok(()) => true,
                     Err(e) => match e.raw_os_error() {
@@ -65,36 +78,13 @@ pub fn two(session: &Path, position: &Path, both: [(How, Label); 2]) -> Result<V
     })
 }
 
-/// The first error ends it: what it has written until then is nothing whole,
-/// and must not be published by going on.
-fn save(session: &Path, how: How, label: Label) -> io::Result<()> {
+fn save(paths: &Paths<'_>, how: How, label: Label) -> io::Result<()> {
     let contents = Contents::new();
-    let mut file;
-    let written = match how {
-        How::Truncate => {
-            file = File::create(session)?;
-            file.write_all(&contents.make(label))
-        }
-        How::Edit => {
-            file = OpenOptions::new().read(true).write(true).open(session)?;
-            edit(&contents, &mut file, label)
-        }
-    };
-    let closed = close(file);
-    written.and(closed)
-}
-
-/// Of whichever checkpoint it has been opened with.
-fn edit(contents: &Contents, file: &mut File, label: Label) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    let there = contents.read(&bytes).map_err(io::Error::other)?;
-    let label = Label {
-        counter: label.counter,
-        ..there
-    };
-    file.write_all_at(&Contents::head(label), 0)?;
-    file.write_all_at(&Contents::tail(label), Contents::tail_at(label))
+    match how {
+        How::Truncate => Save::truncate(paths.session, &contents, label)?.save(),
+        How::Edit => Save::edit(paths.session, &contents, label)?.save_what_is_there(),
+        How::Direct => replace_directly(paths.behind, BESIDE, (&contents, label)),
+    }
 }
 
 /// A writer that does not close its file.
@@ -176,6 +166,9 @@ pub fn endless(arguments: &Endless) -> Result<()> {
     };
     for (n, (at, piece)) in (1..).zip(pieces.iter().cycle()) {
         file.write_all_at(piece, *at)?;
+        if n == 1 {
+            attributes::set(&file, label)?;
+        }
         if n == arguments.pieces {
             told.write_all(b"w")?;
             told.flush()?;
@@ -188,26 +181,19 @@ pub fn endless(arguments: &Endless) -> Result<()> {
 pub struct Doomed(Child);
 
 impl Doomed {
-    /// It truncates, or makes the checkpoint of `save_point` one first, or
-    /// edits.
-    pub fn start(
-        path: &Path,
-        save_point: Option<Label>,
-        label: Label,
-        is_edit: bool,
-        random: &mut Random,
-    ) -> Result<Self> {
+    /// Starts it as a process of this user.
+    pub fn start(what: &Endless, (uid, gid): Owner) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("endless").arg("--path").arg(path);
-        if let Some(label) = save_point {
+        command.arg("endless").arg("--path").arg(&what.path);
+        if let Some(label) = what.save_point {
             command.arg("--save-point").arg(numbers_of(label));
         }
-        command.arg("--label").arg(numbers_of(label));
-        if is_edit {
+        command.arg("--label").arg(numbers_of(what.label));
+        if what.edit {
             command.arg("--edit");
         }
-        let pieces = 1 + random.below(8);
-        command.arg("--pieces").arg(pieces.to_string());
+        command.arg("--pieces").arg(what.pieces.to_string());
+        command.uid(uid).gid(gid);
         Ok(Self(command.stdout(Stdio::piped()).spawn()?))
     }
 

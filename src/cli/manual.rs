@@ -2,6 +2,7 @@
 
 mod fields;
 mod markdown;
+mod page;
 mod prose;
 
 use std::io;
@@ -10,11 +11,9 @@ use clap::{Arg, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
+use self::page::{paragraphs, section, wrapped};
 use super::failure;
 use super::option_list;
-
-/// How long a line of text is in the source of a page.
-const WIDTH: usize = 78;
 
 /// All pages, with the names of their files.
 pub(super) fn pages(cli: &Command, date: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
@@ -191,35 +190,6 @@ fn examples(command: &Command) -> impl Iterator<Item = String> {
 fn remarks(command: &Command) -> impl Iterator<Item = String> {
     let rest = |paragraph: &String| !is_example(paragraph) && !paragraph.starts_with("Exit status");
     below(command).into_iter().filter(rest)
-}
-
-fn section(roff: &mut Roff, title: &str) {
-    roff.control("SH", [title]);
-}
-
-fn paragraphs(roff: &mut Roff, texts: impl Iterator<Item = impl AsRef<str>>) {
-    for (at, text) in texts.enumerate() {
-        if at > 0 {
-            roff.control("PP", []);
-        }
-        roff.text([roman(wrapped(text.as_ref()))]);
-    }
-}
-
-/// Text in lines of limited length, so that the source of a page is readable.
-fn wrapped(text: &str) -> String {
-    let mut lines = String::new();
-    let mut width = 0;
-    for word in text.split_whitespace() {
-        let separator = match width {
-            0 => "",
-            width if width + word.len() < WIDTH => " ",
-            _ => "\n",
-        };
-        width = if separator == " " { width + 1 } else { 0 } + word.len();
-        lines.extend([separator, word]);
-    }
-    lines
 }
 
 fn tagged(roff: &mut Roff, title: &str, entries: &[(&str, &str)]) {

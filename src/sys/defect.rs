@@ -17,6 +17,12 @@ pub enum Defect {
     DirectoriesNotSynced,
     /// No attribute of a user is set (2.7).
     AttributesLeftOut,
+    /// A file gets its owner, mode and attributes only after its rename to
+    /// `session` (I1).
+    AttributesAfterRename,
+    /// A save keeps those of the checkpoint that it was begun from, also where another
+    /// one has taken its place (13.1).
+    AttributesOfTheBase,
     /// A writer that is killed counts as one that ends (2.6).
     KilledNotSeen,
     /// A staged file is not told from that of a foreign program (I4).
@@ -86,6 +92,8 @@ fn chosen() -> Option<Defect> {
             "files-not-synced" => Defect::FilesNotSynced,
             "directories-not-synced" => Defect::DirectoriesNotSynced,
             "attributes-left-out" => Defect::AttributesLeftOut,
+            "attributes-after-rename" => Defect::AttributesAfterRename,
+            "attributes-of-the-base" => Defect::AttributesOfTheBase,
             "killed-not-seen" => Defect::KilledNotSeen,
             "unmarked" => Defect::Unmarked,
             "rename-in-two-steps" => Defect::RenameInTwoSteps,

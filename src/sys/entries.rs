@@ -127,6 +127,8 @@ pub fn rename(
             Err(errno) => return Err(errno),
         }
     }
+    #[cfg(feature = "test-switches")]
+    let _late = super::late_attributes::LateAttributes::of((&from_dir, from), to)?;
     call(Call::Rename, || {
         if flags.is_empty() {
             rustix::fs::renameat(from_dir.as_fd(), from, to_dir.as_fd(), to)

@@ -21,6 +21,8 @@ mod filesystem;
 mod flock;
 mod handle;
 mod identity;
+#[cfg(feature = "test-switches")]
+mod late_attributes;
 pub mod memory;
 mod open;
 mod proc_fd;

@@ -11,19 +11,15 @@
 //! fails works again.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use fuser::{
-    Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, WriteFlags,
-};
-
-use super::image::{self, FOR_EVER, IMAGE};
+use super::image::{self, Served};
 use super::mkfs::{image_directory, mkfs};
 use super::{Disk, run, wait_until};
 
@@ -77,94 +73,42 @@ impl Faults {
         })
     }
 
-    /// Whether this request fails.
-    fn fails(&self, fault: &AtomicBool, data: &[u8]) -> bool {
+    /// An error if this request is to fail.
+    fn pass(&self, fault: &AtomicBool, data: &[u8]) -> io::Result<()> {
         let has_fault = |data: &[u8]| data.windows(FAULTY.len()).any(|window| window == FAULTY);
-        let fails = fault.load(Ordering::SeqCst) && (data.is_empty() || has_fault(data));
-        self.failed.fetch_add(usize::from(fails), Ordering::SeqCst);
-        fails
+        if fault.load(Ordering::SeqCst) && (data.is_empty() || has_fault(data)) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Err(io::Error::other("a fault"));
+        }
+        Ok(())
     }
 }
 
-struct Server {
-    image: File,
+/// The disk of the image.
+struct Image {
+    file: File,
     size: u64,
     faults: Arc<Faults>,
 }
 
-impl Server {
-    fn attributes(&self, ino: INodeNo) -> FileAttr {
-        image::attributes(ino, (ino == IMAGE).then_some((0o600, self.size)))
-    }
-}
-
-impl Filesystem for Server {
-    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match name.as_encoded_bytes() {
-            b"image" => reply.entry(&FOR_EVER, &self.attributes(IMAGE), Generation(0)),
-            _ => reply.error(Errno::ENOENT),
-        }
+impl image::Disk for Image {
+    fn size(&self) -> u64 {
+        self.size
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&FOR_EVER, &self.attributes(ino));
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)?;
+        self.faults.pass(&self.faults.reads, buffer)
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // Nothing is cached here, or reads would not come to us.
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.faults.pass(&self.faults.all_writes, &[])?;
+        self.faults.pass(&self.faults.writes, data)?;
+        self.file.write_all_at(data, offset)
     }
 
-    fn read(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let rest = self.size.saturating_sub(offset);
-        let mut buffer = vec![0; rest.min(size.into()) as usize];
-        match self.image.read_exact_at(&mut buffer, offset) {
-            Ok(()) if !self.faults.fails(&self.faults.reads, &buffer) => reply.data(&buffer),
-            _ => reply.error(Errno::EIO),
-        }
-    }
-
-    fn write(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let faults = &self.faults;
-        if faults.fails(&faults.all_writes, &[]) || faults.fails(&faults.writes, data) {
-            return reply.error(Errno::EIO);
-        }
-        match self.image.write_all_at(data, offset) {
-            Ok(()) => reply.written(data.len() as u32),
-            Err(_) => reply.error(Errno::EIO),
-        }
-    }
-
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        match self.faults.fails(&self.faults.all_writes, &[]) {
-            true => reply.error(Errno::EIO),
-            false => reply.ok(),
-        }
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+    fn flush(&self) -> io::Result<()> {
+        self.faults.pass(&self.faults.all_writes, &[])
     }
 }
 
@@ -174,7 +118,8 @@ pub struct FailingDevice {
     pub faults: Arc<Faults>,
     pub device: PathBuf,
     filesystem: String,
-    served: PathBuf,
+    /// Unmounted after the device is detached.
+    _served: Served,
     _directory: tempfile::TempDir,
 }
 
@@ -200,26 +145,22 @@ impl FailingDevice {
             other => panic!("{other}"),
         };
         mkfs(&format!("mkfs.{filesystem}"), format, &path, size);
-        let served = directory.path().join("served");
-        fs::create_dir(&served).unwrap();
         let faults = Arc::new(Faults::default());
-        let server = Server {
-            image: super::tools::open_rw(&path).unwrap(),
+        let disk = Image {
+            file: super::tools::open_rw(&path).unwrap(),
             size,
             faults: faults.clone(),
         };
-        // The thread ends with the mount.
-        let session = image::mount(server, "failing", &served).unwrap();
-        std::thread::spawn(|| session.run());
+        let served = Served::mount(disk, "failing", &directory.path().join("served")).unwrap();
         let attach = ["--find", "--show", "--direct-io=on"].map(OsStr::new);
-        let image = served.join("image");
+        let image = served.path(image::IMAGE);
         let output = run("losetup", attach.into_iter().chain([image.as_os_str()]));
         let device = String::from_utf8(output.stdout).unwrap();
         Self {
             faults,
             device: device.trim().into(),
             filesystem: filesystem.to_owned(),
-            served,
+            _served: served,
             _directory: directory,
         }
     }
@@ -248,11 +189,8 @@ impl Drop for FailingDevice {
     fn drop(&mut self) {
         drop(Heal(&self.faults));
         let detached = Command::new("losetup").arg("-d").arg(&self.device).status();
-        let unmounted = Command::new("umount").arg("-l").arg(&self.served).status();
-        for status in [detached, unmounted] {
-            if !status.is_ok_and(|status| status.success()) && !std::thread::panicking() {
-                panic!("{} stays behind", self.device.display());
-            }
+        if !detached.is_ok_and(|status| status.success()) && !std::thread::panicking() {
+            panic!("{} stays behind", self.device.display());
         }
     }
 }

@@ -122,13 +122,29 @@ impl Strace {
     /// Attaches to all threads of a process.
     pub fn attach_to_all<S: AsRef<OsStr>>(pid: u32, options: impl IntoIterator<Item = S>) -> Self {
         let options: Vec<_> = options.into_iter().collect();
-        let options = options.iter().map(AsRef::as_ref);
-        let strace = Self::attach(pid, [OsStr::new("-f")].into_iter().chain(options));
+        let mut attached = None;
         wait_until("strace has all threads", || {
-            let traced = |&tid: &u32| status(tid, "TracerPid") == u64::from(strace.0.id());
-            threads(pid, None).iter().all(traced)
+            // Before the next one: a thread has one tracer.
+            drop(attached.take());
+            let options = options.iter().map(AsRef::as_ref);
+            let strace = Self::attach(pid, [OsStr::new("-f")].into_iter().chain(options));
+            let has_all = || {
+                let traced = |&tid: &u32| status(tid, "TracerPid") == u64::from(strace.0.id());
+                threads(pid, None).iter().all(traced)
+            };
+            // A thread that is made while it attaches may be missed, for ever: then it
+            // attaches anew.
+            let found = (0..100).any(|_| {
+                let has_all = has_all();
+                if !has_all {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                has_all
+            });
+            attached = Some(strace);
+            found
         });
-        strace
+        attached.unwrap()
     }
 }
 

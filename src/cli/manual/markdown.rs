@@ -6,7 +6,7 @@
 
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use super::{section, wrapped};
+use super::page::{section, wrapped};
 
 /// Writes the document, without its title, into a page.
 pub(super) fn write(roff: &mut Roff, document: &str) {

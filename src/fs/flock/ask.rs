@@ -33,6 +33,6 @@ pub struct Ask {
 pub enum Locked {
     /// It has, or has been given back.
     Now,
-    /// Somebody else has it: see [`Fs::wait_for_flock`].
+    /// Somebody else has it: see [`Fs::wait_for_flock`](crate::fs::Fs::wait_for_flock).
     NotYet,
 }

@@ -29,7 +29,7 @@ pub(in crate::fs) enum Asked {
 
 impl Sessions {
     /// The process of thread `tid` wants this checkpoint removed. Nothing is kept
-    /// without a share of [`OF_REMOVAL`].
+    /// without a share of [`OF_REMOVAL`](crate::fs::session::removal::OF_REMOVAL).
     pub(in crate::fs) fn ask(
         &self,
         node: u64,

@@ -13,7 +13,7 @@ use crate::repo::{Checkpoint, Kind, Session};
 use crate::sys::{self, Errno};
 
 impl Fs {
-    /// Promises the removal of a checkpoint, or does it: see [`Removal`].
+    /// Promises the removal of a checkpoint, or does it: see [`Removal`](crate::fs::session::removal::Removal).
     pub(in crate::fs) fn remove_checkpoint(
         &self,
         node: u64,

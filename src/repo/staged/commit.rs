@@ -142,6 +142,8 @@ impl Staged {
     /// and says so only once.
     fn prepare(&mut self, replaced: Option<&Checkpoint>, how: &Commit<'_>) -> Result<u32> {
         match replaced {
+            #[cfg(feature = "test-switches")]
+            Some(_) if self.keeps_attributes_of_the_base() => {}
             Some(replaced) => self.take_after((replaced, replaced.stat()), how)?,
             None => self.be_first(how)?,
         }

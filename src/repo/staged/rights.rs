@@ -191,6 +191,14 @@ impl Staged {
         Ok(())
     }
 
+    /// For `scripts/power-cuts`: whether what has become of the checkpoint since it
+    /// was begun is overlooked.
+    #[cfg(feature = "test-switches")]
+    pub(super) fn keeps_attributes_of_the_base(&self) -> bool {
+        matches!(self.source, Source::Checkpoint(_))
+            && sys::defect::has(sys::defect::Defect::AttributesOfTheBase)
+    }
+
     /// Becomes what is made where no checkpoint stands.
     pub(super) fn be_first(&mut self, how: &Commit<'_>) -> Result<()> {
         let file = self.file.as_fd();
