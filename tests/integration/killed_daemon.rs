@@ -121,7 +121,10 @@ fn invariant_4_the_daemon_killed_at_any_call_of_a_save(backing: Backing) {
         // Some of them only, unless in full.
         for at in all.step_by(10 / times(10)) {
             cases += 1;
-            kills += usize::from(kill_at(&mut mount, &session, way, at));
+            // The requests of a save are shared out among threads, each time anew: the
+            // one that makes this call so often may not come up at once.
+            let is_killed = (0..3).any(|_| kill_at(&mut mount, &session, way, at));
+            kills += usize::from(is_killed);
         }
     }
     println!("{cases} cases, killed in {kills}");
