@@ -10,8 +10,9 @@ use crate::progress::{Arguments, Progress};
 use crate::result::Result;
 use crate::ways;
 
-/// After so many saves it goes on in a new session.
-const SAVES_OF_A_SESSION: u64 = 25;
+/// After so many saves it goes on in a new session: so few that also a short run
+/// renames and removes some.
+const SAVES_OF_A_SESSION: u64 = 10;
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut progress = Progress::new(arguments)?;
@@ -43,6 +44,8 @@ fn next_session(progress: &mut Progress<'_>, number: u64) -> Result<()> {
             crate::place::run(&mut remove)?;
         } else if number.is_multiple_of(2) {
             fs::remove_dir_all(directory)?;
+            // As in any directory: it is for good only then.
+            File::open(progress.home())?.sync_all()?;
         } else {
             let to = before + RENAMED;
             fs::rename(directory, progress.home().join(name(to)))?;
