@@ -21,10 +21,8 @@ use crate::fs::options::Options;
 use crate::fs::report::activity::{Activity, Counted};
 use crate::fs::report::statistics::{Saves, Statistics};
 use crate::fs::request::Caller;
-use crate::fs::session::found::Found;
-use crate::fs::session::hold::Holds;
 use crate::fs::session::replaced::Replacements;
-use crate::fs::session::walk::Retries;
+use crate::fs::session::threads::Threads;
 use crate::fs::shares::{Share, Shares};
 use crate::repo::{CHECKPOINT, LOCK, Repository, Session, SessionName};
 use crate::sys::{self, Errno};
@@ -37,13 +35,11 @@ pub struct Fs {
     /// Held for writing while a directory is renamed, as its node says so only
     /// then, and for reading by who has not found one by the names of its nodes.
     pub(in crate::fs) names: RwLock<()>,
-    pub(in crate::fs) holds: Holds,
+    pub(in crate::fs) threads: Threads,
     pub(in crate::fs) descriptors: Arc<Shares>,
     pub(in crate::fs) listings: Listings,
-    pub(in crate::fs) retries: Retries,
     pub(in crate::fs) replacements: Arc<Replacements>,
     pub(in crate::fs) flocks: Flocks,
-    pub(in crate::fs) found: Found,
     pub(in crate::fs) activity: Arc<Activity>,
     pub(in crate::fs) statistics: Arc<Statistics>,
     /// Whether the times of birth of the repository's files tell them apart.
@@ -80,12 +76,10 @@ impl Fs {
             replacements: Arc::new(Replacements::new(lasting.nodes.clone())),
             lasting,
             names: RwLock::default(),
-            holds: Holds::default(),
+            threads: Threads::default(),
             descriptors: Shares::of_descriptors(),
             listings: Listings::default(),
-            retries: Retries::default(),
             flocks: Flocks::default(),
-            found: Found::default(),
             activity: Arc::default(),
             statistics: Arc::default(),
             keeps_births: OnceLock::new(),
@@ -150,14 +144,14 @@ impl Fs {
     /// Lets go of replaced checkpoints that nobody came to open; to be called
     /// about every second. Answers whether there are any left.
     pub fn housekeep(&self) -> bool {
-        let holds_any = self.holds.age();
+        let knows_any = self.threads.age();
         self.lasting.sessions.forget_ended();
-        self.retries.age() || holds_any
+        knows_any
     }
 
     /// Waits until there may be something for [`housekeep`](Self::housekeep).
     pub fn wait_for_housework(&self) {
-        self.holds.wait();
+        self.threads.wait();
     }
 
     /// The directory of a node; `ESTALE` if another one has its place, which

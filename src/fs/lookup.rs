@@ -2,7 +2,6 @@
 //! other is a name of the backing filesystem (DESIGN 2.10 and 2.13).
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::fs::attr::{attr_of, device, is_dir};
@@ -12,6 +11,8 @@ use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
 use crate::fs::lasting::node::{Identity, REPORT_NAME, ROOT, Role, other_role};
 use crate::fs::request::{Caller, Request};
+use crate::fs::session::found::Found;
+use crate::fs::session::threads::LookedUp;
 use crate::fs::session::view::View;
 use crate::repo::{CHECKPOINT, SessionName};
 use crate::sys::{self, Errno, Statx};
@@ -49,7 +50,13 @@ impl Fs {
             return Err(Errno::NOENT.into());
         }
         let name = name.as_os_str();
-        Ok(self.held_entry((ROOT, name), Role::Session, &stat, file, caller))
+        let entry = self.entry(ROOT, name, Role::Session, &stat, self.birth(&stat));
+        let looked_up = LookedUp {
+            held: Some(self.lasting.nodes.hold(stat.stx_ino, file)),
+            ..LookedUp::default()
+        };
+        self.threads.looked_up(caller, looked_up);
+        Ok(entry)
     }
 
     pub(in crate::fs) fn other_entry(
@@ -66,14 +73,16 @@ impl Fs {
             // are not ours.
             return Err(Errno::NOENT.into());
         }
+        let mut looked_up = LookedUp::default();
         if !is_dir(&stat) {
-            self.found.note(caller.tid);
+            looked_up.found = Some(Found::now());
             self.note_other_name(&stat, caller);
         }
         if self.lasting.nodes.session(stat.stx_ino).is_some() {
-            self.retries.looked_up_link(caller.tid, stat.stx_ino);
+            looked_up.link_of = Some(stat.stx_ino);
         }
         if self.is_linked_checkpoint(&stat) {
+            self.threads.looked_up(caller, looked_up);
             return Ok(Entry {
                 attr: attr_of(&stat, stat.stx_ino),
                 generation: self.lasting.nodes.remember_link(stat.stx_ino).unwrap_or(0),
@@ -81,21 +90,10 @@ impl Fs {
                 attr_ttl: Duration::ZERO,
             });
         }
-        Ok(self.held_entry((parent, name), other_role(&stat), &stat, file, caller))
-    }
-
-    /// An entry of what is no checkpoint, held until the kernel has heard of it.
-    fn held_entry(
-        &self,
-        (parent, name): (u64, &OsStr),
-        role: Role,
-        stat: &Statx,
-        file: OwnedFd,
-        caller: Caller,
-    ) -> Entry {
-        let entry = self.entry(parent, name, role, stat, self.birth(stat));
-        (self.holds).begin(caller, self.lasting.nodes.hold(stat.stx_ino, file));
-        entry
+        let entry = self.entry(parent, name, other_role(&stat), &stat, self.birth(&stat));
+        looked_up.held = Some(self.lasting.nodes.hold(stat.stx_ino, file));
+        self.threads.looked_up(caller, looked_up);
+        Ok(entry)
     }
 
     /// Whether this is a checkpoint that has been found under another name,

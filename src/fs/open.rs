@@ -30,8 +30,7 @@ impl Fs {
     ) -> Result<Opened> {
         let opened = self.open_node(id, flags, request, open_backing);
         if !matches!(opened, Err(Fail::WouldBlock)) {
-            self.holds.end(request.caller.tid);
-            self.found.forget(request.caller.tid);
+            self.threads.opened(request.caller.tid);
         }
         opened
     }
@@ -48,7 +47,7 @@ impl Fs {
             Role::Writer(writer) => {
                 // Whatever comes of it: a thread that is refused, or reads after
                 // all, is shown the checkpoint when it looks again.
-                self.retries.done(request.caller.tid);
+                self.threads.end_walk(request.caller.tid);
                 if !writes && !writer.is_open() {
                     return Err(Errno::STALE.into());
                 }

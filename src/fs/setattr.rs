@@ -43,7 +43,7 @@ impl Fs {
         }
         match self.role(id)? {
             Role::Writer(writer) => {
-                self.retries.done(request.caller.tid);
+                self.threads.end_walk(request.caller.tid);
                 let done = writer.set_attr(set, request);
                 // One that nobody has open is done with, and the kernel may know it
                 // for long.

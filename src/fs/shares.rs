@@ -15,7 +15,7 @@ pub(in crate::fs) const OF_WRITER: u64 = 7;
 
 /// At the most so many descriptors are kept for the daemon itself: for what it
 /// opens while it answers, and for what it holds for nobody in particular
-/// (`hold`, `node`, `replaced`), which is bounded by itself.
+/// (`threads`, `node`, `replaced`), which is bounded by itself.
 const RESERVE: u64 = 4096;
 
 /// What has given nothing back for so long stands still: a disk does not answer,

@@ -14,21 +14,23 @@ use crate::fs::filesystem::Fs;
 use crate::fs::lasting::node::Role;
 use crate::fs::options::Missing;
 use crate::fs::request::Request;
+use crate::fs::session::found::Found;
 use crate::proc::status;
 use crate::proc::syscall::Call;
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno};
 
 impl Fs {
-    /// Whether a thread that looks up an absent checkpoint is to be told so.
-    pub(in crate::fs) fn is_told_of_absence(&self, tid: u32) -> bool {
+    /// Whether a thread that looks up an absent checkpoint is to be told so, and has
+    /// found a file before.
+    pub(in crate::fs) fn is_told_of_absence(&self, tid: u32, found: Option<Found>) -> bool {
         let is_told = match Aim::of(tid) {
             Aim::New => true,
-            Aim::Name => self.found.is_recent(tid),
+            Aim::Name => found.is_some_and(Found::is_recent),
             Aim::Other => false,
         };
-        if !is_told {
-            self.found.forget(tid);
+        if !is_told && found.is_some() {
+            self.threads.forget_found(tid);
         }
         is_told
     }

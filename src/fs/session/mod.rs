@@ -6,9 +6,10 @@
 //! | `view` | what the name stands for, to one caller | 2.8, 2.12, 2.17 |
 //! | `sessions`, `slot` | one object for each session in use; one writer at a time | 2.8 |
 //! | `writer` | an open for writing, from its first change to its last close | 2.2 to 2.6, 5 |
-//! | `opening`, `walk`, `hold` | how an open for writing comes to its writer | 4 |
+//! | `opening` | how an open for writing comes to its writer | 4 |
+//! | `threads`, `hold`, `found`, `walk`, `turns` | one object for each calling thread | 2.1, 2.11, 4, 13.3 |
 //! | `pathless` | the same for an open that walks no path | 2.14 |
-//! | `rename`, `found`, `taken_back` | what gets the name, or loses it | 2.11 |
+//! | `rename`, `taken_back` | what gets the name, or loses it | 2.11 |
 //! | `removal`, `removals`, `removing`, `asker` | removals, which are promised first | 2.12 |
 //! | `kept_out` | saves that no writer makes | 2.8, 2.11 |
 //! | `absence` | a session without a checkpoint | 2.12 |
@@ -29,6 +30,8 @@ pub(in crate::fs) mod replaced;
 pub(in crate::fs) mod sessions;
 pub(in crate::fs) mod slot;
 pub(in crate::fs) mod taken_back;
+pub(in crate::fs) mod threads;
+pub(in crate::fs) mod turns;
 pub(in crate::fs) mod view;
 pub(in crate::fs) mod walk;
 pub(in crate::fs) mod watched;

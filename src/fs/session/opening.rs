@@ -11,6 +11,7 @@ use crate::fs::lasting::handle::Handle;
 use crate::fs::lasting::node::{Role, empty_id};
 use crate::fs::opened::{Created, Opened, only_appends};
 use crate::fs::request::{Caller, Request};
+use crate::fs::session::walk::{Again, SecondWalk};
 use crate::fs::session::writer::{Origin, Wait, Writer};
 use crate::fs::shares::{OF_WRITER, Share};
 use crate::repo::{Checkpoint, Session};
@@ -52,16 +53,17 @@ impl Fs {
         other: impl Fn() -> Result<T>,
         shared: impl Fn(Arc<Writer>) -> Result<T>,
     ) -> Result<T> {
-        if let Some(done) = self.retries.by_link(caller.tid, id, &other) {
-            return done;
-        }
         let is_other = matches!(role, Role::Other);
-        let by_no_path = self.retries.by_no_path(caller.tid, id, |writer| {
-            // What a session was replaced by, or has been renamed to, is a file
-            // of its own.
-            if is_other { other() } else { shared(writer) }
-        });
-        if let Some(done) = by_no_path {
+        if let Some(again) = self.threads.again(caller.tid, id) {
+            let done = match again {
+                // What a session was replaced by, or has been renamed to, is a file
+                // of its own.
+                Again::ByNoPath(writer) if !is_other => shared(writer),
+                Again::ByNoPath(_) | Again::ByLink => other(),
+            };
+            if !matches!(done, Err(Fail::WouldBlock)) {
+                self.threads.end_walk(caller.tid);
+            }
             return done;
         }
         if is_other && caller.tid == 0 {
@@ -75,7 +77,8 @@ impl Fs {
         if caller.tid == 0 {
             return shared(writer);
         }
-        self.retries.remember(caller.tid, session, id, writer);
+        let walk = SecondWalk::new(caller.tid, session, id, writer);
+        self.threads.begin_walk(caller, walk);
         Err(Errno::STALE.into())
     }
 
@@ -176,8 +179,8 @@ impl Fs {
             let id = base.stat().stx_ino;
             let writer = self.new_writer(parent, id, flags, request.caller)?;
             if request.caller.tid != 0 {
-                self.retries
-                    .remember(request.caller.tid, parent, id, writer);
+                let walk = SecondWalk::new(request.caller.tid, parent, id, writer);
+                self.threads.begin_walk(request.caller, walk);
             }
             return Err(Errno::STALE.into());
         }

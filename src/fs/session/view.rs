@@ -13,6 +13,8 @@ use crate::fs::filesystem::Fs;
 use crate::fs::lasting::node::{Identity, Role, empty_id, other_role};
 use crate::fs::options::Missing;
 use crate::fs::request::{Caller, Patience, Request};
+use crate::fs::session::found::Found;
+use crate::fs::session::threads::LookedUp;
 use crate::fs::session::writer::{Writer, absent_attr};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno};
@@ -40,7 +42,8 @@ impl Fs {
         if let Some(replaced) = self.replaced_entry(caller, session) {
             return Ok(View::Replaced(replaced?));
         }
-        if let Some(writer) = self.retries.lookup(caller.tid, session) {
+        let known = self.threads.come_to_name(caller.tid, session);
+        if let Some(writer) = known.writer {
             return Ok(View::Writer(writer));
         }
         if let Some(writer) = self.made_anew(session, caller) {
@@ -49,7 +52,7 @@ impl Fs {
         self.settle_removal(session, request.patience)?;
         self.make_way_for_other_name(session, request)?;
         let entry = self.lookup_checkpoint(session, caller)?;
-        if self.is_absent_to(caller, session, entry.attr.ino.0) {
+        if self.is_absent_to(caller, session, entry.attr.ino.0, known.found) {
             self.lasting.nodes.forget(entry.attr.ino.0, 1);
             return Ok(View::Absent);
         }
@@ -58,15 +61,21 @@ impl Fs {
 
     /// Whether the caller is to find no checkpoint: he has removed it, or there
     /// is none and he is about to make it.
-    fn is_absent_to(&self, caller: Caller, session: u64, found: u64) -> bool {
-        if found == empty_id(session) {
+    fn is_absent_to(
+        &self,
+        caller: Caller,
+        session: u64,
+        id: u64,
+        found_before: Option<Found>,
+    ) -> bool {
+        if id == empty_id(session) {
             self.lasting
                 .sessions
                 .asked_by(caller.tid, session)
                 .is_some()
-                || self.is_told_of_absence(caller.tid)
+                || self.is_told_of_absence(caller.tid, found_before)
         } else {
-            self.has_removed_inode(session, found, caller)
+            self.has_removed_inode(session, id, caller)
         }
     }
 
@@ -100,8 +109,12 @@ impl Fs {
             ..self.birth(&stat)
         };
         let entry = self.entry(parent, name, Role::Checkpoint, &stat, identity);
-        (self.holds).begin(caller, self.lasting.nodes.hold(stat.stx_ino, fd));
-        self.found.note(caller.tid);
+        let looked_up = LookedUp {
+            held: Some(self.lasting.nodes.hold(stat.stx_ino, fd)),
+            found: Some(Found::now()),
+            link_of: None,
+        };
+        self.threads.looked_up(caller, looked_up);
         Ok(entry)
     }
 
