@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use rustix::fs::{StatxTimestamp, Timespec, UTIME_NOW, UTIME_OMIT};
 
-use crate::repo::{Attributes, system_time};
-use crate::sys::{Statx, Timestamps};
+use crate::repo::Attributes;
+use crate::sys::{Statx, Timestamps, system_time};
 
 /// The type of what a mode is of.
 pub(in crate::fs) fn kind_of(mode: u32) -> FileType {
