@@ -42,21 +42,6 @@ pub(in crate::fs) fn attr_of(stat: &Statx, ino: u64) -> FileAttr {
     }
 }
 
-/// The device of what a status is of: major and minor number.
-pub(in crate::fs) fn device(stat: &Statx) -> (u32, u32) {
-    (stat.stx_dev_major, stat.stx_dev_minor)
-}
-
-/// Whether it is a directory.
-pub(in crate::fs) fn is_dir(stat: &Statx) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
-}
-
-/// Whether it is a regular file.
-pub(in crate::fs) fn is_file(stat: &Statx) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file()
-}
-
 /// A device number as FUSE carries it (`new_encode_dev`, linux/kdev_t.h).
 fn rdev(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)

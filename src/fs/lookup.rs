@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::fs::attr::{attr_of, device, is_dir};
+use crate::fs::attr::attr_of;
 use crate::fs::dir::Dir;
 use crate::fs::entry::{DIRECTORY_TTL, Entry};
 use crate::fs::errno::Result;
@@ -14,7 +14,7 @@ use crate::fs::lasting::node::{Identity, REPORT_NAME, ROOT, Role, other_role};
 use crate::fs::request::{Caller, Request};
 use crate::fs::session::view::View;
 use crate::repo::{CHECKPOINT, SessionName};
-use crate::sys::{self, Errno, Statx};
+use crate::sys::{self, Errno, Statx, device, is_dir};
 
 impl Fs {
     /// Finds a name, for the thread that asks: one that is about to open a
