@@ -2,7 +2,7 @@
 //! ordinary tool gets saves that are atomic, durable and honest about failure.
 //!
 //! [`repo`] is the storage as a library, for programs that want it without a
-//! mount. [`cli`] is the program `sessionfs`, which the feature `program` adds. It is
+//! mount. `cli` is the program `sessionfs`, which the feature `program` adds. It is
 //! on by default; a program that only stores sessions leaves it out, and most packages
 //! with it:
 //!

@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use rustix::fs::{StatxTimestamp, Timespec, UTIME_NOW, UTIME_OMIT};
 
-use crate::repo::{Attributes, system_time};
-use crate::sys::{Statx, Timestamps};
+use crate::repo::Attributes;
+use crate::sys::{Statx, Timestamps, system_time};
 
 /// The type of what a mode is of.
 pub(in crate::fs) fn kind_of(mode: u32) -> FileType {
@@ -40,21 +40,6 @@ pub(in crate::fs) fn attr_of(stat: &Statx, ino: u64) -> FileAttr {
         blksize: stat.stx_blksize,
         flags: 0,
     }
-}
-
-/// The device of what a status is of: major and minor number.
-pub(in crate::fs) fn device(stat: &Statx) -> (u32, u32) {
-    (stat.stx_dev_major, stat.stx_dev_minor)
-}
-
-/// Whether it is a directory.
-pub(in crate::fs) fn is_dir(stat: &Statx) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir()
-}
-
-/// Whether it is a regular file.
-pub(in crate::fs) fn is_file(stat: &Statx) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file()
 }
 
 /// A device number as FUSE carries it (`new_encode_dev`, linux/kdev_t.h).

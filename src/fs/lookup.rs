@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use crate::fs::attr::{attr_of, device, is_dir};
+use crate::fs::attr::attr_of;
 use crate::fs::dir::Dir;
 use crate::fs::entry::{DIRECTORY_TTL, Entry};
 use crate::fs::errno::Result;
@@ -15,7 +15,7 @@ use crate::fs::session::found::Found;
 use crate::fs::session::threads::LookedUp;
 use crate::fs::session::view::View;
 use crate::repo::{CHECKPOINT, SessionName};
-use crate::sys::{self, Errno, Statx};
+use crate::sys::{self, Errno, Statx, device, is_dir};
 
 impl Fs {
     /// Finds a name, for the thread that asks: one that is about to open a

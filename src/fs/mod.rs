@@ -2,7 +2,7 @@
 //! is a save (DESIGN 2, 4 and 5).
 //!
 //! Every operation takes plain values and answers plain values, so that all
-//! of it can be called without a mount; `fuse.rs` is the only user.
+//! of it can be called without a mount; `fuse` is the only user.
 
 mod attr;
 mod caller;
@@ -35,8 +35,9 @@ pub use self::errno::{Fail, Result};
 pub use self::filesystem::Fs;
 pub use self::flock::ask::{Ask, Flock, Locked};
 pub use self::lasting::node::REPORT_NAME;
+pub use self::listing::read::Listed;
 pub use self::opened::{Created, Opened};
 pub use self::options::{Missing, Options};
 pub use self::report::contents::SCHEMA;
-pub use self::request::{Caller, Patience};
+pub use self::request::{Caller, Patience, Request};
 pub use self::shares::{Share, Shares};

@@ -4,12 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use fuser::{Errno, ReplyData, Request, TimeOrNow};
+use fuser::{Request, TimeOrNow};
 
 use super::buffers::Buffers;
+use super::reply::Answer;
 use super::threads::Threads;
 use super::workers::Workers;
-use crate::fs::{Caller, Fail, Fs, Patience, Result};
+use crate::fs::{Caller, Fail, Fs, Patience, Request as Asked, Result};
 use crate::sys::memory;
 
 /// A [`Fs`], for fuser.
@@ -35,16 +36,16 @@ impl Adapter {
     /// begin.
     pub(super) fn serve<R, T>(
         &self,
+        request: &Request,
         reply: R,
-        operation: impl Fn(&Fs, Patience, &R) -> Result<T> + Send + 'static,
-        answer: fn(R, std::result::Result<T, Errno>),
+        operation: impl Fn(&Fs, Asked, &R) -> Result<T> + Send + 'static,
     ) where
-        R: Send + 'static,
+        R: Answer<T>,
         T: 'static,
     {
         match memory::require_room() {
-            Ok(()) => self.finish(reply, operation, answer),
-            Err(errno) => answer(reply, Err(Fail::from(errno).errno())),
+            Ok(()) => self.finish(request, reply, operation),
+            Err(errno) => reply.answer(Err(errno.into())),
         }
     }
 
@@ -54,24 +55,25 @@ impl Adapter {
     /// know of what it lacks, or it would be published so.
     pub(super) fn finish<R, T>(
         &self,
+        request: &Request,
         reply: R,
-        operation: impl Fn(&Fs, Patience, &R) -> Result<T> + Send + 'static,
-        answer: fn(R, std::result::Result<T, Errno>),
+        operation: impl Fn(&Fs, Asked, &R) -> Result<T> + Send + 'static,
     ) where
-        R: Send + 'static,
+        R: Answer<T>,
         T: 'static,
     {
+        let caller = caller(request);
         if let Some(_inside) = self.threads.enter() {
-            let result = guarded(|| operation(&self.fs, Patience::None, &reply));
+            let result = guarded(|| operation(&self.fs, caller.with(Patience::None), &reply));
             if !matches!(result, Err(Fail::WouldBlock)) {
-                return answer(reply, result.map_err(Fail::errno));
+                return reply.answer(result);
             }
         }
         let fs = self.fs.clone();
         self.workers.run(move || {
             let _busy = fs.busy();
-            let result = guarded(|| operation(&fs, Patience::Wait, &reply));
-            answer(reply, result.map_err(Fail::errno));
+            let result = guarded(|| operation(&fs, caller.with(Patience::Wait), &reply));
+            reply.answer(result);
         });
     }
 
@@ -98,37 +100,6 @@ pub(super) fn caller(request: &Request) -> Caller {
         uid: request.uid(),
         gid: request.gid(),
     }
-}
-
-/// `ERANGE` for a value that does not fit; `size` 0 asks for the length.
-pub(super) fn fitting(value: Vec<u8>, size: u32) -> Result<Vec<u8>> {
-    if size != 0 && value.len() > size as usize {
-        return Err(Fail::Errno(libc::ERANGE));
-    }
-    Ok(value)
-}
-
-/// Answers a READ; gives the reply back if it would have to wait.
-pub(super) fn read(
-    fs: &Fs,
-    buffers: &Buffers,
-    reply: ReplyData,
-    (user, handle, at, size): (u32, u64, u64, u32),
-    patience: Patience,
-) -> Option<ReplyData> {
-    let mut buffer = match buffers.take(user, size as usize, patience) {
-        Ok(buffer) => buffer,
-        Err(errno) => {
-            reply.error(Fail::from(errno).errno());
-            return None;
-        }
-    };
-    match guarded(|| fs.read(handle, at, &mut buffer, patience)) {
-        Ok(n) => reply.data(&buffer[..n]),
-        Err(Fail::WouldBlock) => return Some(reply),
-        Err(fail) => reply.error(fail.errno()),
-    }
-    None
 }
 
 /// A time of a SETATTR. fuser 0.18 takes the nanoseconds of a time before 1970

@@ -1,13 +1,12 @@
 //! flock(2): see [`crate::fs`]. Of fcntl(2) locks nothing comes here: they are the
 //! kernel's, as `FUSE_POSIX_LOCKS` is not asked for.
 
-use std::io;
 use std::sync::Arc;
 
 use fuser::ReplyEmpty;
 
 use super::adapter::{Adapter, guarded};
-use super::reply;
+use super::reply::Answer;
 use super::workers::Workers;
 use crate::fs::{Ask, Fail, Flock, Fs, Locked, Patience, Result};
 
@@ -22,6 +21,14 @@ pub(super) fn flock(typ: i32) -> Result<Flock> {
 }
 
 impl Adapter {
+    /// Those who wait for locks of it, for the thread that answers them.
+    pub fn waiters(&self) -> Waiters {
+        Waiters {
+            fs: self.fs.clone(),
+            workers: self.workers.clone(),
+        }
+    }
+
     /// Does what is asked for, or puts off the answer; on a worker, if it would
     /// have to wait, or no other thread is free.
     pub(super) fn lock(&self, ask: Ask, reply: ReplyEmpty) {
@@ -40,7 +47,7 @@ impl Adapter {
 }
 
 fn settle(fs: &Fs, ask: Ask, reply: ReplyEmpty, result: Result<Locked>) {
-    let answer = |result: Result<()>| reply::empty(reply, result.map_err(Fail::errno));
+    let answer = |result| reply.answer(result);
     match result {
         Ok(Locked::Now) => answer(Ok(())),
         Ok(Locked::NotYet) => fs.wait_for_flock(ask, Box::new(answer)),
@@ -48,26 +55,30 @@ fn settle(fs: &Fs, ask: Ask, reply: ReplyEmpty, result: Result<Locked>) {
     }
 }
 
-/// Starts the thread that answers those who have waited for a lock. It waits for
-/// nothing else: what a client has mapped may take as long to be written back as
-/// that client pleases, and a disk as well.
-pub(super) fn start(fs: Arc<Fs>, workers: Workers) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name("locks".into());
-    thread.spawn(move || {
+/// Those who wait for a lock.
+pub struct Waiters {
+    fs: Arc<Fs>,
+    workers: Workers,
+}
+
+impl Waiters {
+    /// Answers each when its turn has come, for ever: to be called by a thread of its
+    /// own. It waits for nothing else: what a client has mapped may take as long to be
+    /// written back as that client pleases, and a disk as well.
+    pub fn answer(&self) {
         loop {
-            for due in fs.due_flocks() {
-                let result = guarded(|| fs.settle_flock(&due, Patience::None));
+            for due in self.fs.due_flocks() {
+                let result = guarded(|| self.fs.settle_flock(&due, Patience::None));
                 if !matches!(result, Err(Fail::WouldBlock)) {
                     due.answer(result);
                     continue;
                 }
-                let fs = fs.clone();
-                workers.run(move || {
+                let fs = self.fs.clone();
+                self.workers.run(move || {
                     let result = guarded(|| fs.settle_flock(&due, Patience::Wait));
                     due.answer(result);
                 });
             }
         }
-    })?;
-    Ok(())
+    }
 }

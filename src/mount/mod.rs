@@ -22,6 +22,7 @@ mod service;
 mod signals;
 pub mod status;
 mod table;
+mod threads;
 mod watches;
 
 pub use error::{Error, Kind};

@@ -15,7 +15,7 @@ use super::attach::{self, Mounted};
 use super::error::{Error, Kind, Result, Unmount};
 use super::options::Access;
 use super::request::Request;
-use super::{beside, preflight, presence, service, signals, table, watches};
+use super::{beside, preflight, presence, service, signals, table, threads, watches};
 use crate::fs::{Fs, Options};
 use crate::fuse::Adapter;
 use crate::proc::holders::{holders, in_words};
@@ -206,12 +206,10 @@ fn start(
         Access::Owner | Access::Everybody => SessionACL::All,
     };
     config.acl = acl;
-    let session = Session::from_fd(
-        Adapter::new(fs.clone(), request.threads),
-        connection,
-        acl,
-        config,
-    )?;
+    let adapter = Adapter::new(fs.clone(), request.threads);
+    let waiters = adapter.waiters();
+    let session = Session::from_fd(adapter, connection, acl, config)?;
+    threads::start(&fs, waiters)?;
     fs.notify_by(session.notifier());
     let (sender, events) = mpsc::channel();
     // Sending fails only when the process is ending.

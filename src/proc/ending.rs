@@ -109,7 +109,6 @@ fn ending(tid: u32) -> Closer {
     match parse_stat(&stat) {
         None => Closer::Unknown,
         Some(stat) if stat.flags & PF_EXITING == 0 => Closer::Closed,
-        #[cfg(feature = "test-switches")]
         Some(_) if crate::sys::defect::has(crate::sys::defect::Defect::KilledNotSeen) => {
             Closer::Exiting
         }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::files::{self, File, OutOfExec};
 use super::mountinfo;
 use super::status::{all_processes, field};
-use crate::sys::Statx;
+use crate::sys::{self, Statx};
 
 /// How a process uses a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +200,7 @@ pub fn flock_owner(file: &Statx) -> Option<u32> {
 fn device_in_proc(file: &Statx) -> (u32, u32) {
     let mounts = mountinfo::read().unwrap_or_default();
     let mount = mounts.iter().find(|mount| mount.id == file.stx_mnt_id);
-    mount.map_or((file.stx_dev_major, file.stx_dev_minor), |m| m.device)
+    mount.map_or(sys::device(file), |m| m.device)
 }
 
 /// Lines as `1: FLOCK  ADVISORY  WRITE 4711 08:01:2345 0 EOF`, the device in
@@ -277,7 +277,6 @@ pub fn in_words(holders: &[Holder]) -> String {
 mod tests {
     use super::*;
     use crate::proc::files::may_be_in_exec;
-    use crate::sys;
     use std::os::unix::fs::MetadataExt;
     use std::process::{Command, Stdio};
 

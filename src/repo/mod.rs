@@ -69,7 +69,6 @@ pub use session::{CHECKPOINT, Session};
 pub use staged::{Base, Staged};
 
 // For the mount and the commands.
-pub(crate) use crate::sys::system_time;
 pub(crate) use attributes::{Attributes, without_privileges};
 pub(crate) use lock::{is_mark, try_own as own_lock};
 pub(crate) use naming::parse_argument;

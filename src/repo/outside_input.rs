@@ -6,8 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path};
 
-use super::{SessionName, debris, location, parse_argument, system_time};
-use crate::sys;
+use super::{SessionName, debris, location, parse_argument};
+use crate::sys::{self, system_time};
 
 /// Names as such, as ids, as arguments, as prefixes, and as the environment gives
 /// them.

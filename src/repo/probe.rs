@@ -200,7 +200,7 @@ impl Repository {
     pub fn probe(&self) -> Result<Vec<(Feature, Answer)>> {
         let during = "open the repository";
         let missing = Error::new(Kind::NotFound, during, Errno::NOENT);
-        let root = self.root()?.ok_or(missing)?;
+        let root = self.root()?.ok_or_else(|| self.tell(missing))?;
         let answers = match Directory::new(root) {
             Ok(directory) => TRIES.map(|(feature, attempt)| {
                 let answer = Answer::of(attempt(directory.fd.as_fd()));
@@ -221,7 +221,8 @@ impl Repository {
         let Some(root) = self.root()? else {
             return Ok(Vec::new());
         };
-        let names = sys::read_dir(&*root).during("read the repository")?;
+        let names = sys::read_dir(&*root).during("read the repository");
+        let names = names.map_err(|e| self.tell(e))?;
         let left = names.into_iter().filter_map(|name| {
             if !name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
                 return None;
@@ -266,7 +267,9 @@ impl Repository {
             let gone = remove::remove_tree(&*root, name, &mut |_, errno| failed = Err(errno));
             failed.map(|()| gone)
         };
-        remove().during("remove what a probe has left")
+        remove()
+            .during("remove what a probe has left")
+            .map_err(|e| self.tell(e))
     }
 }
 

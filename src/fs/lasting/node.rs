@@ -13,11 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fuser::BackingId;
 
-use crate::fs::attr::is_dir;
 use crate::fs::session::hold::Held;
 use crate::fs::session::writer::Writer;
 use crate::fs::shares::limit_of_descriptors;
-use crate::sys::Statx;
+use crate::sys::{Statx, is_dir};
 
 /// The root's node id (`FUSE_ROOT_ID`).
 pub(in crate::fs) const ROOT: u64 = 1;

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::fs::attr::{attr_of, device, is_dir, is_file};
+use crate::fs::attr::attr_of;
 use crate::fs::dir::Dir;
 use crate::fs::entry::{Entry, LISTING_TTL};
 use crate::fs::errno::Result;
@@ -17,7 +17,7 @@ use crate::fs::listing::state::Listing;
 use crate::fs::options::Missing;
 use crate::fs::request::{Caller, Patience, Request};
 use crate::repo::CHECKPOINT;
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, device, is_dir, is_file};
 
 /// One entry of a directory.
 #[derive(Debug)]

@@ -3,14 +3,13 @@
 
 use std::ffi::{CString, OsStr};
 
-use crate::fs::attr::{is_dir, is_file};
 use crate::fs::entry::Entry;
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
 use crate::fs::lasting::node::{ROOT, Role};
 use crate::fs::request::{Caller, Request};
 use crate::repo::{LOCK, SessionName};
-use crate::sys::{self, Errno, Mode};
+use crate::sys::{self, Errno, Mode, is_dir, is_file};
 
 impl Fs {
     /// Makes a directory: a session in the root, of exactly this name.

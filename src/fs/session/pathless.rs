@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 
 use fuser::{FileAttr, FopenFlags};
 
-use crate::fs::attr::{attr_of, is_file};
+use crate::fs::attr::attr_of;
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
 use crate::fs::lasting::handle::Handle;
@@ -27,7 +27,7 @@ use crate::fs::opened::{Opened, only_appends};
 use crate::fs::request::{Caller, Request};
 use crate::fs::session::writer::{Wait, Writer, absent_attr};
 use crate::repo::CHECKPOINT;
-use crate::sys::{self, Errno, OFlags};
+use crate::sys::{self, Errno, OFlags, is_file};
 
 impl Fs {
     /// Opens a writer that shares the node of a checkpoint. A process that has one

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use crate::fs::attr::is_file;
 use crate::fs::entry::Entry;
 use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
@@ -13,7 +12,7 @@ use crate::fs::lasting::node::ROOT;
 use crate::fs::request::Request;
 use crate::fs::session::removals::Asked;
 use crate::repo::{Kind, LOCK, Linked, Session, SessionName};
-use crate::sys::{self, Errno, RenameFlags, Statx};
+use crate::sys::{self, Errno, RenameFlags, Statx, is_file};
 
 /// A name in a directory.
 type Place<'a> = (u64, &'a OsStr);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use fuser::{FileAttr, INodeNo};
 
-use crate::fs::attr::is_file;
 use crate::fs::entry::Entry;
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
@@ -17,7 +16,7 @@ use crate::fs::session::found::Found;
 use crate::fs::session::threads::LookedUp;
 use crate::fs::session::writer::{Writer, absent_attr};
 use crate::repo::CHECKPOINT;
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, is_file};
 
 /// What a caller finds by the name `session`.
 pub(in crate::fs) enum View {

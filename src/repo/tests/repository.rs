@@ -460,6 +460,16 @@ fn errors_name_the_path() {
 
     // Where there is no session, the repository is named.
     let file = sandbox.path("session");
-    let error = Repository::new(&file).list().unwrap_err();
-    assert_eq!(error.path(), Some(file));
+    let other = Repository::new(&file);
+    for error in [
+        other.list().unwrap_err(),
+        other.probe().unwrap_err(),
+        other.left_probes().unwrap_err(),
+        other.create("x-").unwrap_err(),
+    ] {
+        assert_eq!(error.path(), Some(file.clone()));
+    }
+    let missing = Repository::new(sandbox.path("none"));
+    let error = missing.probe().unwrap_err();
+    assert_eq!(error.path().as_deref(), Some(missing.path()));
 }
