@@ -2,9 +2,9 @@
 //! ordinary tool gets saves that are atomic, durable and honest about failure.
 //!
 //! [`repo`] is the storage as a library, for programs that want it without a
-//! mount. `cli` is the program `sessionfs`, which the feature `program` adds. It is
-//! on by default; a program that only stores sessions leaves it out, and most packages
-//! with it:
+//! mount. `sessionfs::cli` is the program `sessionfs`, which the feature `program`
+//! adds. It is on by default; a program that only stores sessions leaves it out, and
+//! most packages with it:
 //!
 //! ```toml
 //! sessionfs = { version = "0.1", default-features = false }
