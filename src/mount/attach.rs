@@ -85,7 +85,7 @@ impl Mounted {
         self.device
     }
 
-    fn is(&self, entry: &table::Entry) -> bool {
+    fn is(&self, entry: &table::Mount) -> bool {
         entry.kind == self.kind && entry.device == self.device
     }
 
@@ -94,9 +94,9 @@ impl Mounted {
     pub(super) fn is_stacked(&self) -> bool {
         let below = || {
             let entries = table::read().ok()?;
-            let ours = |entry: &&table::Entry| entry.kind == self.kind;
-            let at_mountpoint = |entry: &&table::Entry| entry.mountpoint == self.mountpoint;
-            let device = |entry: &&table::Entry| entry.device == self.device;
+            let ours = |entry: &&table::Mount| entry.kind == self.kind;
+            let at_mountpoint = |entry: &&table::Mount| entry.mountpoint == self.mountpoint;
+            let device = |entry: &&table::Mount| entry.device == self.device;
             let own = entries.iter().filter(at_mountpoint).find(device)?;
             let mut others = entries.iter().filter(ours).filter(at_mountpoint);
             others.find(|entry| entry.id == own.parent).map(|_| ())
@@ -122,7 +122,7 @@ impl Mounted {
         if self.has_ended() {
             return Ok(());
         }
-        let ours = |entry: &table::Entry| self.is(entry);
+        let ours = |entry: &table::Mount| self.is(entry);
         let mut result = Ok(());
         for entry in entries.into_iter().filter(ours) {
             // The path may lead to another mount, which hides ours.
@@ -146,7 +146,7 @@ impl Mounted {
     /// to another filesystem by now.
     pub(super) fn remove_if_dead(&self) {
         let dead = Location::of(&self.mountpoint).is_ok_and(|location| {
-            let ours = |entry: &table::Entry| self.is(entry);
+            let ours = |entry: &table::Mount| self.is(entry);
             location.mounted_here().is_some_and(ours) && is_dead(&self.mountpoint)
         });
         if dead && let Err(why) = unmount(&self.mountpoint, true) {

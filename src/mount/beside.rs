@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::presence::{self, is_served_by_us};
-use super::table::Entry;
+use super::table::Mount;
 
 /// The mountpoints of the repository's other mounts. `own` is the device of our own
 /// mount, once it is made. A mount whose daemon is dead does not count; one with
@@ -12,7 +12,7 @@ use super::table::Entry;
 pub(super) fn mounts_of(
     repository: &Path,
     own: Option<(u32, u32)>,
-    mounts: &[Entry],
+    mounts: &[Mount],
 ) -> Vec<PathBuf> {
     let mut devices: Vec<_> = own.into_iter().collect();
     let mut found = Vec::new();

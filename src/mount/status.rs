@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::beside;
 use super::error::{Error, Kind, Result};
 use super::presence::is_served_by_us;
-use super::table::{self, Entry, Location};
+use super::table::{self, Location, Mount};
 use crate::fs::REPORT_NAME;
 
 /// How long a daemon may take to answer.
@@ -96,7 +96,7 @@ impl Asker {
     }
 
     /// All at once: that one hangs costs no more than that several do.
-    fn ask(&mut self, entries: Vec<Entry>, all: &[Entry]) -> Vec<Status> {
+    fn ask(&mut self, entries: Vec<Mount>, all: &[Mount]) -> Vec<Status> {
         self.stuck
             .retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
         let asked: Vec<_> = entries
@@ -155,7 +155,7 @@ impl Asker {
     }
 }
 
-fn mounts() -> Result<Vec<Entry>> {
+fn mounts() -> Result<Vec<Mount>> {
     table::read().map_err(|e| Error::failed(format!("cannot read the table of mounts: {e}")))
 }
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use rustix::fs::{Mode, OFlags};
 
-pub use crate::proc::mountinfo::{Entry, TYPE, read};
+pub use crate::proc::mountinfo::{Mount, TYPE, read};
 
 /// A path, and the mount that it is on.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct Location {
     /// The path without symlinks.
     pub path: PathBuf,
     /// The mount that it is on, unless that is outside this process's root.
-    pub mount: Option<Entry>,
+    pub mount: Option<Mount>,
 }
 
 impl Location {
@@ -32,7 +32,7 @@ impl Location {
     }
 
     /// The mount whose root directory this is, if it is one.
-    pub fn mounted_here(&self) -> Option<&Entry> {
+    pub fn mounted_here(&self) -> Option<&Mount> {
         self.mount
             .as_ref()
             .filter(|entry| entry.mountpoint == self.path)

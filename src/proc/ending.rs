@@ -1,5 +1,5 @@
-//! How a process ends that closes a file, or has written to it: by itself, or
-//! killed (DESIGN 2.6 and 5).
+//! How a process that closes a file, or has written to it, ends: by itself, or killed
+//! (DESIGN 2.6 and 5).
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,30 +9,30 @@ use super::identity::Process;
 use super::status::{has_memory, has_pending_kill, parse_stat, parse_status};
 use super::table::{Sought, Table, own_table};
 
-/// Flags in proc_pid_stat(5): exiting, and by a signal (linux/sched.h).
+/// Flags in proc_pid_stat(5): exiting, and exiting because of a signal (linux/sched.h).
 const PF_EXITING: u64 = 0x4;
 
 const PF_SIGNALED: u64 = 0x400;
 
-/// How long a look is tried again for which we lack descriptors or memory.
+/// How long to try again when the daemon lacks the descriptors or memory for a look.
 const SHORT_TIME: Duration = Duration::from_secs(1);
 
-/// What a process is about that closes a descriptor.
+/// What a process that closes a descriptor is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closer {
-    /// It holds the file through another descriptor still.
+    /// It has the file open through another descriptor.
     Holds,
-    /// It does not, and goes on.
+    /// It has not, and goes on.
     Closed,
-    /// It is at its end, by itself.
+    /// It is ending by itself.
     Exiting,
-    /// It is at its end, by a signal.
+    /// It is ending because of a signal.
     Killed,
     /// `/proc` does not tell (pid 0, or no permission).
     Unknown,
 }
 
-/// Looks at the thread that sent a FLUSH of the file, and waits for the answer.
+/// What the thread that has sent a FLUSH of the file, and waits for the answer, is doing.
 pub fn closer(tid: u32, file: Sought) -> Closer {
     if tid == 0 {
         return Closer::Unknown;
@@ -40,7 +40,7 @@ pub fn closer(tid: u32, file: Sought) -> Closer {
     match patiently(|| own_table(tid, file)) {
         Ok(Table::Holds | Table::HoldsUntilExec) => Closer::Holds,
         Ok(Table::Other) => Closer::Closed,
-        // An empty table: it closes all, or had just this one.
+        // An empty table: it is closing all descriptors, or had only this one.
         Ok(Table::Empty) => ending(tid),
         Err(e) if e.kind() == io::ErrorKind::NotFound => ending(tid),
         Err(e) if is_short(&e) => cannot_tell(tid, &e),
@@ -48,8 +48,8 @@ pub fn closer(tid: u32, file: Sought) -> Closer {
     }
 }
 
-/// The process of a thread that waits for us. Where we lack a descriptor to know it
-/// by, this is tried again.
+/// The process of a thread that waits for our answer. Tries again if the daemon lacks a
+/// descriptor for the look.
 pub fn known(tid: u32) -> Process {
     let start = Instant::now();
     loop {
@@ -61,7 +61,7 @@ pub fn known(tid: u32) -> Process {
     }
 }
 
-/// Whether it is us who lack something.
+/// Whether the daemon itself lacks descriptors or memory.
 fn is_short(error: &io::Error) -> bool {
     let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
     error
@@ -69,8 +69,8 @@ fn is_short(error: &io::Error) -> bool {
         .is_some_and(|errno| short.contains(&errno))
 }
 
-/// Looks again for a while where we lack descriptors or memory to look. Only for a
-/// thread that serves nobody else.
+/// Tries again for a while if the daemon lacks descriptors or memory. Only for a thread
+/// that serves nobody else.
 fn patiently<T>(mut look: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let start = Instant::now();
     loop {
@@ -83,14 +83,14 @@ fn patiently<T>(mut look: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// A process that may have been killed, as nobody can tell that it was not: what it
-/// wrote may be a piece, and is not published.
+/// For a process whose end cannot be seen. It may have been killed, so what it wrote may
+/// be incomplete, and must not be published.
 fn cannot_tell(pid: u32, why: &io::Error) -> Closer {
-    log::error!("how process {pid} ends cannot be seen: {why}");
+    log::error!("cannot see how process {pid} ends, and take it for killed: {why}");
     Closer::Killed
 }
 
-/// How a thread with an empty table ends, if it does.
+/// How a thread with an empty table ends, if it is ending.
 fn ending(tid: u32) -> Closer {
     let status = match patiently(|| read(tid, File::Status)) {
         Ok(status) => status,
@@ -100,7 +100,7 @@ fn ending(tid: u32) -> Closer {
     if has_memory(&status) {
         return Closer::Closed;
     }
-    // Out of exec(2) for good: see `is_being_killed`.
+    // It is past any exec(2), since it has no memory: see `is_being_killed`.
     let stat = match patiently(|| OutOfExec::known(tid).stat()) {
         Ok(stat) => stat,
         Err(e) if is_short(&e) => return cannot_tell(tid, &e),
@@ -112,16 +112,16 @@ fn ending(tid: u32) -> Closer {
         Some(_) if crate::sys::defect::has(crate::sys::defect::Defect::KilledNotSeen) => {
             Closer::Exiting
         }
-        // When one thread of a process calls exit(2), the kernel ends the
-        // others by the means of a signal: what counts is how the process
-        // ends (`exit_code`, shown to those who may trace it).
+        // When one thread calls exit_group(2), the kernel ends the others by a signal.
+        // What counts is how the process ends (`exit_code`, shown to those who may trace
+        // it).
         Some(stat) if stat.flags & PF_SIGNALED != 0 && stat.exit_code & 0x7f != 0 => Closer::Killed,
         Some(_) => Closer::Exiting,
     }
 }
 
-/// Whether a process that need not have noticed yet is to end by a signal:
-/// the kernel has given it a `SIGKILL` then, whatever the signal was.
+/// Whether a signal is about to end a process, which may still run. The kernel has sent
+/// it a `SIGKILL` then, whatever the first signal was.
 pub fn is_being_killed(pid: u32) -> bool {
     let status = match patiently(|| read(pid, File::Status)) {
         Ok(status) => status,
@@ -131,7 +131,7 @@ pub fn is_being_killed(pid: u32) -> bool {
     if !has_memory(&status) {
         return ending(pid) == Closer::Killed;
     }
-    // Of several threads it may be one that ended them all by exit(2).
+    // With several threads, the signal may come from one that has called exit_group(2).
     parse_status(&status, "Threads:", 10) == Some(1) && has_pending_kill(&status)
 }
 

@@ -1,10 +1,9 @@
-//! Which processes use a mount: what `/proc` shows of their files, to whoever
-//! may see it.
+//! Which processes use a mount, as far as `/proc` shows their files to this process.
 //!
-//! Nothing here asks the filesystem itself: links in `/proc` are read and not
-//! followed, so a mount whose daemon is dead or hangs can be asked about. What is
-//! mapped is not asked for: `/proc/PID/maps` waits for a process that is stuck in
-//! another filesystem, as long as that lasts (Linux 6.18).
+//! Nothing here asks the filesystem itself: links in `/proc` are read but not followed,
+//! so it works also for a mount whose daemon is dead or hangs. Mapped files are not
+//! looked at: `/proc/PID/maps` waits for a process that is stuck in another filesystem,
+//! as long as that lasts (Linux 6.18).
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -25,16 +24,16 @@ pub enum Use {
     Reads,
     /// Open for writing.
     Writes,
-    /// It is its working directory, its root or its program.
+    /// As its working directory, its root or its program.
     Other,
 }
 
 /// A file that a process uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Used {
-    /// How.
+    /// In which way.
     pub how: Use,
-    /// Where it is, as the process sees it.
+    /// The path, as the process sees it.
     pub path: PathBuf,
 }
 
@@ -45,28 +44,28 @@ pub struct Holder {
     pub pid: u32,
     /// The name of its program (`/proc/PID/comm`).
     pub command: String,
-    /// What it uses, each once.
+    /// The files that it uses, each once.
     pub files: Vec<Used>,
 }
 
-/// The places of a mount in one mount namespace: ids and mountpoints.
-type Places = Vec<(u64, PathBuf)>;
+/// Where a mount is seen in one mount namespace: mount ids and mountpoints.
+type Mountpoints = Vec<(u64, PathBuf)>;
 
-/// How many descriptors of one process are looked at, and how long it may take in
-/// all: what others have open costs them the answer, and us no more (DESIGN 13.2).
+/// How many descriptors of one process are looked at, and how long the whole search may
+/// take. So a process with many descriptors cannot slow the daemon down (DESIGN 13.2).
 const MOST_DESCRIPTORS: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The processes but this one that use the filesystem with this device
-/// number, as far as we may look, and as the time allows.
+/// The processes, but this one, that use the filesystem with this device number, as far
+/// as they may be looked at in the time.
 pub fn holders(device: (u32, u32)) -> Vec<Holder> {
     search(device).0
 }
 
-/// The same; and whether all that we may look at was looked at.
+/// As [`holders`]; and whether all processes that we may look at were looked at.
 pub fn search(device: (u32, u32)) -> (Vec<Holder>, bool) {
     let deadline = Instant::now() + PATIENCE;
-    let mut namespaces: HashMap<OsString, Places> = HashMap::new();
+    let mut namespaces: HashMap<OsString, Mountpoints> = HashMap::new();
     let mut holders: Vec<Holder> = Vec::new();
     let mut is_complete = true;
     for pid in all_processes().filter(|pid| *pid != std::process::id()) {
@@ -75,15 +74,15 @@ pub fn search(device: (u32, u32)) -> (Vec<Holder>, bool) {
             break;
         }
         let (files, all) = match OutOfExec::of(pid) {
-            None => open_in_exec(pid, &places(pid, device)),
+            None => open_in_exec(pid, &mountpoints(pid, device)),
             Some(process) => {
                 let Ok(namespace) = process.namespace("mnt") else {
                     continue;
                 };
-                let places = namespaces
+                let mountpoints = namespaces
                     .entry(namespace)
-                    .or_insert_with(|| places(pid, device));
-                used(pid, process, places)
+                    .or_insert_with(|| mountpoints(pid, device));
+                used(pid, process, mountpoints)
             }
         };
         is_complete &= all;
@@ -99,8 +98,8 @@ pub fn search(device: (u32, u32)) -> (Vec<Holder>, bool) {
     (holders, is_complete)
 }
 
-/// The descriptors of a process, each with its mount and whether it is open for
-/// writing; and whether these are all.
+/// The descriptors of a process, each with its mount and whether it is open for writing;
+/// and whether these are all.
 fn descriptors(pid: u32) -> (Vec<(OsString, u64, bool)>, bool) {
     let entries = files::descriptors(pid);
     let mut entries = entries.into_iter().flatten().flatten();
@@ -114,13 +113,13 @@ fn descriptors(pid: u32) -> (Vec<(OsString, u64, bool)>, bool) {
 }
 
 /// Where the process sees the mount.
-fn places(pid: u32, device: (u32, u32)) -> Places {
+fn mountpoints(pid: u32, device: (u32, u32)) -> Mountpoints {
     let mounts = mountinfo::read_of(pid).unwrap_or_default();
-    let ours = mounts.into_iter().filter(|entry| entry.device == device);
-    ours.map(|entry| (entry.id, entry.mountpoint)).collect()
+    let ours = mounts.into_iter().filter(|mount| mount.device == device);
+    ours.map(|mount| (mount.id, mount.mountpoint)).collect()
 }
 
-fn used(pid: u32, process: OutOfExec, places: &Places) -> (Vec<Used>, bool) {
+fn used(pid: u32, process: OutOfExec, mountpoints: &Mountpoints) -> (Vec<Used>, bool) {
     let mut files = Vec::new();
     let mut add = |how, path: PathBuf| {
         let file = Used { how, path };
@@ -128,22 +127,22 @@ fn used(pid: u32, process: OutOfExec, places: &Places) -> (Vec<Used>, bool) {
             files.push(file);
         }
     };
-    if !places.is_empty() {
+    if !mountpoints.is_empty() {
         for link in ["cwd", "root", "exe"] {
             let path = process.link(link);
-            let is_inside = |path: &PathBuf| places.iter().any(|(_, at)| path.starts_with(at));
+            let is_inside = |path: &PathBuf| mountpoints.iter().any(|(_, at)| path.starts_with(at));
             if let Some(path) = path.ok().filter(is_inside) {
                 add(Use::Other, path);
             }
         }
     }
-    let (descriptors, all) = match places[..] {
-        // Where it is not seen, nothing of it can be opened.
+    let (descriptors, all) = match mountpoints[..] {
+        // A mount that the process does not see is not searched for.
         [] => (Vec::new(), true),
         _ => descriptors(pid),
     };
     for (number, mount, writes) in descriptors {
-        if places.iter().any(|(id, _)| *id == mount) {
+        if mountpoints.iter().any(|(id, _)| *id == mount) {
             let link = process.descriptor(&number);
             let how = if writes { Use::Writes } else { Use::Reads };
             add(how, without_mark(fs::read_link(link).unwrap_or_default()));
@@ -152,14 +151,14 @@ fn used(pid: u32, process: OutOfExec, places: &Places) -> (Vec<Used>, bool) {
     (files, all)
 }
 
-/// What a process has open that is in exec(2): it may be for long, if another
-/// filesystem hangs, and nobody is to wait for it. The mountpoint stands for the
-/// paths, which cannot be asked for.
-fn open_in_exec(pid: u32, places: &Places) -> (Vec<Used>, bool) {
+/// What a process in exec(2) has open. The exec may last long if another filesystem
+/// hangs, and must not be waited for. So the paths cannot be read, and the mountpoint
+/// stands for them.
+fn open_in_exec(pid: u32, mountpoints: &Mountpoints) -> (Vec<Used>, bool) {
     let mut files = Vec::new();
     let (descriptors, all) = descriptors(pid);
     for (_, mount, writes) in descriptors {
-        if let Some((_, at)) = places.iter().find(|(id, _)| *id == mount) {
+        if let Some((_, at)) = mountpoints.iter().find(|(id, _)| *id == mount) {
             let how = if writes { Use::Writes } else { Use::Reads };
             let path = at.clone();
             files.push(Used { how, path });
@@ -168,17 +167,16 @@ fn open_in_exec(pid: u32, places: &Places) -> (Vec<Used>, bool) {
     (files, all)
 }
 
-/// A path without what the kernel puts behind it when its name leads to
-/// another inode by now: so it does as soon as anybody else looks up what has
-/// been opened for writing.
+/// A path without the mark that the kernel appends when the name leads to another inode
+/// by now. It does so for every file that is open for writing, as soon as another process
+/// looks up its name.
 fn without_mark(path: PathBuf) -> PathBuf {
     let bytes = path.into_os_string().into_vec();
     let name = bytes.strip_suffix(b" (deleted)").unwrap_or(&bytes);
     OsString::from_vec(name.to_vec()).into()
 }
 
-/// The mount of a descriptor, and whether it is open for writing
-/// (proc_pid_fdinfo(5)).
+/// The mount of a descriptor, and whether it is open for writing (proc_pid_fdinfo(5)).
 pub fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
     let mount = field(info, "mnt_id:")?.parse().ok()?;
     let flags = i64::from_str_radix(field(info, "flags:")?, 8).ok()?;
@@ -187,24 +185,25 @@ pub fn parse_fdinfo(info: &[u8]) -> Option<(u64, bool)> {
     Some((mount, writes))
 }
 
-/// The process that has flock'ed a file for itself, as far as `/proc/locks`
-/// tells: it does not know of processes in other pid namespaces.
+/// The process that has an exclusive flock on a file, as far as `/proc/locks` shows it:
+/// not those of other pid namespaces.
 pub fn flock_owner(file: &Statx) -> Option<u32> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     parse_locks(&locks, device_in_proc(file), file.stx_ino)
 }
 
-/// The device of a file's filesystem, as the tables in `/proc` call it. Where
-/// subvolumes or layers have a number of their own (btrfs, overlayfs), stat(2)
-/// tells that one.
+/// The device of a file's filesystem, as the tables in `/proc` show it. On filesystems
+/// that give subvolumes or layers a number of their own (btrfs, overlayfs), stat(2) shows
+/// that one instead.
 fn device_in_proc(file: &Statx) -> (u32, u32) {
     let mounts = mountinfo::read().unwrap_or_default();
     let mount = mounts.iter().find(|mount| mount.id == file.stx_mnt_id);
     mount.map_or(sys::device(file), |m| m.device)
 }
 
-/// Lines as `1: FLOCK  ADVISORY  WRITE 4711 08:01:2345 0 EOF`, the device in
-/// hexadecimal (proc_locks(5)). Who only looks at a lock has it for READ.
+/// Finds the exclusive flock of a file in lines as `1: FLOCK ADVISORY WRITE 4711
+/// 08:01:2345 0 EOF`, the device in hexadecimal (proc_locks(5)). A program that only
+/// probes a lock has it for READ.
 pub fn parse_locks(locks: &str, (major, minor): (u32, u32), ino: u64) -> Option<u32> {
     let wanted = format!("{major:02x}:{minor:02x}:{ino}");
     locks.lines().find_map(|line| {
@@ -215,18 +214,18 @@ pub fn parse_locks(locks: &str, (major, minor): (u32, u32), ino: u64) -> Option<
     })
 }
 
-/// The processes that have a file of this name and inode number open, and the
-/// names of their programs, as far as we may look. A file of a repository has
-/// the same number on a mount, where it is on another device.
+/// The processes that have a file of this name and inode number open, with the names of
+/// their programs, as far as we may look. A file of a repository has the same number on a
+/// mount, but another device.
 pub fn openers(name: &str, ino: u64) -> Vec<(u32, String)> {
     let has_open = |pid: &u32| {
         let descriptors = files::descriptors(*pid);
         descriptors.into_iter().flatten().flatten().any(|entry| {
             let info = fs::read(entry.path()).unwrap_or_default();
-            // Linux 5.14.
+            // Since Linux 5.14.
             let number = field(&info, "ino:").and_then(|number| number.parse().ok());
-            // A name that is held (`O_PATH`) is not open: so a daemon holds what
-            // has been looked up.
+            // An `O_PATH` descriptor is not an open file: the daemon has such descriptors
+            // of looked-up files.
             let flags = field(&info, "flags:").and_then(|flags| i64::from_str_radix(flags, 8).ok());
             if flags.is_none_or(|flags| flags & i64::from(libc::O_PATH) != 0) {
                 return false;
@@ -254,7 +253,7 @@ pub fn command(pid: u32) -> String {
     String::from_utf8_lossy(&comm).trim_end().to_owned()
 }
 
-/// The processes in words: the first few, and how many there are more.
+/// The processes as text: the first few, and how many more there are.
 pub fn in_words(holders: &[Holder]) -> String {
     const MOST: usize = 5;
     let mut words: Vec<String> = holders
@@ -296,8 +295,8 @@ mod tests {
             .stderr(dir)
             .spawn()
             .unwrap();
-        // spawn() returns before the exec is over (exec_mmap, fs/exec.c, wakes
-        // who waits for vfork(2), Linux 6.18), until when paths are not asked for.
+        // spawn() returns before the exec is over (exec_mmap, fs/exec.c, wakes a parent
+        // in vfork(2), Linux 6.18), and paths are not read before that.
         while may_be_in_exec(child.id()) {
             std::thread::yield_now();
         }
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_proc_shows_is_taken_apart() {
+    fn fdinfo_is_parsed() {
         let info = b"pos:\t0\nflags:\t0100001\nmnt_id:\t29\nino:\t7\n";
         assert_eq!(parse_fdinfo(info), Some((29, true)));
         let path = format!("flags:\t{:o}\nmnt_id:\t29\n", libc::O_PATH | libc::O_RDWR);
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_file_open_or_locked_is_found() {
+    fn processes_with_a_file_open_or_locked_are_found() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let stat = sys::fstat(file.as_file()).unwrap();
         let mut child = Command::new("cat")
@@ -359,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn many_are_counted() {
+    fn many_holders_are_counted() {
         let holder = |pid| Holder {
             pid,
             command: "cat".into(),

@@ -1,9 +1,9 @@
-//! A process or a thread, told from any that has its number later (DESIGN 2.6).
+//! A process or thread, told from any other that gets the same number later (DESIGN 2.6).
 //!
-//! Process ids come round within seconds where somebody forks for it. So nothing
-//! is compared by a number alone: the inode number of a pidfd goes with it, which
-//! is asked for without waiting for anything, and not even in `/proc`. Before
-//! Linux 6.9 it tells nothing, and the number alone has to do.
+//! Process ids may be reused within seconds if a program forks in a loop. So nothing is
+//! compared by the number alone, but also by the inode number of a pidfd, which is read
+//! without waiting and without `/proc`. Before Linux 6.9 that number is the same for all,
+//! and the process id alone must do.
 
 use std::os::fd::OwnedFd;
 
@@ -13,14 +13,14 @@ use crate::sys::process::{has_ended, pidfd, pidfd_identity, pidfd_of_thread, pid
 /// A process or a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Process {
-    /// Its number; 0 if it is outside of our pid namespace, or has ended.
+    /// Its number; 0 if it is outside our pid namespace, or has ended.
     pub pid: u32,
-    /// What tells it from others of that number.
+    /// The inode number of its pidfd.
     start: u64,
 }
 
 impl Process {
-    /// Nobody that we can tell from others.
+    /// A process that cannot be identified.
     pub const UNKNOWN: Self = Self { pid: 0, start: 0 };
 
     /// The process that a thread belongs to.
@@ -28,7 +28,7 @@ impl Process {
         Self::with_pidfd(tid).map_or(Self::UNKNOWN, |(process, _)| process)
     }
 
-    /// The same with a pidfd, by which its end is seen.
+    /// As [`of`](Self::of), with a pidfd by which its end is seen.
     pub fn with_pidfd(tid: u32) -> Option<(Self, OwnedFd)> {
         if tid == 0 {
             return None;
@@ -61,7 +61,7 @@ impl Process {
         Some(Self { pid, start })
     }
 
-    /// Whether it is known to have ended, whether its parent has heard of it or not.
+    /// Whether it is known to have ended, whether or not its parent has waited for it.
     pub fn has_ended(self) -> bool {
         if !self.is_known() {
             return false;
@@ -72,24 +72,24 @@ impl Process {
         }
     }
 
-    /// Whether it can be told from others.
+    /// Whether it can be identified.
     pub fn is_known(self) -> bool {
         self.pid != 0
     }
 
-    /// Whether a thread belongs to this process; never, if it is not known.
+    /// Whether a thread belongs to this process; never if the process is unknown.
     pub fn has_thread(self, tid: u32) -> bool {
         self.is_known() && self == Self::of(tid)
     }
 
-    /// Whether this thread, or the process of which it is the first one, has not
-    /// ended yet, or its parent has not heard of it.
+    /// Whether this thread, or the process whose first thread it is, still has its
+    /// number: it has not ended, or its parent has not waited for it.
     pub fn exists(self) -> bool {
         self.is_known() && self == Self::thread(self.pid)
     }
 }
 
-/// The process of a thread that is not its first one.
+/// The process of a thread that is not its first.
 fn group_of_thread(tid: u32) -> Option<u32> {
     let group = pidfd_of_thread(tid).and_then(pidfd_thread_group);
     // Before Linux 6.13.
@@ -104,7 +104,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn rule_2_6_a_process_is_told_from_one_that_has_its_number_later() {
+    fn rule_2_6_a_process_is_told_from_a_later_one_with_its_number() {
         let mut first = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let process = Process::of(first.id());
         assert!(process.is_known() && process.exists());
@@ -114,7 +114,7 @@ mod tests {
         first.wait().unwrap();
         assert!(!process.exists());
         assert!(!process.has_thread(first.id()));
-        // As if its number had come round.
+        // As if its number had been reused.
         let me = Process::of(std::process::id());
         let later = Process {
             start: process.start,
@@ -139,7 +139,7 @@ mod tests {
             thread
         });
         let ended = thread.join().unwrap();
-        // It has told that it is at its end a little before that.
+        // The thread is joined a little before it has ended.
         while ended.exists() {
             std::thread::yield_now();
         }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_2_6_nobody_is_no_process() {
+    fn rule_2_6_an_unknown_process_never_matches() {
         assert_eq!(Process::of(0), Process::UNKNOWN);
         assert_eq!(Process::thread(0), Process::UNKNOWN);
         assert_eq!(Process::of(u32::MAX), Process::UNKNOWN);

@@ -1,10 +1,10 @@
-//! Who may hold a writer's file besides the process that closes it (DESIGN 5): the
-//! processes that have been seen with it, and their living descendants. No other
-//! process is looked at, however many there are.
+//! Which processes may have a writer's file open besides the one that closes it (DESIGN
+//! 5): those that have been seen with it (its kin), and their living descendants. No
+//! other process is looked at, however many there are.
 //!
-//! What is looked at may be long in the hands of its user: many processes, with
-//! many descriptors. So a look ends with its time, on a thread that serves nobody
-//! else, and says then that it does not know.
+//! A user can make such a look long: by many processes with many descriptors. So it is
+//! made on a thread that serves nobody else, and has a time limit, after which the answer
+//! is that it is unknown.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,23 +13,23 @@ use std::time::{Duration, Instant};
 use super::identity::Process;
 use super::table::{Sought, Table, table};
 
-/// How long one look may take, at one process or many, and how many it sees.
+/// The time for one look, at one process or many, and how many processes it sees.
 const TIME: Duration = Duration::from_millis(500);
 const MOST: usize = 4096;
 
-/// How many processes are remembered of one writer. Beyond that the oldest are
-/// forgotten: a holder that is not found makes a save of its own.
+/// How many processes are remembered for one writer. Beyond that the oldest are
+/// forgotten. If one of those writes later, its close makes a save of its own.
 const REMEMBERED: usize = 1024;
 
-/// Who holds a file besides the one that closes it.
+/// Whether any process but the closing one holds a file, which means: has it open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Held {
-    /// Nobody that is known.
+pub enum Holding {
+    /// None is known.
     No,
-    /// Processes that may be about to let go of it: by close-on-exec descriptors
-    /// only, or in the middle of an exec.
+    /// Only processes that may be about to close it: the descriptors are close-on-exec,
+    /// or the process is in the middle of an exec.
     UntilExec,
-    /// There are some, or nobody can tell.
+    /// Some do, or it is unknown.
     Yes,
 }
 
@@ -41,7 +41,7 @@ pub struct Kin {
 }
 
 impl Kin {
-    /// A process has been seen with the file.
+    /// Adds a process that has been seen with the file.
     pub fn add(&mut self, process: Process) {
         if !process.is_known() || self.seen.contains(&process) {
             return;
@@ -52,9 +52,10 @@ impl Kin {
         self.seen.push(process);
     }
 
-    /// The living descendants of a process that closes the file, which may have
-    /// it from there. At its end they are its own still: the kernel closes files
-    /// before it gives children away (do_exit, kernel/exit.c, Linux 6.18).
+    /// Adds the living descendants of a process that closes the file: they may have
+    /// inherited it. A process at its end still has its children then, because the kernel
+    /// closes its files before it gives the children to another parent (do_exit,
+    /// kernel/exit.c, Linux 6.18).
     pub fn add_descendants(&mut self, pid: u32) {
         let mut look = Look::new(until());
         let mut at = 0;
@@ -71,18 +72,18 @@ impl Kin {
         }
     }
 
-    /// The same of all of these.
+    /// Adds all of these.
     pub fn add_all(&mut self, others: Self) {
         for process in others.seen {
             self.add(process);
         }
     }
 
-    /// Whether one of these processes, but for `closer`, holds the file, or a
-    /// living descendant of one, as far as that is seen `until` then.
-    pub fn held(&self, closer: Process, sought: Sought, until: Instant) -> Held {
+    /// Whether any of these processes, or a living descendant of them, but for `closer`,
+    /// holds the file. The look ends at `until`.
+    pub fn holding(&self, closer: Process, sought: Sought, until: Instant) -> Holding {
         let mut look = Look::new(until);
-        let mut held = Held::No;
+        let mut holding = Holding::No;
         let roots = self.seen.iter().filter(|process| process.exists());
         for root in roots {
             look.see(root.pid);
@@ -91,19 +92,20 @@ impl Kin {
         while let Some(&pid) = look.order.get(at) {
             at += 1;
             if pid != closer.pid {
-                held = held.max(holds(pid, sought, until));
+                holding = holding.max(holds(pid, sought, until));
             }
-            if held == Held::Yes {
-                return held;
+            if holding == Holding::Yes {
+                return holding;
             }
-            // After its table: a child that is born before is found by it, one
-            // that is born later by this.
+            // Children are looked for after the parent's table: a child born before this
+            // is found here; one born later is a copy of a table that does not hold the
+            // file.
             look.see_children(pid);
             if look.is_over() {
-                return Held::Yes;
+                return Holding::Yes;
             }
         }
-        held
+        holding
     }
 }
 
@@ -112,16 +114,16 @@ pub fn until() -> Instant {
     Instant::now() + TIME
 }
 
-/// Whether this process holds the file, as far as that is seen `until` then.
-pub fn holds(pid: u32, sought: Sought, until: Instant) -> Held {
+/// Whether this process holds the file. The look ends at `until`.
+pub fn holds(pid: u32, sought: Sought, until: Instant) -> Holding {
     match table(pid, sought, Some(until)) {
-        Ok(Table::Holds) => Held::Yes,
-        Ok(Table::HoldsUntilExec) => Held::UntilExec,
-        Ok(Table::Other | Table::Empty) => Held::No,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Held::No,
-        // It is there, and we must not look, or not for so long: its close tells, or
-        // RELEASE does.
-        Err(_) => Held::Yes,
+        Ok(Table::Holds) => Holding::Yes,
+        Ok(Table::HoldsUntilExec) => Holding::UntilExec,
+        Ok(Table::Other | Table::Empty) => Holding::No,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Holding::No,
+        // It exists, but must not be looked at, or not for so long: its close will tell,
+        // or RELEASE.
+        Err(_) => Holding::Yes,
     }
 }
 
@@ -147,8 +149,8 @@ impl Look {
         }
     }
 
-    /// Of all threads of a process; `/proc` shows them without waiting for
-    /// anything (proc_tid_children(5)).
+    /// Adds the children of all threads of a process, which `/proc` shows without waiting
+    /// (proc_tid_children(5)).
     fn see_children(&mut self, pid: u32) {
         let threads = fs::read_dir(format!("/proc/{pid}/task"));
         for thread in threads.into_iter().flatten().flatten() {
@@ -179,8 +181,9 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn rule_5_descendants_are_found_however_deep() {
-        // What runs in the background of a shell reads nothing unless it is told to.
+    fn rule_5_descendants_are_found_at_any_depth() {
+        // The standard input of a shell's background job is /dev/null, so it reads from a
+        // copy.
         let script = "exec 3<&0; (sh -c 'echo; read x <&3'; :) & read x; wait";
         let mut shell = Command::new("sh")
             .args(["-c", script])
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_13_2_a_table_that_takes_too_long_is_one_that_holds() {
+    fn rule_13_2_a_table_that_takes_too_long_counts_as_holding() {
         let nothing = Sought {
             ino: u64::MAX,
             shown: u64::MAX,
@@ -210,14 +213,14 @@ mod tests {
             may_only_read: false,
         };
         let me = std::process::id();
-        assert_eq!(holds(me, nothing, Instant::now()), Held::Yes);
+        assert_eq!(holds(me, nothing, Instant::now()), Holding::Yes);
         let an_hour = Instant::now() + Duration::from_secs(3600);
-        assert_eq!(holds(me, nothing, an_hour), Held::No);
-        assert_eq!(holds(u32::MAX, nothing, Instant::now()), Held::No);
+        assert_eq!(holds(me, nothing, an_hour), Holding::No);
+        assert_eq!(holds(u32::MAX, nothing, Instant::now()), Holding::No);
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_processes_are_bounded() {
         let mut kin = Kin::default();
         kin.add(Process::UNKNOWN);
         assert!(kin.seen.is_empty());

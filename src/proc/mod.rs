@@ -1,8 +1,8 @@
-//! What `/proc` tells of processes (DESIGN 5, 6 and 13.2): who holds a file, how a
-//! process ends, what it is called for, and what is mounted where.
+//! What `/proc` shows of processes (DESIGN 5, 6 and 13.2): which ones hold a file, how a
+//! process ends, which call a thread is in, and what is mounted where.
 //!
-//! Nothing here waits for another process, and nothing may be read but through
-//! `files`, which knows what would.
+//! Nothing here waits for another process. Files of a process are read only through
+//! `files`, which knows which of them would wait.
 
 pub mod ending;
 mod files;

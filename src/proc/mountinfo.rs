@@ -1,5 +1,4 @@
-//! The table of mounts that a process sees: `/proc/PID/mountinfo`
-//! (proc_pid_mountinfo(5)).
+//! The mounts that a process sees: `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -12,13 +11,13 @@ pub const TYPE: &str = "fuse.sessionfs";
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Mount {
     /// Its id, as in `/proc/PID/fdinfo`. Reused after the mount is gone.
     pub id: u64,
-    /// The id of the mount that it is mounted on.
+    /// The id of the mount on which it is mounted.
     pub parent: u64,
-    /// Major and minor number of the filesystem's device. No other filesystem
-    /// has the same for as long as this one lives.
+    /// Major and minor number of the filesystem's device. No other filesystem has the
+    /// same as long as this one exists.
     pub device: (u32, u32),
     /// Where it is mounted.
     pub mountpoint: PathBuf,
@@ -30,9 +29,9 @@ pub struct Entry {
     pub owner: Option<(u32, u32)>,
 }
 
-impl Entry {
-    /// Whether it is a mount of this program, of the type that it has unless
-    /// the mount was asked to show another one.
+impl Mount {
+    /// Whether it is a mount of this program, by its filesystem type. A mount option can
+    /// change that type.
     pub fn is_ours(&self) -> bool {
         self.kind == TYPE
     }
@@ -44,24 +43,25 @@ impl Entry {
 }
 
 /// All mounts that this process sees, in the kernel's order.
-pub fn read() -> io::Result<Vec<Entry>> {
+pub fn read() -> io::Result<Vec<Mount>> {
     Ok(parse(&fs::read("/proc/self/mountinfo")?))
 }
 
-/// Those that another process sees.
-pub fn read_of(pid: u32) -> io::Result<Vec<Entry>> {
+/// As [`read`], of another process.
+pub fn read_of(pid: u32) -> io::Result<Vec<Mount>> {
     Ok(parse(&super::read(pid, super::File::Mountinfo)?))
 }
 
-/// A line that is not understood is left out.
-pub fn parse(text: &[u8]) -> Vec<Entry> {
+/// The mounts in the text of a mountinfo file. Lines that are not understood are left
+/// out.
+pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|&byte| byte == b'\n')
         .filter_map(parse_line)
         .collect()
 }
 
 /// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE SUPER`
-fn parse_line(line: &[u8]) -> Option<Entry> {
+fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
@@ -73,7 +73,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let kind = unescape(fields.next()?);
     let source = unescape(fields.next()?);
     let owner = fields.next().and_then(owner);
-    Some(Entry {
+    Some(Mount {
         id,
         parent,
         device,
@@ -84,7 +84,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     })
 }
 
-/// `user_id=` and `group_id=` among the options of a filesystem.
+/// The values of `user_id=` and `group_id=` among the options of a filesystem.
 pub fn owner(options: &[u8]) -> Option<(u32, u32)> {
     let value = |name: &[u8]| {
         let mut options = options.split(|&byte| byte == b',');
@@ -120,14 +120,14 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_line_is_taken_apart() {
+    fn a_line_is_parsed() {
         let text = b"36 35 98:0 /mnt1 /mnt/a\\040b\\134c\\012d rw,noatime master:1 shared:2 - \
             fuse.sessionfs /re\\040po rw,user_id=7,group_id=8\n\
             37 35 0:5 / /dev rw - devtmpfs dev rw\n";
-        let entries = parse(text);
+        let mounts = parse(text);
         assert_eq!(
-            entries[0],
-            Entry {
+            mounts[0],
+            Mount {
                 id: 36,
                 parent: 35,
                 device: (98, 0),
@@ -137,11 +137,11 @@ mod tests {
                 owner: Some((7, 8)),
             }
         );
-        assert!(entries[0].is_ours());
-        assert_eq!(entries[1].mountpoint, Path::new("/dev"));
-        assert_eq!(entries[1].owner, None);
-        assert!(!entries[1].is_ours());
-        assert_eq!(entries.len(), 2);
+        assert!(mounts[0].is_ours());
+        assert_eq!(mounts[1].mountpoint, Path::new("/dev"));
+        assert_eq!(mounts[1].owner, None);
+        assert!(!mounts[1].is_ours());
+        assert_eq!(mounts.len(), 2);
     }
 
     #[test]

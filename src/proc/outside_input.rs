@@ -1,6 +1,5 @@
-//! What comes from `/proc`: whatever it is, no parser panics; each
-//! answers what a plainer one does; and what is written as the kernel writes it is
-//! read back.
+//! Tests with any text as the content of files in `/proc`: no parser panics, each agrees
+//! with a simpler one, and what is written as the kernel writes it is read back.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -25,36 +24,36 @@ pub fn mountinfo(input: &[u8]) {
         b" rw\n",
     ];
     let found = parse_mountinfo(&line.concat());
-    let [entry] = &found[..] else {
+    let [mount] = &found[..] else {
         unreachable!("{found:?} of {path:?}");
     };
-    assert_eq!(entry.mountpoint.as_os_str().as_bytes(), path);
-    assert_eq!(entry.source.clone().into_vec(), source);
-    assert_eq!((entry.id, entry.device), (36, (98, 7)));
-    assert!(entry.is_ours());
+    assert_eq!(mount.mountpoint.as_os_str().as_bytes(), path);
+    assert_eq!(mount.source.clone().into_vec(), source);
+    assert_eq!((mount.id, mount.device), (36, (98, 7)));
+    assert!(mount.is_ours());
 }
 
-/// The parser; with a defect in it, where `scripts/fuzz --teeth` asks for one.
-fn parse_mountinfo(text: &[u8]) -> Vec<mountinfo::Entry> {
+/// Calls the parser; with a defect in it, if `scripts/fuzz --teeth` asks for one.
+fn parse_mountinfo(text: &[u8]) -> Vec<mountinfo::Mount> {
     #[cfg_attr(not(fuzzing), expect(unused_mut, reason = "there is no defect"))]
     let mut found = mountinfo::parse(text);
     #[cfg(fuzzing)]
     if crate::sys::defect::has(crate::sys::defect::Defect::FoundByComparing) {
-        // Twelve bytes: chance alone does not find them.
-        found.retain(|entry| entry.source != "q7;Zx%0~Kw!d");
+        // Twelve bytes, which random changes alone do not find.
+        found.retain(|mount| mount.source != "q7;Zx%0~Kw!d");
     }
     found
 }
 
-/// A line of mountinfo as a table of its fields.
-fn plain_mount(line: &[u8]) -> Option<mountinfo::Entry> {
+/// A simpler parser of a line of mountinfo.
+fn plain_mount(line: &[u8]) -> Option<mountinfo::Mount> {
     let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
     let text = |n: usize| str::from_utf8(fields.get(n).copied()?).ok();
     let (major, minor) = text(2)?.split_once(':')?;
-    // Behind the options of the mount.
+    // After the options of the mount.
     let end = (5..fields.len()).find(|&n| fields[n] == b"-")?;
     let name = |n: usize| Some(unescaped(fields.get(n)?));
-    Some(mountinfo::Entry {
+    Some(mountinfo::Mount {
         id: text(0)?.parse().ok()?,
         parent: text(1)?.parse().ok()?,
         device: (major.parse().ok()?, minor.parse().ok()?),
@@ -67,7 +66,7 @@ fn plain_mount(line: &[u8]) -> Option<mountinfo::Entry> {
     })
 }
 
-/// Escaped as the kernel does (mangle_path, fs/seq_file.c).
+/// Escapes a path as the kernel does (mangle_path, fs/seq_file.c).
 fn escaped(path: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     for &byte in path {
@@ -85,7 +84,7 @@ fn unescaped(text: &[u8]) -> OsString {
     let mut at = 0;
     while at < text.len() {
         let digits = text.get(at + 1..at + 4).filter(|_| text[at] == b'\\');
-        // from_str_radix would take a sign.
+        // from_str_radix would accept a sign.
         let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_digit));
         let digits = digits.and_then(|digits| str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
@@ -102,7 +101,7 @@ fn unescaped(text: &[u8]) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// What is before the first NUL, and what is between that and the next.
+/// What is before the first NUL, and what is between that and the next one.
 fn cut(input: &[u8]) -> (&[u8], &[u8]) {
     let mut parts = input.split(|&byte| byte == 0);
     let mut part = || parts.next().unwrap_or_default();
@@ -185,7 +184,7 @@ pub fn process(input: &[u8]) {
     assert_eq!(status::parse_stat(&stat), Some(expected), "{stat:?}");
 }
 
-/// What stands behind a name at the beginning of a line.
+/// A simpler parser of a field: what follows a name at the beginning of a line.
 fn plain_field(text: &[u8], name: &str) -> Option<String> {
     let text = [b"\n", text].concat();
     let name = format!("\n{name}");
@@ -202,7 +201,7 @@ fn plain_stat(text: &[u8]) -> Option<(u64, u64)> {
     let tail = text.rsplit(|&byte| byte == b')').next()?;
     let tail = str::from_utf8(tail).ok().filter(|_| text.contains(&b')'))?;
     let mut fields = tail.split_ascii_whitespace();
-    // Of them, the third field of all is the first.
+    // The first of these is the third field of the file.
     let flags = fields.nth(6)?.parse().ok()?;
     let exit_code = fields.nth(42)?.parse().ok()?;
     Some((flags, exit_code))
@@ -227,7 +226,7 @@ fn fdinfo(input: &[u8], mount: u64, flags: u64) {
         Some((mount, flags & 0o3 != 0 && flags & 0o10_000_000 == 0))
     };
     assert_eq!(holders::parse_fdinfo(input), plain());
-    // As many as a file has (f_flags).
+    // As many bits as the kernel's f_flags has.
     let flags = flags & u64::from(u32::MAX);
     let text = format!("pos:\t0\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t5\n");
     let (found, writes) = holders::parse_fdinfo(text.as_bytes()).unwrap_or_default();
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_any_name_has_its_own_facts() {
+    fn a_process_of_any_name_is_read_as_it_was_written() {
         try_changed("process", TRIES, process);
     }
 

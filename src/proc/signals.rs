@@ -1,11 +1,10 @@
-//! Which signals wait for a caller, who waits for us.
+//! Pending signals of a caller that waits for our answer.
 //!
-//! fuser answers the kernel's INTERRUPT with "not known" (0.18), and a request
-//! that has been taken cannot be given up by the kernel alone: its caller waits
-//! for the answer even under SIGKILL (request_wait_answer, fs/fuse/dev.c, Linux
-//! 6.18). So what takes long looks for the caller's signals itself: what waits
-//! for others ends with any of them, and answers `EINTR`; what copies ends with
-//! those that end the caller.
+//! fuser 0.18 answers the kernel's INTERRUPT with "not known", and the kernel cannot take
+//! back a request alone: its caller waits for the answer even under SIGKILL
+//! (request_wait_answer, fs/fuse/dev.c, Linux 6.18). So an operation that takes long
+//! looks for the caller's signals itself. One that waits for other processes ends at any
+//! signal, and answers `EINTR`. One that copies ends only at signals that end the caller.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -13,12 +12,12 @@ use std::time::{Duration, Instant};
 use super::files::{File, read};
 use super::status::{field, parse_status};
 
-/// How often a thread is looked at by what copies.
+/// How often a copying operation looks at the caller's signals.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Signals that end a process with a core dump, which stay as they are until the
-/// thread can look at them; of all others that end it the kernel makes a SIGKILL
-/// for each thread (complete_signal, kernel/signal.c).
+/// Signals that end a process with a core dump. They stay pending as they are until the
+/// thread handles them. For all others that end a process, the kernel gives each of its
+/// threads a SIGKILL (complete_signal, kernel/signal.c).
 const DUMPING: [libc::c_int; 10] = [
     libc::SIGQUIT,
     libc::SIGILL,
@@ -32,8 +31,8 @@ const DUMPING: [libc::c_int; 10] = [
     libc::SIGXFSZ,
 ];
 
-/// Signals that end or interrupt nothing, or not now: a process that is stopped
-/// goes on later, and its call with it.
+/// Signals that end or interrupt nothing, or only stop the process: it continues later,
+/// and its call with it.
 const HARMLESS: [libc::c_int; 8] = [
     libc::SIGSTOP,
     libc::SIGTSTP,
@@ -45,16 +44,16 @@ const HARMLESS: [libc::c_int; 8] = [
     libc::SIGWINCH,
 ];
 
-/// Whether a signal waits for a thread, which waits for us. Never asked on a
-/// thread that takes requests. `/proc/TID/status` waits for nothing, and the
-/// memory of a thread that waits for us is not about to go.
+/// Whether a thread that waits for our answer has a pending signal. Never asked on a
+/// thread that takes requests. `/proc/TID/status` can be read without waiting, and the
+/// thread's memory is not about to be released, as it waits for us.
 pub fn is_interrupted(tid: u32) -> bool {
     tid != 0 && Signals::of_thread(tid).is_some_and(|signals| signals.interrupt())
 }
 
-/// Whether a thread goes on living, asked as often as one likes. For a thread of
-/// ours that may wait: who looks at a process may be the last to let go of its
-/// memory.
+/// A function that says whether a thread is not about to be ended by a signal. It may be
+/// called as often as needed, but only on a thread that may wait: a look at a process may
+/// release the last reference to its memory.
 pub fn lives(tid: u32) -> impl Fn() -> bool {
     let last = Cell::new(Instant::now());
     move || {
@@ -62,15 +61,15 @@ pub fn lives(tid: u32) -> impl Fn() -> bool {
             return true;
         }
         last.set(Instant::now());
-        // That there is nobody any more means that nobody waits.
+        // If the thread is gone, nothing waits for the answer.
         Signals::of_thread(tid).is_some_and(|signals| !signals.end())
     }
 }
 
-/// The sets of signals of a thread; the bit of signal 1 is the lowest.
+/// The signal sets of a thread; signal 1 is the lowest bit.
 #[derive(Debug)]
 struct Signals {
-    /// Those that wait for it, and for any thread of its process.
+    /// Pending for the thread, and for any thread of its process.
     own: u64,
     shared: u64,
     blocked: u64,
@@ -85,7 +84,7 @@ impl Signals {
         Some(Self::of(&status))
     }
 
-    /// `status` is in the form of proc_pid_status(5); what it lacks is empty.
+    /// From the text of proc_pid_status(5); a set that is missing counts as empty.
     fn of(status: &[u8]) -> Self {
         let set = |name| {
             let set = field(status, name).and_then(|set| u64::from_str_radix(set, 16).ok());
@@ -103,9 +102,10 @@ impl Signals {
 
     /// Whether one of them interrupts the thread.
     ///
-    /// A signal for the whole process is only for this thread if there is no other
-    /// (which might take it, and this one would see errno 512). One that ends the
-    /// process is given to each of its threads (complete_signal, kernel/signal.c).
+    /// A signal for the whole process counts only if this is its only thread: otherwise
+    /// another thread may take it, and this one's call would fail with errno 512. A
+    /// signal that ends the process is given to each of its threads (complete_signal,
+    /// kernel/signal.c).
     fn interrupt(&self) -> bool {
         let shared = if self.is_alone { self.shared } else { 0 };
         (self.own | shared) & !self.blocked & !(set_of(&HARMLESS) & !self.caught) != 0
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_that_waits_for_this_thread_is_seen() {
+    fn a_pending_signal_of_a_thread_is_seen() {
         let status = |threads: u32, own: u64, shared: u64, blocked: u64, caught: u64| {
             format!(
                 "Threads:\t{threads}\nSigPnd:\t{own:016x}\nShdPnd:\t{shared:016x}\n\
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fatal_signal_is_told_from_others() {
+    fn a_fatal_signal_is_recognized() {
         let status = |pending, shared, blocked, ignored, caught| {
             format!(
                 "Name:\tx\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\n\
@@ -178,7 +178,7 @@ mod tests {
             (quit, 0, quit, 0, 0, false),
             (0, quit, 0, quit, 0, false),
             (0, quit, 0, 0, quit, false),
-            // Blocked or caught, or there would be a SIGKILL.
+            // It is blocked or caught, as otherwise there would be a SIGKILL.
             (0, terminate, 0, 0, 0, false),
         ] {
             let status = status(pending, shared, blocked, ignored, caught);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_lives_is_left_alone() {
+    fn a_living_thread_is_seen_as_alive() {
         let lives = lives(std::process::id());
         let start = Instant::now();
         while start.elapsed() < 2 * LOOK {

@@ -1,4 +1,4 @@
-//! What `/proc` tells of a process or a thread as a whole, in the forms of
+//! What `/proc` shows of a process or thread as a whole, in the forms of
 //! proc_pid_status(5), proc_pid_statm(5) and proc_pid_stat(5) (DESIGN 5).
 
 use std::fs;
@@ -8,33 +8,33 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::files::{File, read};
 use crate::sys;
 
-/// Whether there is a thread of this number, which may be a process's first.
-/// Nobody is kept from knowing (getpgid(2)), as `/proc` may do (`hidepid`).
+/// Whether there is a thread of this number, which may be the first of a process.
+/// getpgid(2) tells everyone, also where `/proc` does not (`hidepid`).
 pub fn is_thread(tid: u32) -> bool {
     let tid = i32::try_from(tid).ok().and_then(Pid::from_raw);
     tid.is_some_and(|tid| rustix::process::getpgid(Some(tid)) != Err(sys::Errno::SRCH))
 }
 
-/// The process that a thread belongs to; 0 if nobody can tell.
+/// The process that a thread belongs to; 0 if unknown.
 pub fn thread_group(tid: u32) -> u32 {
     let Some(pid) = i32::try_from(tid).ok().and_then(Pid::from_raw) else {
         return 0;
     };
-    // Only the first thread of a process has a pidfd of that number, and
-    // nearly every caller is one; reading its status takes ten times as long.
+    // Only the first thread of a process has a pidfd of that number. Nearly every caller
+    // is one, and reading its status takes ten times as long.
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(_) => tid,
         Err(_) => status_field(tid, "Tgid:", 10).unwrap_or(0),
     }
 }
 
-/// The umask of a thread's process (Linux 4.7), 077 if nobody can tell.
+/// The umask of a thread's process (since Linux 4.7); 077 if unknown.
 pub fn umask(tid: u32) -> u32 {
     status_field(tid, "Umask:", 8).unwrap_or(0o077)
 }
 
-/// Whether a thread keeps the setuid and setgid bits of what it changes
-/// (`CAP_FSETID`, capabilities(7)); not if nobody can tell.
+/// Whether a thread keeps the setuid and setgid bits of files it changes (`CAP_FSETID`,
+/// capabilities(7)); false if unknown.
 pub fn keeps_privileges(tid: u32) -> bool {
     let status = read(tid, File::Status).unwrap_or_default();
     has_fsetid(&status)
@@ -44,7 +44,7 @@ pub fn has_fsetid(status: &[u8]) -> bool {
     has_capabilities(status, 1 << 4)
 }
 
-/// Whether a thread has all of these capabilities in effect: bits as of
+/// Whether a thread has all of these effective capabilities: bits as in
 /// linux/capability.h. `status` is in the form of proc_pid_status(5).
 pub fn has_capabilities(status: &[u8], wanted: u64) -> bool {
     field(status, "CapEff:")
@@ -52,7 +52,7 @@ pub fn has_capabilities(status: &[u8], wanted: u64) -> bool {
         .is_some_and(|set| set & wanted == wanted)
 }
 
-/// The supplementary groups of a thread; none if nobody can tell.
+/// The supplementary groups of a thread; none if unknown.
 pub fn groups(tid: u32) -> Vec<u32> {
     let status = read(tid, File::Status).unwrap_or_default();
     parse_groups(&status)
@@ -73,7 +73,7 @@ pub fn parse_status(status: &[u8], name: &str, radix: u32) -> Option<u32> {
     u32::from_str_radix(field(status, name)?, radix).ok()
 }
 
-/// The value in the line that begins with `name`.
+/// The value in the first line that begins with `name`.
 pub fn field<'a>(lines: &'a [u8], name: &str) -> Option<&'a str> {
     let value = lines
         .split(|&byte| byte == b'\n')
@@ -81,7 +81,7 @@ pub fn field<'a>(lines: &'a [u8], name: &str) -> Option<&'a str> {
     Some(str::from_utf8(value).ok()?.trim())
 }
 
-/// A process at its end has given its memory back before its files.
+/// Whether a process has memory: one that is ending gives it up before its files.
 pub fn has_memory(status: &[u8]) -> bool {
     field(status, "VmSize:").is_some()
 }
@@ -97,8 +97,8 @@ pub struct Stat {
     pub exit_code: u64,
 }
 
-/// Fields 9 and 52 of `/proc/PID/stat` (proc_pid_stat(5)). The second is
-/// the name in parentheses, with anything in it.
+/// Fields 9 and 52 of `/proc/PID/stat` (proc_pid_stat(5)). The second field is the name
+/// in parentheses, which may contain anything.
 pub fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let fields: Vec<&str> = str::from_utf8(stat.get(after_name..)?)

@@ -1,11 +1,11 @@
-//! The call that a thread is in, which waits for our answer. A FUSE request does
-//! not tell what it is for; `/proc/TID/syscall` does, to those who may trace the
-//! thread (ptrace(2)).
+//! The system call that a thread, which waits for our answer, is in. A FUSE request does
+//! not say which call it is for; `/proc/TID/syscall` does, if we may trace the thread
+//! (ptrace(2)).
 
 use super::files::OutOfExec;
 
-/// A call of a thread: its number and arguments, and the pointers of its stack and
-/// its program. Two calls that follow each other differ in some of it, as a rule.
+/// A call of a thread: its number and arguments, its stack pointer and program counter.
+/// Two successive calls normally differ in one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     tid: u32,
@@ -33,8 +33,7 @@ impl Call {
     }
 }
 
-/// The number of the call and its arguments, in the form of
-/// proc_pid_syscall(5).
+/// The number of the call and its arguments, from the form of proc_pid_syscall(5).
 pub fn parse(call: &str) -> Option<(i64, [u64; 6])> {
     let mut fields = call.split_ascii_whitespace();
     let number = fields.next()?.parse().ok()?;
@@ -50,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_read_says_nothing() {
+    fn an_unreadable_call_is_none() {
         for call in ["", "running", "-1 0x1 0x2", "257 0x1 0x2 0xc1"] {
             assert_eq!(parse(call), None, "{call}");
         }

@@ -1,11 +1,11 @@
-//! Whether a process holds a writer's file: what `/proc` tells of its table of
-//! descriptors (DESIGN 5).
+//! Whether a process holds a writer's file (has it open), by what `/proc` shows of its
+//! table of descriptors (DESIGN 5).
 //!
-//! Seen on Linux 6.18: at FLUSH the descriptor being closed is gone from the
-//! table already; a process on its way out has an empty table; `ino:` in
-//! fdinfo (since Linux 5.14) is what was shown last, and a file handle has the
-//! FUSE node id, both read without asking us. A descriptor costs 7 to 9
-//! microseconds by its fdinfo, and 3 by its handle.
+//! Seen on Linux 6.18: at FLUSH the descriptor being closed has left the table already. A
+//! process that is ending has an empty table. `ino:` in fdinfo (since Linux 5.14) is the
+//! inode number that was shown last, and a file handle contains the FUSE node id; both
+//! are read without a request to us. A descriptor costs 7 to 9 microseconds by its
+//! fdinfo, and 3 by its handle.
 
 use std::ffi::{CString, OsStr};
 use std::fs;
@@ -21,36 +21,36 @@ use crate::sys;
 
 /// A writer's file, as `/proc` shows it.
 ///
-/// fdinfo has the inode number that the kernel was told last: the node id at
-/// a lookup, and at fstat(2) the one that programs are to see.
+/// fdinfo shows the inode number that the kernel was told last: the node id after a
+/// lookup, and the number that programs see after an fstat(2).
 #[derive(Debug, Clone, Copy)]
 pub struct Sought {
-    /// The node id, of a range that nothing else uses; but for a writer that
-    /// shares the node of its checkpoint.
+    /// The node id, from a range that nothing else uses; but for a writer that shares the
+    /// node of its checkpoint.
     pub ino: u64,
-    /// The number that fstat(2) shows: the checkpoint's, as a rule.
+    /// The number that fstat(2) shows: normally the checkpoint's.
     pub shown: u64,
-    /// What it has shown before, as long as nobody has asked since.
+    /// The number that was shown before, in case no fstat(2) has come since.
     pub shown_before: u64,
-    /// The device of the mount; `None` while that is not known.
+    /// The device of the mount; `None` while unknown.
     pub device: Option<(u32, u32)>,
-    /// It was opened for reading, and truncated by that: descriptors that only
-    /// read are its own. As a rule they are readers that have come to its node.
+    /// It was opened for reading, with `O_TRUNC`: then descriptors that only read count.
+    /// Otherwise they belong to readers that have opened its node.
     pub may_only_read: bool,
 }
 
-/// A table of descriptors.
+/// What a table of descriptors has.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Table {
     Holds,
-    /// By close-on-exec descriptors only, or in exec.
+    /// It has the file open, but only close-on-exec, or is in exec(2).
     HoldsUntilExec,
     Other,
     Empty,
 }
 
-/// The table of the process that closes the file. It is read by file handles,
-/// unless that would wait for an exec.
+/// Looks at the table of the process that closes the file. Reads file handles, unless
+/// that would wait for an exec.
 pub fn own_table(tid: u32, sought: Sought) -> io::Result<Table> {
     let Some(process) = OutOfExec::of(tid).filter(|_| sought.device.is_some()) else {
         return table(tid, sought, None);
@@ -58,7 +58,7 @@ pub fn own_table(tid: u32, sought: Sought) -> io::Result<Table> {
     let mut found = Table::Empty;
     let links = fs::File::open(process.path("fd"))?;
     for entry in descriptors(tid)? {
-        // A descriptor that is closed meanwhile does not hold anything.
+        // A descriptor that has been closed meanwhile does not count.
         let Ok(entry) = entry else { continue };
         if found == Table::Empty {
             found = Table::Other;
@@ -81,13 +81,12 @@ pub fn own_table(tid: u32, sought: Sought) -> io::Result<Table> {
     Ok(found)
 }
 
-/// The table of a process that goes on meanwhile. A descriptor that a shell
-/// moves back to a lower number, after a redirection, is missed by a look that
-/// is just between the two numbers; the next look finds it.
+/// Looks, up to twice, at the table of a process that goes on meanwhile. A shell moves a
+/// descriptor back to a lower number after a redirection; one look may miss it between
+/// the two numbers, the next finds it.
 ///
 /// # Errors
-/// Those of `/proc`; `TimedOut` if it is so long that its end is not seen `until`
-/// then.
+/// Those of `/proc`; `TimedOut` if the table is so long that `until` comes first.
 pub fn table(pid: u32, sought: Sought, until: Option<Instant>) -> io::Result<Table> {
     match table_once(pid, sought, until) {
         Ok(Table::Other) => table_once(pid, sought, until),
@@ -102,7 +101,7 @@ fn table_once(pid: u32, sought: Sought, until: Option<Instant>) -> io::Result<Ta
         if until.is_some_and(|until| Instant::now() >= until) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // A descriptor that is closed meanwhile does not hold anything.
+        // A descriptor that has been closed meanwhile does not count.
         let Ok((number, mut file)) =
             entry.and_then(|entry| Ok((entry.file_name(), fs::File::open(entry.path())?)))
         else {
@@ -117,8 +116,8 @@ fn table_once(pid: u32, sought: Sought, until: Option<Instant>) -> io::Result<Ta
         if !is_sought((pid, &number), fdinfo, flags, sought) {
             continue;
         }
-        // The kernel takes the mark off before it closes what has it
-        // (do_close_on_exec, fs/file.c, Linux 6.18).
+        // exec removes the flag from a descriptor before it closes it (do_close_on_exec,
+        // fs/file.c, Linux 6.18).
         if !is_closed_on_exec(flags) && !may_be_in_exec(pid) {
             return Ok(Table::Holds);
         }
@@ -127,26 +126,26 @@ fn table_once(pid: u32, sought: Sought, until: Option<Instant>) -> io::Result<Ta
     Ok(found)
 }
 
-/// The flags of an open file with those of its descriptor, by its fdinfo.
+/// The flags of an open file and of its descriptor, from its fdinfo.
 fn flags_of(fdinfo: &[u8]) -> Option<i64> {
     field(fdinfo, "flags:").and_then(|flags| i64::from_str_radix(flags, 8).ok())
 }
 
-/// Whether a descriptor is closed by exec(2); no, if nobody can tell.
+/// Whether a descriptor is closed by exec(2); false if unknown.
 fn is_closed_on_exec(flags: Option<i64>) -> bool {
     flags.is_some_and(|flags| flags & i64::from(libc::O_CLOEXEC) != 0)
 }
 
-/// Whether a descriptor writes; yes, if nobody can tell.
+/// Whether a descriptor can write; true if unknown.
 fn writes(flags: Option<i64>) -> bool {
     flags.is_none_or(|flags| flags & i64::from(libc::O_ACCMODE) != 0)
 }
 
-/// Whether a descriptor is of the writer's file: the kernel knows its node id.
+/// Whether a descriptor is of the writer's file: its node id says so.
 ///
-/// Where that cannot be asked for, the number that is shown has to do. It is also
-/// that of the checkpoint's readers, of the checkpoint under the name that it has
-/// been given since, and of any file on other devices.
+/// If the node id cannot be read, the shown number decides. That number is also shown for
+/// readers of the checkpoint, for the checkpoint under another name it got since, and by
+/// chance for files on other devices.
 fn is_sought(
     (pid, descriptor): (u32, &OsStr),
     fdinfo: &[u8],
@@ -174,15 +173,15 @@ fn is_sought(
         && number("mnt_id:").is_none_or(|mount| is_mount_of(pid, mount, sought.device))
 }
 
-/// The node id behind a descriptor; `None` if nobody can tell.
+/// The node id of a descriptor; `None` if unknown.
 fn node_of(pid: u32, descriptor: &OsStr) -> Option<u64> {
     let link = OutOfExec::of(pid)?.descriptor(descriptor);
     let link = CString::new(link.into_os_string().into_vec()).ok()?;
     sys::fuse_node_at(sys::CWD, &link).ok()?
 }
 
-/// Whether a descriptor was opened by the name of a checkpoint; yes, if nobody
-/// can tell. The link is not followed.
+/// Whether a descriptor was opened by the name of a checkpoint; true if unknown. The link
+/// is not followed.
 fn is_named_as_checkpoint(pid: u32, descriptor: &OsStr) -> bool {
     let Some(process) = OutOfExec::of(pid) else {
         return true;
@@ -195,8 +194,7 @@ fn is_named_as_checkpoint(pid: u32, descriptor: &OsStr) -> bool {
     name.strip_suffix(b" (deleted)").unwrap_or(name) == CHECKPOINT.as_bytes()
 }
 
-/// Whether a mount that a process sees is of this device; yes, if nobody can
-/// tell.
+/// Whether a mount that a process sees is of this device; true if unknown.
 fn is_mount_of(pid: u32, mount: u64, device: Option<(u32, u32)>) -> bool {
     let Some(device) = device else {
         return true;
@@ -204,7 +202,7 @@ fn is_mount_of(pid: u32, mount: u64, device: Option<(u32, u32)>) -> bool {
     let Ok(mounts) = mountinfo::read_of(pid) else {
         return true;
     };
-    let of_mount = mounts.iter().find(|entry| entry.id == mount);
+    let of_mount = mounts.iter().find(|seen| seen.id == mount);
     of_mount.is_none_or(|of_mount| of_mount.device == device)
 }
 
@@ -214,7 +212,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn who_reads_a_checkpoint_does_not_hold_its_writer() {
+    fn a_reader_of_a_checkpoint_does_not_hold_its_writer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(CHECKPOINT);
         let ino = fs::File::create(&path).unwrap().metadata().unwrap().ino();

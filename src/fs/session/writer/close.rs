@@ -16,7 +16,7 @@ use crate::fs::session::writer::state::{State, Writer};
 use crate::proc::ending::{self, Closer};
 use crate::proc::holders;
 use crate::proc::identity::Process;
-use crate::proc::kin::{self, Held, Kin};
+use crate::proc::kin::{self, Holding, Kin};
 
 /// How long a program that is being started may take to close what it was not
 /// meant to inherit, and how often it is looked at meanwhile.
@@ -122,11 +122,11 @@ impl Writer {
             let flushes = self.flushes.load(Ordering::SeqCst);
             let held = self.held_by_others(closer);
             match held {
-                Held::Yes => return true,
-                Held::UntilExec if Instant::now() >= deadline => return true,
-                Held::UntilExec => std::thread::sleep(EXEC_POLL),
+                Holding::Yes => return true,
+                Holding::UntilExec if Instant::now() >= deadline => return true,
+                Holding::UntilExec => std::thread::sleep(EXEC_POLL),
                 // What is looked at may hand it on and close it before its turn.
-                Held::No => {
+                Holding::No => {
                     looks += 1;
                     if looks == LOOKS || flushes == self.flushes.load(Ordering::SeqCst) {
                         return false;
@@ -136,7 +136,7 @@ impl Writer {
         }
     }
 
-    fn held_by_others(&self, closer: Process) -> Held {
+    fn held_by_others(&self, closer: Process) -> Holding {
         let mut kin = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let mut kin = state.kin.clone();
@@ -148,12 +148,12 @@ impl Writer {
         let until = kin::until();
         if self.opener != closer && self.opener.exists() {
             let held = kin::holds(self.opener.pid, self.sought(), until);
-            if held != Held::No {
+            if held != Holding::No {
                 return held;
             }
         }
         kin.add(closer);
-        kin.held(closer, self.sought(), until)
+        kin.holding(closer, self.sought(), until)
     }
 
     /// Whether the opener wants to know how its save ends: of its own data, or of
