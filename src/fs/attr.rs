@@ -1,4 +1,4 @@
-//! Attributes: from the backing filesystem to the kernel, and back.
+//! Conversion of attributes between the backing filesystem and the kernel.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use rustix::fs::{StatxTimestamp, Timespec, UTIME_NOW, UTIME_OMIT};
 use crate::repo::Attributes;
 use crate::sys::{Statx, Timestamps, system_time};
 
-/// The type of what a mode is of.
+/// The file type in a mode.
 pub(in crate::fs) fn kind_of(mode: u32) -> FileType {
     match mode & libc::S_IFMT {
         libc::S_IFDIR => FileType::Directory,
@@ -21,7 +21,7 @@ pub(in crate::fs) fn kind_of(mode: u32) -> FileType {
     }
 }
 
-/// What the kernel is told of a backing file, under the number `ino`.
+/// The attributes of a backing file for the kernel, with `ino` as the inode number.
 pub(in crate::fs) fn attr_of(stat: &Statx, ino: u64) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino),
@@ -42,7 +42,7 @@ pub(in crate::fs) fn attr_of(stat: &Statx, ino: u64) -> FileAttr {
     }
 }
 
-/// A device number as FUSE carries it (`new_encode_dev`, linux/kdev_t.h).
+/// A device number in the encoding of FUSE (`new_encode_dev`, linux/kdev_t.h).
 fn rdev(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
@@ -51,7 +51,7 @@ pub(in crate::fs) fn shown(time: StatxTimestamp) -> SystemTime {
     system_time(time.tv_sec, time.tv_nsec)
 }
 
-/// What a SETATTR asks for.
+/// What a SETATTR request sets.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SetAttr {
     /// Permission bits.
@@ -69,10 +69,10 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    /// All but the size, as the storage takes it.
+    /// All but the size, in the form of the storage.
     pub(in crate::fs) fn attributes(&self) -> Attributes {
-        // truncate(2) asks for "now" along with the size, which is what the
-        // new size does to the time of modification anyway.
+        // truncate(2) also asks for the mtime "now", which the change of the size sets
+        // anyway.
         let mtime = self
             .mtime
             .filter(|time| self.size.is_none() || !matches!(time, TimeOrNow::Now));
@@ -89,8 +89,8 @@ impl SetAttr {
     }
 }
 
-/// "Now" stays that: who may write a file, and does not own it, may set its
-/// times to now, and to nothing else (utimensat(2)).
+/// "Now" is passed on as such: a caller that may write a file without owning it may set
+/// its times to now, but to nothing else (utimensat(2)).
 fn timespec(time: Option<TimeOrNow>) -> Timespec {
     let special = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
     let time = match time {
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_before_1970_survive_the_way_there_and_back() {
+    fn times_before_1970_are_converted_both_ways() {
         for (sec, nsec) in [(0, 0), (5, 7), (-1, 0), (-2, 800_000_000), (-1, 1)] {
             let there = system_time(sec, nsec);
             let back = timespec(Some(TimeOrNow::SpecificTime(there)));

@@ -1,26 +1,25 @@
-//! What the kernel is told of a name, and for how long it may believe it (DESIGN
-//! 2.10).
+//! The kernel's view of a name: attributes, and how long it may keep them (DESIGN 2.10).
 
 use std::time::Duration;
 
 use fuser::FileAttr;
 
-/// What the kernel is told of a name.
+/// What the kernel is told about a name.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Attributes; the node id is in them.
+    /// Attributes; `ino` is the node id.
     pub attr: FileAttr,
-    /// Tells inodes of one number apart.
+    /// Tells inodes apart that had the same number one after the other.
     pub generation: u64,
-    /// How long the kernel may believe the name.
+    /// How long the kernel may keep the name.
     pub entry_ttl: Duration,
-    /// How long the kernel may believe the attributes.
+    /// How long the kernel may keep the attributes.
     pub attr_ttl: Duration,
 }
 
-/// How long the name of a directory may be believed if nobody says.
+/// How long the kernel may keep the name of a directory by default.
 pub(in crate::fs) const DIRECTORY_TTL: Duration = Duration::from_secs(1);
 
-/// How long what a listing said may be believed: long enough for the `stat`
-/// of each entry by the program that lists.
+/// How long the kernel may keep what a listing said: long enough for the `stat` that the
+/// listing program makes of each entry.
 pub(in crate::fs) const LISTING_TTL: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! What the kernel is told of a failure: the one table from the storage's
-//! errors to errnos, and where they are logged (I5).
+//! Failures as the kernel is told of them: the one table from the storage's errors to
+//! errnos, which also logs them (I5).
 
 use fuser::Errno;
 
@@ -10,16 +10,16 @@ use crate::{repo, sys};
 pub enum Fail {
     /// The errno for the caller.
     Errno(i32),
-    /// It would have to wait, and was asked not to: it is to be called again
-    /// on a thread that may. Nothing has been changed.
+    /// It would have to wait, and must not. It is called again on a thread that may wait.
+    /// Nothing has been changed.
     WouldBlock,
 }
 
-/// What every operation answers.
+/// The result of every operation.
 pub type Result<T> = std::result::Result<T, Fail>;
 
 impl Fail {
-    /// The errno as fuser wants it; `WouldBlock` never gets there.
+    /// The errno for fuser. It is never called for `WouldBlock`.
     pub fn errno(self) -> Errno {
         match self {
             Self::Errno(errno) => Errno::from_i32(errno),
@@ -34,8 +34,8 @@ impl From<sys::Errno> for Fail {
     }
 }
 
-/// What a disk answers that is full or in trouble, and a machine: whoever runs the
-/// mount wants to know of it. Any other errno is an ordinary answer.
+/// Errnos of a disk or machine that is full or has a fault: they are logged as warnings.
+/// Any other errno is an ordinary answer.
 const TROUBLE: [i32; 9] = [
     libc::EIO,
     libc::ENOSPC,
@@ -49,7 +49,7 @@ const TROUBLE: [i32; 9] = [
 ];
 
 impl From<repo::Error> for Fail {
-    /// Logs it as well.
+    /// Logs the error, too.
     fn from(error: repo::Error) -> Self {
         let level = match TROUBLE.contains(&error.errno()) {
             true => log::Level::Warn,
@@ -61,7 +61,7 @@ impl From<repo::Error> for Fail {
 }
 
 impl Fail {
-    /// The same of an error that the log has been told of.
+    /// The failure for an error that has been logged.
     pub(in crate::fs) fn of(error: &repo::Error) -> Self {
         use repo::Kind;
         Self::Errno(match error.kind() {

@@ -1,5 +1,5 @@
-//! A mounted repository: what it is made of, and how its nodes are found on the
-//! backing filesystem.
+//! A mounted repository: its parts, and how its nodes are found on the backing
+//! filesystem.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -32,8 +32,9 @@ pub struct Fs {
     pub(in crate::fs) repository: Repository,
     pub(in crate::fs) options: Options,
     pub(in crate::fs) lasting: Lasting,
-    /// Held for writing while a directory is renamed, as its node says so only
-    /// then, and for reading by who has not found one by the names of its nodes.
+    /// Locked for writing while a directory is renamed, because its node gets the new
+    /// name a moment later; and for reading by a thread that has not found a directory by
+    /// the names of its nodes.
     pub(in crate::fs) names: RwLock<()>,
     pub(in crate::fs) threads: Threads,
     pub(in crate::fs) descriptors: Arc<Shares>,
@@ -42,16 +43,16 @@ pub struct Fs {
     pub(in crate::fs) flocks: Flocks,
     pub(in crate::fs) activity: Arc<Activity>,
     pub(in crate::fs) statistics: Arc<Statistics>,
-    /// Whether the times of birth of the repository's files tell them apart.
+    /// Whether birth times tell the repository's files apart.
     pub(in crate::fs) keeps_births: OnceLock<bool>,
     pub(in crate::fs) since: SystemTime,
-    /// Tells the kernel what it must not believe any more.
+    /// Tells the kernel to drop what it has cached.
     pub(in crate::fs) notifier: OnceLock<Notifier>,
     /// The device of the mount.
     pub(in crate::fs) device: Arc<OnceLock<(u32, u32)>>,
-    /// Whether passthrough still seems possible.
+    /// Whether passthrough has not failed so far.
     pub(in crate::fs) passthrough: AtomicBool,
-    /// Whether a writer has shared a checkpoint's inode with its readers.
+    /// Whether a writer has shared a checkpoint's node with its readers.
     pub(in crate::fs) has_shared_writers: AtomicBool,
 }
 
@@ -89,20 +90,20 @@ impl Fs {
         }
     }
 
-    /// Whether users other than the one who mounted get in.
+    /// Whether other users than the one who mounted may use the mount.
     pub fn allows_others(&self) -> bool {
         self.options.allow_other
     }
 
-    /// It is mounted, as this device (major and minor number): by it `/proc`
-    /// tells the files of one mount from those of others.
+    /// Notes that the filesystem is mounted, as this device (major and minor number). In
+    /// `/proc`, the device tells the files of one mount from those of others.
     pub fn mounted(&self, device: (u32, u32)) {
-        // Once and for all.
+        // It is set only once.
         let _ = self.device.set(device);
     }
 
-    /// To be held by a request that waits, until it is answered: an end of
-    /// the daemon in between would be told to the caller as a failure.
+    /// To be kept by a request that waits, until it is answered: if the daemon ended
+    /// before, the caller would get an error.
     pub fn busy(&self) -> Counted<'_> {
         self.activity.busy()
     }
@@ -112,58 +113,57 @@ impl Fs {
         self.activity.now().1
     }
 
-    /// The end has begun: who waits for another writer is refused.
+    /// The end of the mount has begun: changes that wait for another writer are refused.
     pub fn begin_end(&self) {
         self.activity.end();
     }
 
-    /// What has become of the saves so far.
+    /// The counts of saves so far.
     pub fn saves(&self) -> Saves {
         self.statistics.saves()
     }
 
-    /// The writers that have changed something and are not closed.
+    /// How many writers have unsaved changes.
     pub fn open_writers(&self) -> usize {
         self.activity.now().0
     }
 
-    /// Waits until all commits have ended, however long that takes, and at
-    /// most `timeout` for open writers. Answers whether nothing is left.
+    /// Waits until all commits have ended, however long that takes, and at most `timeout`
+    /// for open writers. Returns whether nothing is left.
     pub fn drain(&self, timeout: Duration) -> bool {
         let is_drained = self.activity.drain(timeout);
-        self.finish_removals();
+        self.carry_out_all_removals();
         is_drained
     }
 
-    /// The kernel has forgotten so many lookups of a node; answers what goes with
-    /// the last one.
+    /// The kernel has forgotten this number of lookups of a node. Returns what goes away
+    /// with the last one.
     pub fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
         self.lasting.nodes.forget(id, lookups)
     }
 
-    /// Lets go of replaced checkpoints that nobody came to open; to be called
-    /// about every second. Answers whether there are any left.
+    /// Closes replaced checkpoints that were kept for an OPEN that has not come; to be
+    /// called about every second. Returns whether there are any left.
     pub fn housekeep(&self) -> bool {
         let knows_any = self.threads.age();
         self.lasting.sessions.forget_ended();
         knows_any
     }
 
-    /// Waits until there may be something for [`housekeep`](Self::housekeep).
+    /// Waits until there may be work for [`housekeep`](Self::housekeep).
     pub fn wait_for_housework(&self) {
         self.threads.wait();
     }
 
-    /// The directory of a node; `ESTALE` if another one has its place, which
-    /// makes the kernel look the path up again.
+    /// The directory of a node; `ESTALE` if another one has its name, which makes the
+    /// kernel walk the path again.
     pub(in crate::fs) fn dir(&self, id: u64) -> Result<Dir> {
         let root = self.repository.root()?.ok_or(Errno::NOENT)?;
         if id == ROOT {
             let stat = sys::fstat(&*root)?;
             return Ok(Dir { fd: root, stat });
         }
-        // Who finds the directory itself need not care whether its names are being
-        // changed: a rename may take as long as the disk does.
+        // First without the lock: a rename has it as long as the disk takes.
         self.find_dir(&root, id).or_else(|_| {
             let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
             self.find_dir(&root, id)
@@ -183,9 +183,9 @@ impl Fs {
         })
     }
 
-    /// The session of a node, as [`dir`](Self::dir).
+    /// The session of a node; `ESTALE` as for [`dir`](Self::dir).
     pub(in crate::fs) fn session(&self, id: u64) -> Result<Session> {
-        let (_, name) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+        let (_, name) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
         let session = self.repository.session(&SessionName::new(&name)?)?;
         if sys::fstat(session.dir())?.stx_ino != id {
             return Err(Errno::STALE.into());
@@ -193,14 +193,14 @@ impl Fs {
         Ok(session)
     }
 
-    /// Parent directory and name of a node that is no directory of ours.
+    /// Parent directory and name of a node that is neither the root nor a session.
     pub(in crate::fs) fn locate(&self, id: u64) -> Result<(Dir, std::ffi::OsString)> {
-        let (parent, name) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+        let (parent, name) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
         Ok((self.dir(parent)?, name))
     }
 
-    /// A descriptor of a node, which may be an `O_PATH` one. What is open has
-    /// one in any case, also when its name is gone.
+    /// A descriptor of a node, possibly an `O_PATH` one. An open file has one even if its
+    /// name is gone.
     pub(in crate::fs) fn path_fd(&self, id: u64) -> Result<Arc<OwnedFd>> {
         if id == ROOT {
             return Ok(self.dir(ROOT)?.fd);
@@ -225,10 +225,10 @@ impl Fs {
         Ok(Arc::new(fd))
     }
 
-    /// So many descriptors for the caller.
+    /// Takes this number of descriptors from the share of the caller's user.
     ///
     /// # Errors
-    /// `EMFILE` if that is more than is left of the user's share.
+    /// `EMFILE` if the share has less than that left.
     pub(in crate::fs) fn reserve(&self, caller: Caller, descriptors: u64) -> Result<Share> {
         let share = self.descriptors.take(caller.uid, descriptors);
         Ok(share.ok_or(Errno::MFILE)?)
@@ -251,7 +251,7 @@ impl Fs {
 
 fn open_dir(root: &OwnedFd, path: &Path) -> Result<OwnedFd> {
     sys::open_dir_beneath(root, path).map_err(|errno| match errno {
-        // Something else has its name.
+        // Another file has its name.
         Errno::NOTDIR | Errno::LOOP | Errno::XDEV => Errno::STALE.into(),
         errno => errno.into(),
     })

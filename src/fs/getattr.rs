@@ -17,8 +17,8 @@ impl Fs {
     /// The attributes of a node, or of a handle if there is one.
     ///
     /// # Errors
-    /// `ESTALE` if the node is not where it was; `EACCES` of the root, if the
-    /// caller cannot get to the repository.
+    /// `ESTALE` if the node has moved; for the root, `EACCES` if the caller cannot reach
+    /// the repository.
     pub fn getattr(&self, id: u64, handle: Option<u64>, request: Request) -> Result<FileAttr> {
         if id == ROOT {
             self.admit(request.caller)?;
@@ -35,7 +35,7 @@ impl Fs {
         Ok(attr)
     }
 
-    /// The same for whoever is here already.
+    /// As [`getattr`](Self::getattr), without the checks that depend on the caller.
     pub(in crate::fs) fn attributes(
         &self,
         id: u64,
@@ -57,10 +57,10 @@ impl Fs {
             Role::Report => self.report_attr(),
             Role::Writer(writer) => writer.attr(patience),
             Role::Empty => {
-                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
                 match self.session(parent) {
                     Ok(session) => absent_attr(&session, id),
-                    // Who has it open still, sees a file without a name.
+                    // A program that still has it open sees a file without a name.
                     Err(_) => Ok(FileAttr {
                         ino: INodeNo(id),
                         nlink: 0,
@@ -80,8 +80,8 @@ impl Fs {
         }
     }
 
-    /// The root's; of a repository that is still missing, those of an empty
-    /// directory.
+    /// The root's attributes; those of an empty directory while the repository is
+    /// missing.
     pub(in crate::fs) fn root_attr(&self) -> Result<FileAttr> {
         match self.repository.root()? {
             Some(root) => Ok(attr_of(&sys::fstat(&*root)?, ROOT)),

@@ -8,7 +8,7 @@ use crate::fs::session::writer::Writer;
 use crate::sys::{self, Errno};
 
 impl Fs {
-    /// Reads at most as much as the buffer takes; the bytes read.
+    /// Reads at most as many bytes as the buffer has. Returns the number of bytes.
     ///
     /// # Errors
     /// Those of pread(2).
@@ -33,7 +33,7 @@ impl Fs {
         }
     }
 
-    /// Writes all of `bytes`; `flags` are those that the file is open with.
+    /// Writes all of `bytes`; `flags` are those with which the file is open.
     ///
     /// # Errors
     /// `EBUSY` if it is the first change of a checkpoint that another writer
@@ -60,7 +60,7 @@ impl Fs {
         }
     }
 
-    /// A piece of what was to be written is lost, for this reason.
+    /// Notes that a piece of what was to be written is lost, for this reason.
     ///
     /// # Errors
     /// `EBADF`
@@ -71,8 +71,8 @@ impl Fs {
         Ok(())
     }
 
-    /// A descriptor of a handle has been closed: the last one of a writer
-    /// commits (DESIGN 5).
+    /// A descriptor of a handle has been closed: the last close of a writer commits
+    /// (DESIGN 5).
     ///
     /// # Errors
     /// The reason why the save was not made.
@@ -81,7 +81,7 @@ impl Fs {
             Handle::Writer(writer) => {
                 let flushed = writer.flush(request.caller.tid, request.patience);
                 self.note_replaced(writer);
-                // One that is busy tells it later.
+                // If the writer is busy, a later close finds it saved.
                 if flushed != Err(Fail::WouldBlock)
                     && writer.is_unsaved(request.patience) == Ok(false)
                 {
@@ -89,8 +89,8 @@ impl Fs {
                 }
                 flushed
             }
-            // Some filesystems tell of a failed write at close(2) only. The
-            // descriptor is closed by way of a duplicate.
+            // Some filesystems report a failed write only at close(2), so a duplicate is
+            // closed.
             Handle::File { file, .. } => {
                 let copy = file.try_clone().map_err(|e| sys::errno_of(&e))?;
                 Ok(sys::close(copy)?)
@@ -99,7 +99,7 @@ impl Fs {
         }
     }
 
-    /// Makes what has been written durable; of a writer, a save point.
+    /// Makes what has been written durable; for a writer, a save point.
     ///
     /// # Errors
     /// Those of fsync(2); the reason why the save was not made.
@@ -121,7 +121,7 @@ impl Fs {
     /// A handle is gone.
     ///
     /// # Errors
-    /// Only that it would wait.
+    /// Only `WouldBlock`.
     pub fn release(&self, handle: u64, patience: Patience) -> Result<()> {
         if patience == Patience::None
             && let Handle::Writer(writer) = &*self.lasting.handles.get(handle)?
@@ -142,8 +142,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Somebody may watch what a save of this writer has replaced, or come to open
-    /// it without its path.
+    /// Notes what a save of this writer has replaced: programs may watch it, or open it
+    /// without its path.
     fn note_replaced(&self, writer: &Writer) {
         if let Some(replaced) = writer.take_replaced() {
             self.replacements.note(writer.session_node(), replaced);

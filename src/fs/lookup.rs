@@ -1,5 +1,5 @@
-//! Names: LOOKUP. What the name `session` stands for is `session/view`'s to say; any
-//! other is a name of the backing filesystem (DESIGN 2.10 and 2.13).
+//! LOOKUP of names. `session/view` decides what the name `session` leads to; any other is
+//! a name of the backing filesystem (DESIGN 2.10 and 2.13).
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::repo::{CHECKPOINT, SessionName};
 use crate::sys::{self, Errno, Statx, device, is_dir};
 
 impl Fs {
-    /// Finds a name, for the thread that asks: one that is about to open a
-    /// checkpoint for writing is shown its writer.
+    /// Looks up a name. A thread that is about to open a checkpoint for writing gets its
+    /// writer.
     ///
     /// # Errors
-    /// `ENOENT`; `ESTALE` if the directory is not where it was.
+    /// `ENOENT`; `ESTALE` if the directory has moved.
     pub fn lookup(&self, parent: u64, name: &OsStr, request: Request) -> Result<Entry> {
         match self.role(parent)? {
             Role::Root => self.lookup_session(name, request.caller),
@@ -69,8 +69,8 @@ impl Fs {
         let file = sys::open_path(&*dir.fd, name)?;
         let stat = sys::fstat(&file)?;
         if device(&stat) != device(&dir.stat) {
-            // A mount inside the repository is not crossed: its inode numbers
-            // are not ours.
+            // A mount inside the repository is not crossed: its inode numbers are not
+            // ours.
             return Err(Errno::NOENT.into());
         }
         let mut looked_up = LookedUp::default();
@@ -96,8 +96,8 @@ impl Fs {
         Ok(entry)
     }
 
-    /// Whether this is a checkpoint that has been found under another name,
-    /// too. It has one node: what is known of a checkpoint stays true of it.
+    /// Whether this is a checkpoint that has been found under another of its names. It
+    /// keeps its one node, with the role of a checkpoint.
     fn is_linked_checkpoint(&self, stat: &Statx) -> bool {
         if stat.stx_nlink < 2
             || !matches!(
@@ -108,7 +108,11 @@ impl Fs {
             return false;
         }
         let current = || {
-            let (session, name) = self.lasting.nodes.place(stat.stx_ino).ok_or(Errno::STALE)?;
+            let (session, name) = self
+                .lasting
+                .nodes
+                .parent_and_name(stat.stx_ino)
+                .ok_or(Errno::STALE)?;
             let is_its_own = self.is_checkpoint(session, &name)?;
             Ok(is_its_own && sys::stat(&*self.dir(session)?.fd, &name)?.stx_ino == stat.stx_ino)
         };
@@ -137,13 +141,12 @@ impl Fs {
         }
     }
 
-    /// How long the kernel may believe the attributes of a node without
-    /// asking.
+    /// How long the kernel may keep the attributes of a node.
     pub fn attr_ttl(&self, id: u64) -> Duration {
         (self.lasting.nodes.role(id)).map_or(Duration::ZERO, |role| self.attr_ttl_of(&role))
     }
 
-    /// Those of a checkpoint never: another one may have its place.
+    /// A checkpoint's attributes are not kept: another file may have its name by now.
     fn attr_ttl_of(&self, role: &Role) -> Duration {
         match role {
             Role::Root | Role::Session | Role::Directory | Role::Other => {
@@ -153,11 +156,11 @@ impl Fs {
         }
     }
 
-    /// What tells inodes apart at no cost; nothing where the filesystem does not
-    /// keep the time of birth, or changes it: on overlayfs it becomes another
-    /// when the first change copies a file up, and the number stays.
+    /// What tells inodes apart without a further call. Nothing where the filesystem has
+    /// no birth time, or changes it: on overlayfs it changes when the first write copies
+    /// a file up, and the number stays.
     pub(in crate::fs) fn birth(&self, stat: &Statx) -> Identity {
-        // Asked once: this is on the way of every lookup.
+        // Deferral only once, as this is part of every lookup.
         let keeps_births = self.keeps_births.get().copied().or_else(|| {
             let root = self.repository.root().ok()??;
             Some(*self.keeps_births.get_or_init(|| !sys::is_overlay(&*root)))

@@ -1,8 +1,8 @@
-//! What the mount means, without the kernel: nodes, handles, and when a save
-//! is a save (DESIGN 2, 4 and 5).
+//! What the mount means, without the kernel: nodes, handles, and when a change is saved
+//! (DESIGN 2, 4 and 5).
 //!
-//! Every operation takes plain values and answers plain values, so that all
-//! of it can be called without a mount; `fuse` is the only user.
+//! Every operation takes and returns plain values, so that all of it can be called
+//! without a mount. `fuse` is the only user.
 
 mod attr;
 mod caller;

@@ -1,4 +1,4 @@
-//! OPEN and CREATE, by what the node is (DESIGN 4): a writer, a checkpoint, or any
+//! OPEN and CREATE, by the role of the node (DESIGN 4): a writer, a checkpoint, or any
 //! other file.
 
 use std::ffi::OsStr;
@@ -16,8 +16,8 @@ use crate::repo::own_lock;
 use crate::sys::{self, Errno, Mode, OFlags};
 
 impl Fs {
-    /// Opens a file. A checkpoint that is to be written answers `ESTALE`, and
-    /// is opened as the writer that the same thread finds then (DESIGN 4).
+    /// Opens a file. The first OPEN of a checkpoint for writing answers `ESTALE`; the
+    /// same thread's second walk then leads to its writer, which is opened (DESIGN 4).
     ///
     /// # Errors
     /// `EBUSY` if the checkpoint is being written, and those of open(2).
@@ -45,8 +45,8 @@ impl Fs {
         let writes = changes(flags);
         match self.role(id)? {
             Role::Writer(writer) => {
-                // Whatever comes of it: a thread that is refused, or reads after
-                // all, is shown the checkpoint when it looks again.
+                // Whatever the result: a thread that is refused, or only reads, finds the
+                // checkpoint at its next lookup.
                 self.threads.end_walk(request.caller.tid);
                 if !writes && !writer.is_open() {
                     return Err(Errno::STALE.into());
@@ -56,8 +56,8 @@ impl Fs {
                     writer.open(truncates, request.caller.tid, wait, request.patience)?;
                     Ok(share)
                 });
-                // The kernel may know the node of who is refused until somebody
-                // looks the name up again: it keeps no descriptors.
+                // After a refusal the kernel may know the node until the name is looked
+                // up again: it must not keep descriptors open.
                 if matches!(share, Err(Fail::Errno(_))) && !writer.is_open() {
                     self.lasting.nodes.retire(id);
                 }
@@ -85,7 +85,7 @@ impl Fs {
             }
             Role::Checkpoint => self.open_checkpoint(id, request.caller, open_backing),
             Role::Empty => {
-                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
                 self.open_absent(id, parent, FopenFlags::empty(), request)
             }
             Role::Other => self.open_other(id, flags, request, open_backing),
@@ -94,7 +94,7 @@ impl Fs {
         }
     }
 
-    /// Creates and opens a file that was not there when the kernel looked.
+    /// Creates and opens a file that did not exist at the kernel's lookup.
     ///
     /// # Errors
     /// `EPERM` in the root, and those of open(2).
@@ -113,10 +113,10 @@ impl Fs {
             let has_removed = self
                 .lasting
                 .sessions
-                .asked_by(request.caller.tid, parent)
+                .removed_by(request.caller.tid, parent)
                 .is_some();
             if !changes(flags) && !has_removed {
-                // flock(1) opens so: it must not keep others from saving.
+                // flock(1) opens it like this, and must not keep others from saving.
                 self.make_empty_checkpoint(parent, mode, request)?;
                 let entry = self.lookup(parent, name, request)?;
                 let opened = self.open(entry.attr.ino.0, flags, request, open_backing);
@@ -137,9 +137,9 @@ impl Fs {
             .caller
             .act(|| sys::openat(&*dir.fd, name, passed, mode))?;
         if self.is_lock(parent, name)? {
-            // The flock that its maker takes stays in the kernel; this one
-            // tells us, and others beside the mount, that he lives. Without
-            // flock(2) nobody can tell (I4).
+            // The flock that the program itself takes stays on the mount. This one, on
+            // the backing file, shows the daemon and programs beside the mount that the
+            // lock is alive. Without flock(2) that cannot be known (I4).
             if let Err(errno) = own_lock(file.as_fd()) {
                 log::debug!("session.next made through the mount: flock: {errno}");
             }

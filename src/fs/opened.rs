@@ -1,4 +1,4 @@
-//! What the kernel is told of an open file, and what the flags of an open mean.
+//! An open file as the kernel is told of it, and the meaning of open flags.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -8,7 +8,7 @@ use fuser::{BackingId, FopenFlags};
 
 use crate::fs::entry::Entry;
 
-/// Makes a file one that the kernel reads and writes by itself.
+/// Registers a file for passthrough: the kernel reads and writes it by itself.
 pub type OpenBacking<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
 
 /// An open file, for the kernel.
@@ -16,22 +16,23 @@ pub type OpenBacking<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<BackingId>;
 pub struct Opened {
     /// The number of its handle.
     pub handle: u64,
-    /// How the kernel is to treat it.
+    /// How the kernel must treat it.
     pub flags: FopenFlags,
-    /// What it reads and writes by itself, if it does.
+    /// The file that the kernel reads and writes by itself, if it does.
     pub backing: Option<Arc<BackingId>>,
 }
 
-/// A new file that is open, for the kernel.
+/// A new file that has been opened.
 #[derive(Debug)]
 pub struct Created {
-    /// What it is.
+    /// What the kernel is told about its name.
     pub entry: Entry,
     /// Its handle.
     pub opened: Opened,
 }
 
-/// The flags of open(2) that a file of the backing filesystem is opened with.
+/// The flags of open(2) that are passed on when a file of the backing filesystem is
+/// opened.
 pub(in crate::fs) const PASSED_ON: i32 = libc::O_ACCMODE
     | libc::O_APPEND
     | libc::O_TRUNC
@@ -39,13 +40,13 @@ pub(in crate::fs) const PASSED_ON: i32 = libc::O_ACCMODE
     | libc::O_DSYNC
     | libc::O_NOATIME;
 
-/// Whether an open with these flags is to change the file: truncating does,
-/// whatever the access mode.
+/// Whether an open with these flags is to change the file: truncating does, whatever the
+/// access mode.
 pub(in crate::fs) fn changes(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
 }
 
-/// Whether an open with these flags is to append, and for nothing else.
+/// Whether a file opened with these flags can only be appended to.
 pub(in crate::fs) fn only_appends(flags: i32) -> bool {
     flags & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_WRONLY | libc::O_APPEND
 }

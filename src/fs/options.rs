@@ -1,4 +1,4 @@
-//! How a mount behaves: what its options set.
+//! How a mount behaves, as its options set it.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ pub enum Missing {
 /// How a mount behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Let the kernel read checkpoints, and read and write other files, on the
-    /// backing filesystem by itself, where it can and we are allowed to.
+    /// Whether the kernel reads checkpoints, and reads and writes other files, directly
+    /// on the backing filesystem, where that is possible.
     pub passthrough: bool,
-    /// How long a writer waits for another one, or for a foreign
-    /// `session.next`, before it gets `EBUSY`. Zero: not at all.
+    /// How long a writer waits for another one, or for a foreign `session.next`, before
+    /// it gets `EBUSY`. Zero: not at all.
     pub lock_wait: Duration,
-    /// Other users get in: the kernel checks their permissions.
+    /// Whether other users may use the mount; the kernel checks their permissions.
     pub allow_other: bool,
-    /// How long the kernel may believe the name of a directory without asking.
-    /// One that has been replaced meanwhile is noticed when it is used.
+    /// How long the kernel may keep the name of a directory. A directory that has been
+    /// replaced meanwhile is noticed when it is used.
     pub entry_timeout: Option<Duration>,
-    /// How long the kernel may believe attributes of what is no checkpoint.
+    /// How long the kernel may keep attributes of anything but checkpoints.
     pub attr_timeout: Option<Duration>,
     /// What a session without a checkpoint shows.
     pub missing: Missing,

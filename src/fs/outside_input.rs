@@ -1,9 +1,9 @@
-//! What comes from a disk: whatever it is, no parser panics; each answers what a
-//! plainer one does.
+//! Tests with any bytes as what a disk contains: no parser panics, and each agrees with a
+//! simpler one.
 
 use crate::fs::caller::credentials::acl_of_absent;
 
-/// An ACL of a disk, which anybody may have written.
+/// An ACL of a disk, with any content.
 pub fn acl(input: &[u8]) {
     let found = acl_of_absent(input.to_vec());
     assert_eq!(found.len(), input.len());

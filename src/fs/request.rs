@@ -1,17 +1,17 @@
-//! A request of the kernel: who asks, and whether the answer may take a while
-//! (DESIGN 13.2).
+//! A request of the kernel: its caller, and whether the answer may take long (DESIGN
+//! 13.2).
 
 use crate::fs::errno::{Fail, Result};
 
-/// Who asks.
+/// The thread that has made a system call, and its ids.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
-    /// The thread (what FUSE calls the pid); 0 if it is outside of the
-    /// daemon's pid namespace.
+    /// The thread id (which FUSE calls the pid); 0 if it is outside the daemon's pid
+    /// namespace.
     pub tid: u32,
-    /// Its user.
+    /// Its user id.
     pub uid: u32,
-    /// Its group, of what it makes.
+    /// Its group id, which files it makes get.
     pub gid: u32,
 }
 
@@ -20,14 +20,14 @@ pub struct Caller {
 pub enum Patience {
     /// No: it runs on a thread that takes requests from the kernel.
     None,
-    /// Yes: it runs on a thread of its own.
+    /// Yes: it runs on a worker thread.
     Wait,
 }
 
 /// A request.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
-    /// Who asks.
+    /// The caller.
     pub caller: Caller,
     /// Whether this attempt may wait.
     pub patience: Patience,
@@ -44,10 +44,10 @@ impl Caller {
 }
 
 impl Patience {
-    /// For operations that sync, or take long in another way.
+    /// For operations that sync, or take long for another reason.
     ///
     /// # Errors
-    /// [`Fail::WouldBlock`] on a thread that may not wait.
+    /// [`Fail::WouldBlock`] on a thread that must not wait.
     pub fn must_wait(self) -> Result<()> {
         match self {
             Self::None => Err(Fail::WouldBlock),

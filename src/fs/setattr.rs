@@ -16,9 +16,8 @@ use crate::repo::Checkpoint;
 use crate::sys::{self, Errno, OFlags};
 
 impl Fs {
-    /// Sets attributes, and answers the new ones. A new size of a checkpoint
-    /// is a save: truncate(2) takes the same way round as an open for
-    /// writing.
+    /// Sets attributes, and returns the new ones. A new size of a checkpoint is a save:
+    /// truncate(2) gets a writer by a second walk, as an open for writing does.
     ///
     /// # Errors
     /// Those of chmod(2), chown(2), utimensat(2) and truncate(2).
@@ -45,8 +44,8 @@ impl Fs {
             Role::Writer(writer) => {
                 self.threads.end_walk(request.caller.tid);
                 let done = writer.set_attr(set, request);
-                // One that nobody has open is done with, and the kernel may know it
-                // for long.
+                // A writer without an open handle is done, but the kernel may know its
+                // node for long.
                 if done != Err(Fail::WouldBlock) && !writer.is_open() {
                     self.lasting.nodes.retire(id);
                 }
@@ -73,7 +72,7 @@ impl Fs {
                 )
             }
             Role::Empty => {
-                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
                 let writer = self.new_writer(parent, id, libc::O_WRONLY, request.caller)?;
                 writer.set_attr(set, request)
             }
@@ -97,8 +96,8 @@ impl Fs {
         }
     }
 
-    /// The writer that the caller's process has open, which is what it means by the
-    /// path, too (DESIGN 2.15).
+    /// The writer that the calling process has open: truncate(2) by path acts on that
+    /// (DESIGN 2.15).
     fn own_writer(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
         let live = self.lasting.sessions.find(session)?;
         live.writers_of(caller.tid).into_iter().next()

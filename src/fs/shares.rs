@@ -1,5 +1,5 @@
-//! What each user may have of what all share: descriptors, and memory (DESIGN
-//! 13.3). Beyond it, that user is refused, and the others go on.
+//! Shares of what all users share: descriptors and memory (DESIGN 13.3). A user whose
+//! share is used up is refused, and the others go on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,23 +7,22 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
-/// The descriptors that an open checkpoint takes while it is written, beside
-/// that of its handle: of its session, of the checkpoint it started from, twice if
-/// that is read, of the one whose number it shows, of what is staged, and of two
-/// processes that write.
+/// How many descriptors an open writer takes, beside that of its handle: the session, the
+/// base, the base opened for reading, the checkpoint whose number it shows, the staged
+/// file, and two processes that write.
 pub(in crate::fs) const OF_WRITER: u64 = 7;
 
-/// At the most so many descriptors are kept for the daemon itself: for what it
-/// opens while it answers, and for what it holds for nobody in particular
-/// (`threads`, `node`, `replaced`), which is bounded by itself.
+/// How many descriptors at most are reserved for the daemon itself: for what it opens
+/// while it answers, and for what it keeps open for no user in particular (`threads`,
+/// `node`, `replaced`), which has limits of its own.
 const RESERVE: u64 = 4096;
 
-/// What has given nothing back for so long stands still: a disk does not answer,
-/// say.
+/// If nothing has been given back for this long, nothing more is expected: a disk may not
+/// be answering.
 const STILL: Duration = Duration::from_secs(1);
 
-/// Something of which each user has a share. Whoever runs the daemon, and root,
-/// may have all of it.
+/// Something of which each user has a share. The user of the daemon, and root, may use
+/// all of it.
 #[derive(Debug)]
 pub struct Shares {
     each: u64,
@@ -37,11 +36,11 @@ pub struct Shares {
 struct Used {
     by_user: HashMap<u32, u64>,
     all: u64,
-    /// When anything was given back last.
+    /// When something was given back last.
     last: Option<Instant>,
 }
 
-/// What a user has taken; given back when it is dropped.
+/// What a user has taken. It is given back when this is dropped.
 #[derive(Debug)]
 pub struct Share {
     shares: Arc<Shares>,
@@ -50,7 +49,7 @@ pub struct Share {
 }
 
 impl Shares {
-    /// `each` for a user, and `all` for all of them.
+    /// `each` for one user, and `all` for all users together.
     pub fn new(each: u64, all: u64) -> Arc<Self> {
         Arc::new(Self {
             each,
@@ -61,8 +60,8 @@ impl Shares {
         })
     }
 
-    /// The descriptors of this process: half of them for each user, less a
-    /// reserve for the daemon itself.
+    /// The descriptors of this process: half of them for each user, less a reserve for
+    /// the daemon itself.
     pub(in crate::fs) fn of_descriptors() -> Arc<Self> {
         let limit = limit_of_descriptors();
         let reserve = RESERVE.min(limit / 4);
@@ -73,14 +72,14 @@ impl Shares {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// So much for a user; `None` if that is more than is left of the share.
+    /// Takes an amount for a user; `None` if the share has less than that left.
     pub fn take(self: &Arc<Self>, user: u32, amount: u64) -> Option<Share> {
         let used = self.lock();
         self.take_of(used, user, amount)
     }
 
-    /// The same, after a wait for what others of the user give back: as long as
-    /// anything is given back at least every second, but no longer than this.
+    /// As [`take`](Self::take), but waits, for `patience` at most, until enough has been
+    /// given back. Gives up if nothing is given back for a second.
     pub fn take_within(
         self: &Arc<Self>,
         user: u32,
@@ -101,9 +100,10 @@ impl Shares {
         self.take_of(used, user, amount)
     }
 
-    /// The same, however long that takes; `None` if nobody may have so much.
+    /// As [`take`](Self::take), but waits as long as necessary; `None` if no user may
+    /// have that much.
     pub fn wait_for(self: &Arc<Self>, user: u32, amount: u64) -> Option<Share> {
-        // More than the share itself would never come.
+        // More than the share can never be given back.
         if amount > self.each.min(self.all) {
             return None;
         }
@@ -156,8 +156,8 @@ impl Shares {
 }
 
 impl Share {
-    /// Makes it another amount; `false`, and as before, if the user may not have
-    /// that.
+    /// Changes the amount. Returns false, and changes nothing, if the user may not have
+    /// that much.
     pub fn resize(&mut self, amount: u64) -> bool {
         if amount <= self.amount {
             self.shares.give_back(self.user, self.amount - amount);
@@ -166,14 +166,14 @@ impl Share {
             let Some(mut more) = more else {
                 return false;
             };
-            // It is this one's from now on.
+            // It belongs to this share from now on.
             more.amount = 0;
         }
         self.amount = amount;
         true
     }
 
-    /// A part of it, that is given back by itself.
+    /// Splits off a part, which is given back separately.
     pub fn split(&mut self, amount: u64) -> Self {
         let amount = amount.min(self.amount);
         self.amount -= amount;
@@ -184,7 +184,7 @@ impl Share {
         }
     }
 
-    /// Whether another one is the same user's.
+    /// Whether another share is the same user's.
     pub fn is_of_same_user(&self, other: &Self) -> bool {
         self.user == other.user
     }
@@ -210,13 +210,13 @@ mod tests {
     const BOB: u32 = 61002;
 
     #[test]
-    fn rule_13_3_a_share_ends_and_others_go_on() {
+    fn rule_13_3_a_used_up_share_leaves_others_theirs() {
         let shares = Shares::new(10, 25);
         let first = shares.take(ANN, 7).unwrap();
         assert!(shares.take(ANN, 4).is_none());
         let second = shares.take(ANN, 3).unwrap();
         let other = shares.take(BOB, 10).unwrap();
-        // All there is, for whoever runs the daemon.
+        // All there is, for the user of the daemon.
         assert!(shares.take(geteuid().as_raw(), 6).is_none());
         let own = shares.take(geteuid().as_raw(), 5).unwrap();
         drop((first, other));
@@ -232,11 +232,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_waited_for() {
+    fn a_share_can_be_waited_for() {
         let patience = Duration::from_secs(60);
         let shares = Shares::new(1, 9);
         let taken = shares.take(ANN, 1).unwrap();
-        // Nothing is given back that could be waited for.
+        // Nothing has been given back yet, so it does not wait.
         assert!(shares.take_within(ANN, 1, patience).is_none());
         drop(shares.take(BOB, 1));
         let short = Duration::from_millis(1);

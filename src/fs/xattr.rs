@@ -21,11 +21,11 @@ impl Fs {
         match self.role(id)? {
             Role::Writer(writer) => writer.xattr(&name, patience),
             Role::Empty if *name == *ACL => {
-                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
                 Ok(acl_of_absent(sys::get_xattr(&self.dir(parent)?.fd, ACL)?))
             }
             Role::Empty | Role::Report => Err(Errno::NODATA.into()),
-            // An empty directory is shown while there is no repository.
+            // While there is no repository, an empty directory is shown.
             Role::Root if self.repository.root()?.is_none() => Err(Errno::NODATA.into()),
             Role::Checkpoint if is_mark(&name) => Err(Errno::NODATA.into()),
             _ => Ok(sys::get_xattr(&*self.path_fd(id)?, &name)?),
@@ -42,7 +42,7 @@ impl Fs {
         let names = list.split_inclusive(|&byte| byte == 0);
         Ok(names
             .filter(|name| !(is_checkpoint && is_name_of_mark(name)))
-            // Which the filesystem itself hides (xattr(7)).
+            // As filesystems do themselves (xattr(7)).
             .filter(|name| request.caller.uid == 0 || !name.starts_with(b"trusted."))
             .flatten()
             .copied()
@@ -75,7 +75,7 @@ impl Fs {
         match self.role(id)? {
             Role::Writer(writer) => writer.set_xattr(&name, (value, flags), request),
             Role::Empty => {
-                let (parent, _) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+                let (parent, _) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
                 let writer = self.new_writer(parent, id, libc::O_WRONLY, request.caller)?;
                 writer.set_xattr(&name, (value, flags), request)
             }
@@ -88,8 +88,8 @@ impl Fs {
                 match value {
                     Some(value) => {
                         let set = || sys::set_xattr(&*fd, &name, value, flags);
-                        // It takes the setgid bit off for who is not in the
-                        // group, which only the caller's own groups tell.
+                        // For a caller outside the file's group this removes the setgid
+                        // bit, so it must run with the caller's own groups.
                         let set = if *name == *ACL {
                             request.caller.act(set)
                         } else {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::table::Entry;
+use super::table::Mount;
 
 /// How long to wait at most, for each message and for the end. The mount may live on in
 /// another mount namespace, and its process may be stopped.
@@ -221,7 +221,7 @@ fn connect((major, minor): Device) -> io::Result<UnixStream> {
 
 /// Whether it is a mount of this program: by its type, or, if it was given
 /// another one, by the process that serves it.
-pub(super) fn is_served_by_us(entry: &Entry) -> bool {
+pub(super) fn is_served_by_us(entry: &Mount) -> bool {
     entry.is_ours() || entry.is_fuse() && Watch::of(entry.device).is_some()
 }
 

@@ -1,4 +1,4 @@
-//! Who is let in: to the mount, and to a writer (DESIGN 13.1).
+//! Which callers may use the mount, and which may get a writer (DESIGN 13.1).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -12,10 +12,10 @@ use crate::repo::{Checkpoint, Session};
 use crate::sys::{self, Errno};
 
 impl Fs {
-    /// Whether the caller can get to the repository without us: the mount
-    /// must not be a way around the directories above it. The kernel asks for
-    /// the attributes of the root on every way that leads through it, which is
-    /// where this is called.
+    /// Checks that the caller could reach the repository without the mount: the mount
+    /// must not be a way around the permissions of the directories above the repository.
+    /// The kernel asks for the root's attributes on every path through it, and this is
+    /// called then.
     ///
     /// # Errors
     /// `EACCES`
@@ -27,7 +27,7 @@ impl Fs {
         let root = self.repository.root()?;
         let path = match &root {
             None => self.repository.path().to_owned(),
-            // It may have been moved.
+            // The repository may have been moved.
             Some(root) => {
                 let path = sys::path_of(&**root)?;
                 PathBuf::from(OsStr::from_bytes(path.to_bytes()))
@@ -38,24 +38,24 @@ impl Fs {
         }
         match caller.act(|| sys::stat(sys::CWD, path.as_os_str())) {
             Ok(_) => Ok(()),
-            // Nothing on the way to a missing one has held him up.
+            // The repository is missing; the directories above it let the caller pass.
             Err(Errno::NOENT) if root.is_none() => Ok(()),
             Err(_) => Err(Errno::ACCESS.into()),
         }
     }
 
-    /// Whether the caller may be given a writer that starts from `base`.
+    /// Checks that the caller may get a writer that starts from `base`.
     ///
-    /// The kernel has checked his permission on the file where there are
-    /// others. But a save replaces also what must not be written (a mode of
-    /// 0444 of the daemon's own user, an immutable file); that is refused here,
-    /// at the open as anywhere. And a first checkpoint is a new file in its
-    /// directory, which the kernel has not asked about.
+    /// With `allow_other` the kernel has checked the caller's permission on the file. But
+    /// a save would also replace a file that must not be written (one of the daemon's own
+    /// user with mode 0444, an immutable one): that is refused here, at the open, as on
+    /// any filesystem. And a first checkpoint is a new file in its directory, for which
+    /// the kernel has not checked the permission.
     ///
     /// # Errors
-    /// Those of access(2); `EPERM` to another user than an unprivileged
-    /// daemon's: what he makes would not be his, and `/proc` would not show
-    /// whether he was killed (DESIGN 5).
+    /// Those of access(2); `EPERM` for another user than that of an unprivileged daemon:
+    /// it could not make files that belong to that user, and `/proc` would not show it
+    /// whether the writing process was killed (DESIGN 5).
     pub(in crate::fs) fn check_writer(
         &self,
         session: &Session,
@@ -71,8 +71,8 @@ impl Fs {
     }
 }
 
-/// Whether all directories above a path let everybody pass. One with an ACL
-/// may hold up somebody.
+/// Whether all users may pass all directories above a path. A directory with an ACL
+/// counts as closed, as the ACL may exclude somebody.
 fn is_open_to_all(path: &Path) -> bool {
     path.ancestors().skip(1).all(|dir| {
         let Ok(fd) = sys::open_path(sys::CWD, dir.as_os_str()) else {
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_closed_directory_closes_what_is_below() {
+    fn a_closed_directory_closes_all_below_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap().join("a/b");
         fs::create_dir_all(&path).unwrap();

@@ -1,17 +1,16 @@
 //! Callers that are not the user of the daemon, on a mount with `allow_other`.
 //!
-//! The kernel checks permissions on the mount itself (`default_permissions`),
-//! by the modes, owners and ACLs that it is told of (`FUSE_POSIX_ACL`). Three
-//! things it cannot do, and they are done here, with the caller's own ids and
-//! groups: make something that is his from its first moment, change an ACL as
-//! it would for him, and look at the directories above the repository.
+//! On such a mount the kernel checks permissions itself (`default_permissions`), by the
+//! modes, owners and ACLs that it is told (`FUSE_POSIX_ACL`). Three things it cannot do.
+//! They are done here, with the caller's own ids and groups: to make a file that belongs
+//! to the caller from the start, to change an ACL with the effects it has for that
+//! caller, and to check the directories above the repository.
 //!
-//! Seen on Linux 6.18: with attributes that are never believed without asking
-//! (a TTL of 0), the kernel asks GETATTR for each part of a path, and for the
-//! ACL as well if the caller is not the owner: 3 and up to 3 more requests for
-//! a read (18 microseconds become 45 and 60), twice that for a save. So that is
-//! only done where there are others. Without them every caller is who the
-//! daemon is, and what the backing filesystem refuses it is refused to him.
+//! Seen on Linux 6.18: if attributes have a TTL of 0, the kernel asks GETATTR for each
+//! component of a path, and also for the ACL if the caller is not the owner. That is 3 to
+//! 6 more requests for a read (18 microseconds become 45 to 60), and twice as many for a
+//! save. So it is done only with `allow_other`. Without it every caller is the user of
+//! the daemon, and the backing filesystem itself checks what that user may do.
 
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -22,24 +21,23 @@ use crate::proc::{self, File, OutOfExec, status};
 use crate::repo::{Attributes, Checkpoint, Permit};
 use crate::sys::{self, Errno};
 
-/// The extended attribute that is the ACL of a file.
+/// The extended attribute that contains the ACL of a file.
 pub(in crate::fs) const ACL: &CStr = c"system.posix_acl_access";
 
 impl Caller {
-    /// Does something with the ids and groups of the caller: what comes of it
-    /// is what he would get without us, and belongs to him at once.
+    /// Runs `f` with the ids and groups of the caller, so that it may do what the caller
+    /// may, and what it makes belongs to the caller from the start.
     ///
     /// # Errors
-    /// `EPERM` if the daemon is an ordinary user, and the caller another one.
+    /// `EPERM` if the daemon is an ordinary user, and the caller is another user.
     pub(in crate::fs) fn act<T>(self, f: impl FnOnce() -> sys::Result<T>) -> sys::Result<T> {
         let _acting = self.credentials()?.begin()?;
         f()
     }
 
-    /// Does what the kernel has let the caller do, and does it as the caller, if that
-    /// is somebody whom we see: the kernel goes by what it was told last, which may
-    /// be a second old. In a directory with the sticky bit another user's session may
-    /// have taken the name by then.
+    /// Runs `f`, which the kernel has permitted to the caller, with the caller's ids if
+    /// it is in our pid namespace. The kernel's check may be a second old: in a directory
+    /// with the sticky bit, another user's session may have got the name since.
     pub(in crate::fs) fn act_if_seen<T>(
         self,
         f: impl FnOnce() -> sys::Result<T>,
@@ -51,10 +49,10 @@ impl Caller {
         }
     }
 
-    /// Who he is at this moment.
+    /// The credentials of the caller at this moment.
     ///
     /// # Errors
-    /// `EPERM` if the daemon is an ordinary user, and the caller another one.
+    /// `EPERM` if the daemon is an ordinary user, and the caller is another user.
     pub(in crate::fs) fn credentials(self) -> sys::Result<Credentials> {
         if self.is_daemon() {
             return Ok(Credentials { ids: None });
@@ -64,15 +62,15 @@ impl Caller {
             ids: Some(sys::FileIds {
                 uid: self.uid,
                 gid: self.gid,
-                // Of a caller outside of our pid namespace: none.
+                // A caller outside our pid namespace has none.
                 groups: status::groups(self.tid),
             }),
         })
     }
 
-    /// Whether he keeps the setuid and setgid bits of what he changes
-    /// (`CAP_FSETID`, capabilities(7)); not if nobody can tell. The capabilities
-    /// of another user namespace than ours do not count.
+    /// Whether the caller keeps the setuid and setgid bits of files it changes
+    /// (`CAP_FSETID`, capabilities(7)); false if unknown. Capabilities in another user
+    /// namespace than ours do not count.
     pub(in crate::fs) fn keeps_privileges(self) -> bool {
         let namespace = |tid| OutOfExec::known(tid).namespace("user").ok();
         self.uid == 0
@@ -80,14 +78,15 @@ impl Caller {
             && namespace(std::process::id()).is_some_and(|ours| namespace(self.tid) == Some(ours))
     }
 
-    /// Has this thread act as the caller while it changes attributes of a file,
-    /// of which this is the status now; `None` if it is to do that as itself.
+    /// Lets this thread act as the caller while it changes attributes of a file whose
+    /// status is `file`; `None` if it should act as the daemon.
     ///
-    /// The kernel has asked whether he may, but goes by the owner and the group
-    /// that it was told of last (setattr_prepare, fs/attr.c, Linux 6.18), which
-    /// may have been changed since. Two things it has decided otherwise: that a
-    /// change of the content takes setuid and setgid off, for who need not own the
-    /// file (file_remove_privs), and what root of a user namespace may do.
+    /// The kernel has checked that the caller may change them, but by the owner and group
+    /// that it was told last (setattr_prepare, fs/attr.c, Linux 6.18), which may have
+    /// changed since. In two cases the kernel decides in another way, and the daemon acts
+    /// as itself: when a change of the content removes setuid and setgid, for which a
+    /// caller need not own the file (file_remove_privs), and for root of a user
+    /// namespace.
     ///
     /// # Errors
     /// As of [`credentials`](Self::credentials).
@@ -97,24 +96,24 @@ impl Caller {
         attributes: &Attributes,
     ) -> sys::Result<Option<Acting>> {
         if self.is_daemon()
-            || takes_privileges_only(file.stx_mode.into(), attributes)
-            || self.rules_over(file)
+            || only_drops_privileges(file.stx_mode.into(), attributes)
+            || self.has_power_over_owner_of(file)
         {
             return Ok(None);
         }
         self.credentials()?.begin().map(Some)
     }
 
-    /// Whether he has capabilities over the owner of a file: those of a user
-    /// namespace count for the users in it (user_namespaces(7)).
-    fn rules_over(self, file: &sys::Statx) -> bool {
+    /// Whether the caller has capabilities over the owner of a file: those in a user
+    /// namespace count for the users mapped in it (user_namespaces(7)).
+    fn has_power_over_owner_of(self, file: &sys::Statx) -> bool {
         let read = |file| proc::read(self.tid, file).unwrap_or_default();
         has_power_over_files(&read(File::Status))
             && maps(&read(File::UidMap), file.stx_uid)
             && maps(&read(File::GidMap), file.stx_gid)
     }
 
-    /// Whether he is somebody whom the daemon can act as.
+    /// Checks that the daemon can act as the caller.
     pub(in crate::fs) fn check(self) -> sys::Result<()> {
         let daemon = rustix::process::geteuid();
         if daemon.is_root() || daemon.as_raw() == self.uid {
@@ -130,8 +129,8 @@ impl Caller {
     }
 }
 
-/// The ids and groups that somebody has had at one moment: what he may do then he
-/// may do with what he has opened.
+/// The ids and groups that a caller had at one moment. What it was permitted at an open,
+/// it may do later with the opened file.
 #[derive(Debug, Clone)]
 pub(in crate::fs) struct Credentials {
     /// `None`: the daemon's own.
@@ -139,7 +138,7 @@ pub(in crate::fs) struct Credentials {
 }
 
 impl Credentials {
-    /// Has this thread act as him until the answer is dropped.
+    /// Lets this thread act with these credentials until the returned value is dropped.
     ///
     /// # Errors
     /// `EPERM` if the daemon is an ordinary user.
@@ -148,16 +147,17 @@ impl Credentials {
             own: None,
             _not_send: PhantomData,
         };
-        if let Some(his) = &self.ids {
-            // Before anything is changed: half a change is undone as well.
+        if let Some(ids) = &self.ids {
+            // Before any change: a change that fails half-way is undone, too.
             acting.own = Some(sys::FileIds::of_this_process()?);
-            his.assume()?;
+            ids.assume()?;
         }
         Ok(acting)
     }
 }
 
-/// A save where it was not begun (DESIGN 13.1): it is the opener who asks.
+/// A save over another checkpoint than its base (DESIGN 13.1): asked with the opener's
+/// credentials.
 impl Permit for Credentials {
     fn may_write(&self, checkpoint: &Checkpoint) -> sys::Result<()> {
         let _acting = self.begin()?;
@@ -172,9 +172,9 @@ impl Permit for Credentials {
 
 /// This thread acts as a caller until this value is dropped.
 pub(in crate::fs) struct Acting {
-    /// What it goes back to, if it is not itself all the time.
+    /// The ids to go back to; `None` if the thread acts as the daemon.
     own: Option<sys::FileIds>,
-    /// Of this thread only.
+    /// It concerns this thread only.
     _not_send: PhantomData<*const ()>,
 }
 
@@ -183,14 +183,13 @@ impl Drop for Acting {
         if let Some(own) = &self.own
             && let Err(errno) = own.assume()
         {
-            log::error!("a thread stays with the groups of a caller: {errno}");
+            log::error!("a thread could not give up the groups of a caller: {errno}");
         }
     }
 }
 
-/// Whether nothing is to be set but the mode, and of that only setuid and setgid
-/// are taken off.
-fn takes_privileges_only(now: u32, attributes: &Attributes) -> bool {
+/// Whether only the mode is to be set, and that only without setuid or setgid.
+fn only_drops_privileges(now: u32, attributes: &Attributes) -> bool {
     let Attributes {
         mode: Some(mode),
         uid: None,
@@ -204,14 +203,14 @@ fn takes_privileges_only(now: u32, attributes: &Attributes) -> bool {
     mode & !now == 0 && now & !mode & !0o6000 == 0
 }
 
-/// Whether a thread has `CAP_CHOWN`, `CAP_FOWNER` and `CAP_FSETID`; `status` is in
-/// the form of proc_pid_status(5).
+/// Whether a thread has `CAP_CHOWN`, `CAP_FOWNER` and `CAP_FSETID`; `status` is in the
+/// form of proc_pid_status(5).
 fn has_power_over_files(status: &[u8]) -> bool {
     status::has_capabilities(status, 1 << 0 | 1 << 3 | 1 << 4)
 }
 
-/// Whether a map of a user namespace, in the form of user_namespaces(7), has a
-/// user or group of ours.
+/// Whether a map of a user namespace, in the form of user_namespaces(7), contains this id
+/// of our namespace.
 fn maps(map: &[u8], id: u32) -> bool {
     let map = String::from_utf8_lossy(map);
     map.lines().any(|line| {
@@ -226,11 +225,11 @@ fn maps(map: &[u8], id: u32) -> bool {
     })
 }
 
-/// The ACL of a checkpoint that is not there yet, from that of its directory:
-/// everybody may read it, and who may make it may write it.
+/// The ACL of a checkpoint that does not exist yet, made from that of its directory: all
+/// may read it, and those who may write the directory may write it.
 ///
-/// `acl` is as of linux/posix_acl_xattr.h: a version of 4 bytes, and entries
-/// of a tag (2 bytes), permissions (2, little-endian) and an id (4).
+/// `acl` has the form of linux/posix_acl_xattr.h: a version of 4 bytes, and entries of a
+/// tag (2 bytes), permissions (2, little-endian) and an id (4).
 pub(in crate::fs) fn acl_of_absent(mut acl: Vec<u8>) -> Vec<u8> {
     for entry in acl.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
         entry[2] = (entry[2] | 0o4) & !0o1;
@@ -243,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_privileges_only_is_told_from_other_changes() {
+    fn a_change_that_only_drops_setuid_or_setgid_is_recognized() {
         let mode = |mode| Attributes {
             mode: Some(mode),
             ..Attributes::default()
@@ -260,7 +259,7 @@ mod tests {
             (0o4755, 0o757, false),
         ] {
             assert_eq!(
-                takes_privileges_only(now, &mode(set)),
+                only_drops_privileges(now, &mode(set)),
                 only,
                 "{now:o} {set:o}"
             );
@@ -269,12 +268,12 @@ mod tests {
             uid: Some(0),
             ..mode(0o755)
         };
-        assert!(!takes_privileges_only(0o4755, &owner));
-        assert!(!takes_privileges_only(0o4755, &Attributes::default()));
+        assert!(!only_drops_privileges(0o4755, &owner));
+        assert!(!only_drops_privileges(0o4755, &Attributes::default()));
     }
 
     #[test]
-    fn a_map_has_the_ids_of_its_ranges() {
+    fn an_id_map_contains_the_ids_of_its_ranges() {
         let map = b"         0      61001          1\n      1000     100000      65536\n";
         for (id, is_in) in [(61001, true), (61002, false), (0, false), (100_000, true)] {
             assert_eq!(maps(map, id), is_in, "{id}");

@@ -1,4 +1,5 @@
-//! Who asks: with which ids and rights, and what is new of theirs (DESIGN 13.1).
+//! The caller of a request: its ids and rights, and the mode of files it makes (DESIGN
+//! 13.1).
 
 pub(in crate::fs) mod admission;
 pub(in crate::fs) mod credentials;

@@ -1,15 +1,16 @@
-//! The permissions of a first checkpoint that an open makes which the kernel does not
-//! tell them of (DESIGN 2.7).
+//! The permissions of a first checkpoint that is made by an open for which the kernel
+//! does not pass them on (DESIGN 2.7).
 
 use crate::proc::status;
 use crate::proc::syscall::Call;
 
-/// The permission bits of a first checkpoint, for the thread that opens it, and
-/// the umask that applies to them.
+/// The permission bits of a first checkpoint, for the thread that opens it, and the umask
+/// that applies to them.
 ///
-/// It was shown an empty file, and FUSE_OPEN tells neither of them. The umask is
-/// in `/proc/PID/status`, and what open(2) was called with in
-/// `/proc/PID/syscall`, for those who may trace the thread: else it is 0644, as for truncate(2).
+/// The thread was shown an empty file, and FUSE_OPEN carries neither of them. The umask
+/// is in `/proc/PID/status`. The mode that open(2) was called with is in
+/// `/proc/PID/syscall`, if we may trace the thread; otherwise it is 0644, as for
+/// truncate(2).
 pub(in crate::fs) fn of_first(tid: u32) -> (u32, u32) {
     const PRIVATE: (u32, u32) = (0o600, 0);
     if tid == 0 {
@@ -19,7 +20,7 @@ pub(in crate::fs) fn of_first(tid: u32) -> (u32, u32) {
     (asked.unwrap_or(0o644), status::umask(tid))
 }
 
-/// The mode that a call makes a file with.
+/// The mode with which a call creates a file.
 fn asked_for(number: i64, arguments: &[u64; 6]) -> Option<u32> {
     let (flags, mode) = match number {
         libc::SYS_openat => (arguments[2], arguments[3]),
@@ -38,14 +39,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mode_of_a_call_that_makes_a_file_is_found() {
+    fn the_mode_of_a_call_that_creates_a_file_is_found() {
         let openat = |flags: libc::c_int, mode| {
             let flags = u64::from(flags.cast_unsigned());
             asked_for(libc::SYS_openat, &[0, 0, flags, mode, 0, 0])
         };
         assert_eq!(openat(libc::O_CREAT | libc::O_WRONLY, 0o600), Some(0o600));
         assert_eq!(openat(libc::O_CREAT, 0o104_755), Some(0o755));
-        // There is no mode then, but what was in the register.
+        // Without O_CREAT there is no mode, only what was in the register.
         assert_eq!(openat(libc::O_WRONLY | libc::O_TRUNC, 0o600), None);
         assert_eq!(asked_for(libc::SYS_truncate, &[0o777; 6]), None);
         #[cfg(target_arch = "x86_64")]
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_caller_that_cannot_be_seen_it_is_private() {
+    fn a_first_checkpoint_of_an_unseen_caller_is_private() {
         assert_eq!(of_first(0), (0o600, 0));
     }
 }

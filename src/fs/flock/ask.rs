@@ -1,8 +1,8 @@
-//! What flock(2) asks for, and whether it has it.
+//! The requests and results of flock(2).
 
 use crate::fs::request::Caller;
 
-/// What flock(2) asks for.
+/// The operation of flock(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flock {
     /// `LOCK_SH`
@@ -13,26 +13,26 @@ pub enum Flock {
     Unlock,
 }
 
-/// A request for a lock, or for its end.
+/// A request to lock or unlock.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
     /// The node of the open file.
     pub node: u64,
     /// Its handle.
     pub handle: u64,
-    /// What for.
+    /// The operation.
     pub what: Flock,
-    /// Without `LOCK_NB`.
+    /// Called without `LOCK_NB`.
     pub waits: bool,
-    /// Who.
+    /// The caller.
     pub caller: Caller,
 }
 
-/// Whether a lock has been had at once.
+/// Whether a request could be answered at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locked {
-    /// It has, or has been given back.
+    /// It is locked, or unlocked.
     Now,
-    /// Somebody else has it: see [`Fs::wait_for_flock`](crate::fs::Fs::wait_for_flock).
+    /// Another handle has the lock: see [`wait_for_flock`](crate::fs::Fs::wait_for_flock).
     NotYet,
 }

@@ -1,4 +1,4 @@
-//! Locks of open files: see [`flock`](super).
+//! Locks and unlocks open files: see [`flock`](super).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::repo::Checkpoint;
 use crate::sys;
 
 impl Fs {
-    /// Locks an open file, or unlocks it, if that takes no waiting.
+    /// Locks or unlocks an open file, if it can be done without waiting.
     ///
     /// # Errors
     /// `EBADF`.
@@ -42,7 +42,7 @@ impl Fs {
         }
     }
 
-    /// Puts off the answer until the lock can be had, or will not be.
+    /// Answers later: when the lock is granted, or refused.
     pub fn wait_for_flock(&self, ask: Ask, answer: Answer) {
         match self.lasting.handles.get(ask.handle) {
             Ok(handle) => self
@@ -52,37 +52,38 @@ impl Fs {
         }
     }
 
-    /// Waits for those who have got the lock that they have waited for, or will
-    /// not get it. To be called again and again, by one thread.
+    /// Waits until waiting requests have been granted or refused, and returns them. To be
+    /// called again and again, by one thread.
     pub fn due_flocks(&self) -> Vec<Due> {
         self.flocks.due()
     }
 
-    /// What is to be told to one who has waited.
+    /// The final result for a request that has waited.
     ///
     /// # Errors
-    /// That it would wait: a writer is moved. `EWOULDBLOCK`, `EINTR`, `ENOLCK`.
+    /// `WouldBlock`, if a writer may have to be moved to a newer checkpoint;
+    /// `EWOULDBLOCK`, `EINTR`, `ENOLCK`.
     pub fn settle_flock(&self, due: &Due, patience: Patience) -> Result<()> {
         due.result?;
         if matches!(
             &*self.lasting.handles.get(due.ask.handle)?,
             Handle::Writer(_)
         ) {
-            // Even to look whether it has to be is to ask the disk.
+            // Even the check whether it must be moved may wait for the disk.
             patience.must_wait()?;
         }
         self.follow(&due.ask, patience)
     }
 
-    /// From now on the kernel can be told what it must not believe any more. Never
-    /// by a thread that takes requests: it may wait for one of them.
+    /// Sets how to tell the kernel to drop what it has cached. A thread that takes
+    /// requests must never do that: the kernel may wait for one of them.
     pub fn notify_by(&self, notifier: Notifier) {
-        // Once and for all.
+        // It is set only once.
         let _ = self.notifier.set(notifier);
     }
 
-    /// What a lock of an open file is a lock of: the node of a session's directory,
-    /// or of the file.
+    /// What a lock of an open file locks: the node of the session's directory for a
+    /// checkpoint, and the node itself for any other file.
     fn locked(&self, node: u64, handle: &Handle) -> u64 {
         match (handle, self.lasting.nodes.role(node)) {
             (Handle::Writer(writer), _) => writer.session_node(),
@@ -91,8 +92,8 @@ impl Fs {
         }
     }
 
-    /// Moves a writer that has changed nothing, and has just been given the lock, to
-    /// the checkpoint that stands now (DESIGN 2.9): it was replaced while it waited.
+    /// Moves a writer that has changed nothing, and has just got the lock, to the current
+    /// checkpoint (DESIGN 2.9), which may be newer than its own after the wait.
     ///
     /// A reader stays with the checkpoint that it has opened, locked or not (2.1).
     fn follow(&self, ask: &Ask, patience: Patience) -> Result<()> {
@@ -100,7 +101,7 @@ impl Fs {
         let Handle::Writer(writer) = &*handle else {
             return Ok(());
         };
-        // That one is open for reading.
+        // The writer of an absent checkpoint was opened for reading.
         if matches!(self.lasting.nodes.role(ask.node), Some(Role::Empty)) {
             return Ok(());
         }
@@ -108,7 +109,8 @@ impl Fs {
             Ok(Some(newer)) => newer,
             Ok(None) => return Ok(()),
             Err(Fail::WouldBlock) => return Err(Fail::WouldBlock),
-            // The lock is had all the same. A save ends as it would without.
+            // The lock is granted in spite of that; a later save has the same result as
+            // without the lock.
             Err(Fail::Errno(_)) => return Ok(()),
         };
         patience.must_wait()?;
@@ -118,8 +120,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Whether the caller, who was let in to another checkpoint, may read and write
-    /// this one (DESIGN 13.1).
+    /// Whether the caller, which has opened another checkpoint, may read and write this
+    /// one (DESIGN 13.1).
     fn may_have(&self, checkpoint: &Checkpoint, caller: Caller) -> bool {
         let may = |mask| sys::access(checkpoint.as_path_fd(), mask);
         if self.options.allow_other {
@@ -129,13 +131,13 @@ impl Fs {
         }
     }
 
-    /// The page cache must have nothing of the old content, and the kernel has to
-    /// know a size that an append can go by. Seen on Linux 6.18: the invalidation
-    /// of an inode writes back what is mapped there, and leaves its size alone, which
-    /// the write(2) of an `O_APPEND` descriptor goes by without asking; what is
-    /// stored beyond the end makes it larger.
+    /// Moves a writer to a newer checkpoint. The page cache must then contain nothing of
+    /// the old content, and the kernel must know the new size, at which an `O_APPEND`
+    /// descriptor writes without asking. Seen on Linux 6.18: invalidating an inode writes
+    /// back mapped pages and leaves its size alone; storing data beyond the end makes it
+    /// larger.
     fn replace_base(&self, node: u64, writer: &Arc<Writer>, newer: Checkpoint) {
-        // What has been written to a mapping is a change.
+        // Pages written through a mapping are written back now, and count as a change.
         self.forget_content(node);
         let last = newer.len().checked_sub(1);
         if !writer.follow(newer) {
@@ -148,7 +150,7 @@ impl Fs {
             && let Some(notifier) = self.notifier.get()
             && let Err(e) = notifier.store(INodeNo(node), at, &byte)
         {
-            log::warn!("the kernel does not hear of a new size: {e}");
+            log::warn!("the kernel could not be told the new size of a checkpoint: {e}");
         }
     }
 
@@ -156,7 +158,7 @@ impl Fs {
         if let Some(notifier) = self.notifier.get()
             && let Err(e) = notifier.inval_inode(INodeNo(node), 0, 0)
         {
-            log::warn!("the kernel does not forget what it has read: {e}");
+            log::warn!("the kernel could not be told to drop its cached content: {e}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who has which lock, and who waits for it.
+//! The locks of a mount, and the requests that wait for them.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -10,33 +10,33 @@ use crate::fs::flock::ask::{Ask, Flock};
 use crate::proc::identity::Process;
 use crate::proc::signals::is_interrupted;
 
-/// How many locks one user waits for at the most; beyond that it gets `ENOLCK`.
+/// How many requests of one user may wait; beyond that the answer is `ENOLCK`.
 const MOST_WAITING: usize = 512;
 
-/// How often a waiting caller is looked at whether it has got a signal, and how many
-/// are at a time.
+/// How often to look for pending signals of a waiting caller, and at how many callers at
+/// a time.
 const LOOK: Duration = Duration::from_millis(200);
 const LOOKS: usize = 128;
 
-/// How long a caller waits whose signals we cannot see (pid 0): it could not be
-/// killed meanwhile.
+/// How long a caller waits whose signals cannot be seen (pid 0): it cannot be killed
+/// meanwhile.
 const UNSEEN_TIME: Duration = Duration::from_secs(60);
 
-/// How long a lock outlives its unlocking, if what was written is not saved yet.
+/// How long a lock stays after its unlocking, if the changes are not saved yet.
 const SAVE_TIME: Duration = Duration::from_secs(10);
 
-/// How long the release of a handle may be on its way to us when its holder lives,
-/// and when it has ended.
+/// How long the RELEASE of a handle may take to arrive, when the process that locked it
+/// lives, and when it has ended.
 const RELEASE_TIME: Duration = Duration::from_millis(20);
 const EXIT_TIME: Duration = Duration::from_millis(200);
 
-/// How many holders are looked at whether they live.
-const HOLDERS_LOOKED_AT: usize = 16;
+/// Of how many lock owners to check whether they live.
+const OWNERS_LOOKED_AT: usize = 16;
 
-/// What tells one who waits how it ended.
+/// Answers a waiting request.
 pub type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// One who has waited, and what has come of it.
+/// A request that has waited, and its result.
 pub struct Due {
     pub(in crate::fs) ask: Ask,
     pub(in crate::fs) result: Result<()>,
@@ -47,36 +47,36 @@ pub struct Due {
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Flocks {
     inner: Mutex<Inner>,
-    /// There is something to do for the thread that answers.
+    /// Notified when the answering thread has something to do.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     files: HashMap<u64, File>,
-    /// What each handle has locked: one that becomes a checkpoint later keeps the
-    /// lock of the file that it was.
-    held: HashMap<u64, u64>,
-    /// The files that somebody waits for or will have left in a while.
+    /// What each handle has locked. If the file becomes a checkpoint later, the handle
+    /// keeps the lock of the file it was.
+    locked: HashMap<u64, u64>,
+    /// The files with waiting requests, or with locks that end at a certain time.
     timed: BTreeSet<u64>,
-    /// How many wait, by user.
+    /// The number of waiting requests, by user.
     waiting: HashMap<u32, usize>,
     due: Vec<Due>,
 }
 
 #[derive(Debug, Default)]
 struct File {
-    holders: Vec<Holder>,
+    grants: Vec<Grant>,
     queue: VecDeque<Waiter>,
 }
 
 #[derive(Debug)]
-struct Holder {
+struct Grant {
     handle: u64,
     is_exclusive: bool,
     process: Process,
-    /// It has unlocked what is not saved yet, and has the lock until then.
-    leaves: Option<Instant>,
+    /// When the lock ends: it was unlocked before the changes were saved.
+    ends: Option<Instant>,
 }
 
 struct Waiter {
@@ -89,7 +89,7 @@ struct Waiter {
 }
 
 impl Due {
-    /// Tells it.
+    /// Sends the answer.
     pub fn answer(self, result: Result<()>) {
         (self.answer)(result);
     }
@@ -114,35 +114,35 @@ impl Ask {
 }
 
 impl File {
-    fn in_the_way<'a>(&'a self, ask: &'a Ask) -> impl Iterator<Item = &'a Holder> {
-        self.holders.iter().filter(|holder| {
-            holder.handle != ask.handle && (holder.is_exclusive || ask.is_exclusive())
+    fn conflicting<'a>(&'a self, ask: &'a Ask) -> impl Iterator<Item = &'a Grant> {
+        self.grants.iter().filter(|grant| {
+            grant.handle != ask.handle && (grant.is_exclusive || ask.is_exclusive())
         })
     }
 
     fn is_free_for(&self, ask: &Ask) -> bool {
-        self.in_the_way(ask).next().is_none()
+        self.conflicting(ask).next().is_none()
     }
 
-    /// Until when those who have the lock may have left by themselves, which a
-    /// request that does not wait waits for; `released` is when a handle is that has
-    /// not unlocked anything.
-    fn time_to_leave(&self, ask: &Ask, now: Instant, released: Instant) -> Instant {
-        let leave = |holder: &Holder| holder.leaves.unwrap_or(released);
-        self.in_the_way(ask).map(leave).min().unwrap_or(now)
+    /// Until when a request with `LOCK_NB` waits for the locks in its way to end by
+    /// themselves. `released` stands for handles that have not unlocked: their RELEASE
+    /// may be on its way.
+    fn time_to_end(&self, ask: &Ask, now: Instant, released: Instant) -> Instant {
+        let end = |grant: &Grant| grant.ends.unwrap_or(released);
+        self.conflicting(ask).map(end).min().unwrap_or(now)
     }
 
     fn next_change(&self) -> Option<Instant> {
-        let leaves = self.holders.iter().filter_map(|holder| holder.leaves);
+        let ends = self.grants.iter().filter_map(|grant| grant.ends);
         let deadlines = self.queue.iter().filter_map(|waiter| waiter.deadline);
-        leaves.chain(deadlines).min()
+        ends.chain(deadlines).min()
     }
 }
 
 impl Inner {
-    /// To be called when a file's locks have changed: gives them to those who come
-    /// next. One who cannot have it keeps those behind it waiting, or would wait for
-    /// ever.
+    /// Grants a file's lock to the next waiting requests; to be called when its locks
+    /// have changed. A request that cannot be granted blocks those behind it, as it might
+    /// wait for ever otherwise.
     fn pass_on(&mut self, key: u64) {
         let Some(file) = self.files.get_mut(&key) else {
             return;
@@ -153,17 +153,17 @@ impl Inner {
             .is_some_and(|next| file.is_free_for(&next.ask))
             && let Some(waiter) = file.queue.pop_front()
         {
-            file.holders.push(Holder {
+            file.grants.push(Grant {
                 handle: waiter.ask.handle,
                 is_exclusive: waiter.ask.is_exclusive(),
                 process: waiter.process,
-                leaves: None,
+                ends: None,
             });
-            self.held.insert(waiter.ask.handle, key);
-            settle(&mut self.waiting, &mut self.due, waiter, Ok(()));
+            self.locked.insert(waiter.ask.handle, key);
+            end_wait(&mut self.waiting, &mut self.due, waiter, Ok(()));
         }
         let is_timed = !file.queue.is_empty() || file.next_change().is_some();
-        if file.holders.is_empty() && file.queue.is_empty() {
+        if file.grants.is_empty() && file.queue.is_empty() {
             self.files.remove(&key);
         }
         if is_timed {
@@ -174,57 +174,57 @@ impl Inner {
     }
 
     fn unlock(&mut self, handle: u64) {
-        let Some(key) = self.held.remove(&handle) else {
+        let Some(key) = self.locked.remove(&handle) else {
             return;
         };
         if let Some(file) = self.files.get_mut(&key) {
-            file.holders.retain(|holder| holder.handle != handle);
+            file.grants.retain(|grant| grant.handle != handle);
         }
         self.pass_on(key);
     }
 
-    fn holder(&mut self, handle: u64) -> Option<&mut Holder> {
-        let file = self.files.get_mut(self.held.get(&handle)?)?;
-        let mut holders = file.holders.iter_mut();
-        holders.find(|holder| holder.handle == handle)
+    fn grant_of(&mut self, handle: u64) -> Option<&mut Grant> {
+        let file = self.files.get_mut(self.locked.get(&handle)?)?;
+        let mut grants = file.grants.iter_mut();
+        grants.find(|grant| grant.handle == handle)
     }
 
-    /// Ends what is over by its time.
+    /// Ends the locks and refuses the requests whose time is over.
     fn expire(&mut self, now: Instant) {
         let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         for key in self.timed.iter().copied().collect::<Vec<_>>() {
-            let holders = self.files.get(&key).map(|file| &file.holders[..]);
-            let left: Vec<u64> = holders
+            let grants = self.files.get(&key).map(|file| &file.grants[..]);
+            let ended: Vec<u64> = grants
                 .unwrap_or_default()
                 .iter()
-                .filter(|holder| is_over(holder.leaves))
-                .map(|holder| holder.handle)
+                .filter(|grant| is_over(grant.ends))
+                .map(|grant| grant.handle)
                 .collect();
-            for handle in left {
+            for handle in ended {
                 self.unlock(handle);
             }
             self.refuse(key, libc::EWOULDBLOCK, |waiter| is_over(waiter.deadline));
         }
     }
 
-    /// Refuses those who wait for a file and whom `whom` says.
-    fn refuse(&mut self, key: u64, errno: i32, whom: impl Fn(&Waiter) -> bool) {
+    /// Refuses those of a file's waiting requests for which `selects` is true.
+    fn refuse(&mut self, key: u64, errno: i32, selects: impl Fn(&Waiter) -> bool) {
         let Some(file) = self.files.get_mut(&key) else {
             return;
         };
         let refused = Err(Fail::Errno(errno));
         for waiter in std::mem::take(&mut file.queue) {
-            if whom(&waiter) {
-                settle(&mut self.waiting, &mut self.due, waiter, refused);
+            if selects(&waiter) {
+                end_wait(&mut self.waiting, &mut self.due, waiter, refused);
             } else {
                 file.queue.push_back(waiter);
             }
         }
-        // It may have stood before one that can have it.
+        // The next one may be grantable now.
         self.pass_on(key);
     }
 
-    /// Those who are to be looked at now.
+    /// The waiting callers whose signals are to be looked at now.
     fn looks(&mut self, now: Instant) -> Vec<(u64, u32)> {
         let mut looks = Vec::new();
         for key in &self.timed {
@@ -243,8 +243,8 @@ impl Inner {
     }
 }
 
-/// One waits no longer.
-fn settle(
+/// Moves a waiting request to those that are due.
+fn end_wait(
     waiting: &mut HashMap<u32, usize>,
     due: &mut Vec<Due>,
     waiter: Waiter,
@@ -269,14 +269,14 @@ impl Flocks {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a lock for a handle if it is free. One of the other kind is given up in
+    /// Takes a lock for a handle if it is free. A lock of the other kind is given up in
     /// any case.
     pub(in crate::fs) fn take(&self, key: u64, ask: &Ask) -> bool {
         let process = Process::of(ask.caller.tid);
         let mut inner = self.lock();
-        match inner.holder(ask.handle) {
-            Some(holder) if holder.is_exclusive == ask.is_exclusive() => {
-                holder.leaves = None;
+        match inner.grant_of(ask.handle) {
+            Some(grant) if grant.is_exclusive == ask.is_exclusive() => {
+                grant.ends = None;
                 return true;
             }
             Some(_) => inner.unlock(ask.handle),
@@ -285,36 +285,36 @@ impl Flocks {
         let file = inner.files.entry(key).or_default();
         let is_free = file.is_free_for(ask);
         if is_free {
-            file.holders.push(Holder {
+            file.grants.push(Grant {
                 handle: ask.handle,
                 is_exclusive: ask.is_exclusive(),
                 process,
-                leaves: None,
+                ends: None,
             });
-            inner.held.insert(ask.handle, key);
+            inner.locked.insert(ask.handle, key);
         }
-        // What was given up may be another one's now.
+        // The lock that was given up may be granted to another request.
         self.tell(inner);
         is_free
     }
 
-    /// How long the release of those in the way may be on its way to us. The
-    /// kernel is asked without the lock that every request takes.
+    /// How long the RELEASE of the handles in the way may take to arrive. Looks at
+    /// processes without the lock that every request takes.
     fn release_time(&self, key: u64, ask: &Ask) -> Duration {
-        let holders: Vec<Process> = {
+        let owners: Vec<Process> = {
             let inner = self.lock();
-            let holders = inner.files.get(&key).map(|file| {
-                let stay = file.in_the_way(ask).filter(|one| one.leaves.is_none());
-                let stay = stay.take(HOLDERS_LOOKED_AT);
-                stay.map(|holder| holder.process).collect()
+            let owners = inner.files.get(&key).map(|file| {
+                let lasting = file.conflicting(ask).filter(|one| one.ends.is_none());
+                let lasting = lasting.take(OWNERS_LOOKED_AT);
+                lasting.map(|grant| grant.process).collect()
             });
-            holders.unwrap_or_default()
+            owners.unwrap_or_default()
         };
-        let have_ended = !holders.is_empty() && holders.into_iter().all(Process::has_ended);
+        let have_ended = !owners.is_empty() && owners.into_iter().all(Process::has_ended);
         if have_ended { EXIT_TIME } else { RELEASE_TIME }
     }
 
-    /// Waits for a lock in the place of the caller: it is answered later.
+    /// Makes a request wait; it is answered later.
     pub(in crate::fs) fn wait(&self, key: u64, ask: Ask, answer: Answer) {
         let release_time = match ask.waits {
             false => self.release_time(key, &ask),
@@ -323,8 +323,8 @@ impl Flocks {
         let now = Instant::now();
         let process = Process::of(ask.caller.tid);
         let mut inner = self.lock();
-        let mine = inner.waiting.entry(ask.caller.uid).or_default();
-        if *mine >= MOST_WAITING {
+        let own = inner.waiting.entry(ask.caller.uid).or_default();
+        if *own >= MOST_WAITING {
             let result = Err(Fail::Errno(libc::ENOLCK));
             let due = Due {
                 ask,
@@ -334,10 +334,10 @@ impl Flocks {
             inner.due.push(due);
             return self.tell(inner);
         }
-        *mine += 1;
+        *own += 1;
         let file = inner.files.entry(key).or_default();
         let deadline = match ask.waits {
-            false => Some(file.time_to_leave(&ask, now, now + release_time)),
+            false => Some(file.time_to_end(&ask, now, now + release_time)),
             true => (ask.caller.tid == 0).then_some(now + UNSEEN_TIME),
         };
         file.queue.push_back(Waiter {
@@ -352,36 +352,36 @@ impl Flocks {
         self.tell(inner);
     }
 
-    /// A handle gives its lock back, or is gone.
+    /// Unlocks a handle, which may be gone.
     pub(in crate::fs) fn release(&self, handle: u64) {
         let mut inner = self.lock();
         inner.unlock(handle);
         self.tell(inner);
     }
 
-    /// A handle gives its lock back when what it has written is saved.
+    /// Unlocks a handle when its changes are saved.
     pub(in crate::fs) fn unlock_when_saved(&self, handle: u64) {
         let mut inner = self.lock();
-        if let Some(holder) = inner.holder(handle) {
-            let _ = holder.leaves.get_or_insert(Instant::now() + SAVE_TIME);
+        if let Some(grant) = inner.grant_of(handle) {
+            let _ = grant.ends.get_or_insert(Instant::now() + SAVE_TIME);
         }
-        if let Some(&key) = inner.held.get(&handle) {
+        if let Some(&key) = inner.locked.get(&handle) {
             inner.pass_on(key);
         }
         self.tell(inner);
     }
 
-    /// What was written by way of a handle is saved, or will not be.
+    /// The changes of a handle are saved, or will not be.
     pub(in crate::fs) fn saved(&self, handle: u64) {
         let mut inner = self.lock();
-        let leaves = (inner.holder(handle)).is_some_and(|holder| holder.leaves.is_some());
-        if leaves {
+        let is_unlocked = (inner.grant_of(handle)).is_some_and(|grant| grant.ends.is_some());
+        if is_unlocked {
             inner.unlock(handle);
         }
         self.tell(inner);
     }
 
-    /// Wakes the thread that answers, if there is anything for it.
+    /// Wakes the answering thread if there is work for it.
     fn tell(&self, inner: MutexGuard<'_, Inner>) {
         let is_needed = !inner.due.is_empty() || !inner.timed.is_empty();
         drop(inner);
@@ -390,7 +390,7 @@ impl Flocks {
         }
     }
 
-    /// Waits for those who are to be answered.
+    /// Waits until requests are due, and returns them.
     pub(in crate::fs) fn due(&self) -> Vec<Due> {
         let mut inner = self.lock();
         loop {

@@ -13,29 +13,29 @@ use crate::fs::session::writer::Writer;
 use crate::fs::shares::Share;
 use crate::sys::Errno;
 
-/// What is open.
+/// An open file or directory.
 #[derive(Debug)]
 pub(in crate::fs) enum Handle {
-    /// A file of the backing filesystem, a checkpoint for reading among them.
+    /// A file of the backing filesystem; also a checkpoint opened for reading.
     File {
         file: Arc<OwnedFd>,
-        /// A write waits for the disk (`O_SYNC`, `O_DSYNC`).
+        /// Whether a write waits for the disk (`O_SYNC`, `O_DSYNC`).
         is_synced: bool,
-        /// Kept for as long as the kernel reads and writes through it.
+        /// Kept as long as the kernel reads and writes through it.
         _backing: Option<Arc<BackingId>>,
     },
     /// A checkpoint for writing.
     Writer(Arc<Writer>),
     /// A directory.
     Directory(Mutex<Listing>),
-    /// The report, as it was when it was opened.
+    /// The report, as it was at the open.
     Report(Vec<u8>),
 }
 
 #[derive(Debug)]
 struct Open {
     handle: Arc<Handle>,
-    /// Whose it is.
+    /// Its descriptors in its user's share.
     _share: Share,
 }
 
@@ -47,7 +47,7 @@ pub(in crate::fs) struct Handles {
 }
 
 impl Handles {
-    /// A number for a new handle, which is in the share of a user.
+    /// Adds a handle, with its part of a user's share, and returns its number.
     pub(in crate::fs) fn add(&self, handle: Handle, share: Share) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut handles = self
@@ -62,7 +62,7 @@ impl Handles {
         number
     }
 
-    /// The handle of a number; `EBADF` if it was never given out.
+    /// The handle of a number; `EBADF` if there is none.
     pub(in crate::fs) fn get(&self, number: u64) -> Result<Arc<Handle>> {
         let handles = self
             .by_number
@@ -72,7 +72,7 @@ impl Handles {
         Ok(open.handle.clone())
     }
 
-    /// Takes a handle out.
+    /// Removes a handle.
     pub(in crate::fs) fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let mut handles = self
             .by_number

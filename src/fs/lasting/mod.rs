@@ -1,6 +1,6 @@
-//! What the kernel and the callers go on using from one request to the next: nodes,
-//! handles and writers. A daemon that takes a mount over has to know all of it, and
-//! of nothing else (DESIGN 12). Those who use it are not told where it is kept.
+//! What outlives a request: nodes, handles and writers. A daemon that takes over a mount
+//! must know all of it, and nothing else (DESIGN 12). Callers do not depend on where it
+//! is kept.
 
 pub(in crate::fs) mod handle;
 pub(in crate::fs) mod node;
@@ -14,14 +14,14 @@ use crate::fs::session::sessions::Sessions;
 use self::handle::Handles;
 use self::node::{FIRST_WRITER, Nodes};
 
-/// All of it.
+/// All that outlives a request.
 #[derive(Debug)]
 pub(in crate::fs) struct Lasting {
-    /// What the kernel knows of names and files.
+    /// The nodes that the kernel knows.
     pub(in crate::fs) nodes: Arc<Nodes>,
-    /// What is open.
+    /// The open files and directories.
     pub(in crate::fs) handles: Handles,
-    /// The sessions with writers or a promised removal.
+    /// The sessions with writers or a removal.
     pub(in crate::fs) sessions: Sessions,
     next_writer: AtomicU64,
 }
@@ -44,10 +44,10 @@ impl Lasting {
     }
 }
 
-/// Somewhere in the range of writers: a process may hold writers of several
-/// mounts, and `/proc` tells them apart by this number.
+/// A random id in the range of writers: a process may have writers of several mounts
+/// open, and `/proc` tells them apart by this number.
 fn first_writer() -> u64 {
     let random = RandomState::new().hash_one(std::process::id());
-    // Half of the range is left to count on.
+    // The other half of the range is left to count on.
     FIRST_WRITER + (random & ((1 << 47) - 1))
 }

@@ -1,9 +1,9 @@
 //! The nodes that the kernel knows: what a node id stands for.
 //!
-//! A node of the backing filesystem has its inode number as its id, and is
-//! found by its name below its parent; every use checks that the name still
-//! leads to that inode. So 100,000 nodes need no descriptor, and a change
-//! made directly in the repository is noticed.
+//! A node of the backing filesystem has its inode number as its id, and is found by its
+//! name below its parent. Every use checks that the name still leads to that inode. So
+//! 100,000 nodes need no descriptor, and a change made directly in the repository is
+//! noticed.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -21,21 +21,21 @@ use crate::sys::{Statx, is_dir};
 /// The root's node id (`FUSE_ROOT_ID`).
 pub(in crate::fs) const ROOT: u64 = 1;
 
-/// Writers have ids from here on: more than any filesystem counts to.
+/// Writers have ids from here on, above the inode numbers that filesystems use.
 pub(in crate::fs) const FIRST_WRITER: u64 = 0xfffe << 48;
 
-/// The checkpoint of a session that has none, with the low bits of its
-/// session's inode number below.
+/// The empty checkpoints shown for sessions without one: the low bits are those of the
+/// session's inode number.
 const FIRST_EMPTY: u64 = 0xfffd << 48;
 
-/// How many replaced checkpoints are kept that somebody may open without their
+/// How many replaced checkpoints are kept open for programs that may open them without a
 /// path.
 const MOST_KEPT: usize = 1024;
 
 /// The name of the report, in the root.
 pub const REPORT_NAME: &str = ".sessionfs-status";
 
-/// The report on what goes on.
+/// The node of the report on the mount's state.
 pub(in crate::fs) const REPORT: u64 = FIRST_EMPTY - 1;
 
 /// What a node is.
@@ -47,20 +47,20 @@ pub(in crate::fs) enum Role {
     Session,
     /// A regular file called `session` in a session's directory.
     Checkpoint,
-    /// The same where there is none yet.
+    /// The empty checkpoint shown where there is none yet.
     Empty,
-    /// One open for writing.
+    /// A checkpoint opened for writing.
     Writer(Arc<Writer>),
     /// Any other directory.
     Directory,
     /// Any other file.
     Other,
-    /// The report on what goes on.
+    /// The report on the mount's state.
     Report,
 }
 
-/// Content and identity of a file as it was at one time; while it is the
-/// same, what the kernel has cached of it is right.
+/// The version of a file's content. As long as it is the same, the kernel's page cache is
+/// right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fs) struct Version {
     modified: (i64, u32),
@@ -76,12 +76,12 @@ impl Version {
     }
 }
 
-/// Tells an inode from an earlier one of the same number.
+/// Tells an inode from an earlier one with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::fs) struct Identity {
-    /// The time of birth, as coarse as the kernel's clock ticks.
+    /// The birth time in nanoseconds, as coarse as the kernel's clock ticks.
     pub(in crate::fs) birth: u64,
-    /// A digest of the file handle, where it was asked for: exact.
+    /// A digest of the file handle, where it was read; exact.
     pub(in crate::fs) handle: Option<u64>,
 }
 
@@ -98,32 +98,31 @@ pub(in crate::fs) struct Node {
     pub(in crate::fs) parent: u64,
     pub(in crate::fs) name: OsString,
     pub(in crate::fs) role: Role,
-    /// The session whose checkpoint it is, or has been.
+    /// The session whose checkpoint it is, or was.
     session: Option<u64>,
     identity: Identity,
-    /// Raised when the number comes back as another inode; the kernel drops
-    /// what it has cached then.
+    /// Counted up when the number comes back with another inode; the kernel then drops
+    /// what it has cached.
     generation: u32,
     lookups: u64,
-    /// It between its lookup and its open, while a thread holds it.
+    /// Its file, kept open between a thread's lookup and open.
     held: Weak<Held>,
-    /// It, though it has been replaced, while the kernel knows the node: it may be
-    /// opened without its path.
+    /// Its file, kept open though it has been replaced, as long as the kernel knows the
+    /// node: it may be opened without its path.
     kept: Option<Arc<OwnedFd>>,
-    /// It stands for its session's checkpoint, whichever that is.
+    /// Whether it stands for whatever checkpoint its session has.
     follows: bool,
-    /// The open files, for attributes after the name is gone: whichever of
-    /// them is closed last.
+    /// Its open files: they give the attributes after the name is gone.
     open: Vec<Weak<OwnedFd>>,
-    /// The file of a running program.
+    /// The file from which a program runs.
     executed: Weak<OwnedFd>,
     /// The kernel takes one passthrough file for each inode at a time.
     pub(in crate::fs) backing: Weak<BackingId>,
-    /// What the page cache has, if anything.
+    /// The version of the content in the page cache, if any.
     pub(in crate::fs) cached: Option<Version>,
 }
 
-/// What goes with a node.
+/// What goes away with a node.
 #[derive(Debug)]
 pub struct Forgotten {
     held: Option<Arc<Held>>,
@@ -143,7 +142,7 @@ impl Drop for Forgotten {
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Nodes {
     by_id: Mutex<HashMap<u64, Node>>,
-    /// The nodes whose file is kept, oldest first.
+    /// The nodes whose replaced file is kept open, oldest first.
     kept: Mutex<VecDeque<u64>>,
 }
 
@@ -152,8 +151,8 @@ impl Nodes {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel is about to be told of a node: counts the lookup, and
-    /// answers the generation.
+    /// The kernel is about to be told of a node: counts the lookup, and returns the
+    /// generation.
     pub(in crate::fs) fn remember(
         &self,
         id: u64,
@@ -194,7 +193,7 @@ impl Nodes {
         }
         match role {
             Role::Checkpoint | Role::Empty => node.session = Some(parent),
-            // It has got another name, and is what that stands for.
+            // It has got another name, and is an ordinary file now.
             _ => node.follows = false,
         }
         if node.parent != parent || node.name != name {
@@ -205,8 +204,8 @@ impl Nodes {
         u64::from(node.generation)
     }
 
-    /// The kernel is about to be told of another name of a checkpoint.
-    /// `None` if it does not know the file.
+    /// The kernel is about to be told of another name of a checkpoint: counts the lookup,
+    /// and returns the generation; `None` if the kernel does not know the file.
     pub(in crate::fs) fn remember_link(&self, id: u64) -> Option<u64> {
         self.with(id, |node| {
             node.lookups += 1;
@@ -219,8 +218,7 @@ impl Nodes {
         self.lock().contains_key(&id)
     }
 
-    /// What has just been looked up, to be held until it is
-    /// opened.
+    /// Keeps a file that has just been looked up open, until it is opened.
     pub(in crate::fs) fn hold(&self, id: u64, file: OwnedFd) -> Arc<Held> {
         let new = Arc::new(Held::new(file));
         let held = self.with(id, |node| match node.held.upgrade() {
@@ -233,8 +231,8 @@ impl Nodes {
         held.unwrap_or(new)
     }
 
-    /// The kernel has forgotten so many lookups. Answers what is to be let go of,
-    /// which closes files and may take time.
+    /// The kernel has forgotten this number of lookups. Returns what goes away with the
+    /// node; dropping it closes files, which may take time.
     pub(in crate::fs) fn forget(&self, id: u64, lookups: u64) -> Option<Forgotten> {
         let mut by_id = self.lock();
         let node = by_id.get_mut(&id)?;
@@ -264,9 +262,9 @@ impl Nodes {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the file of a node that is being replaced, if the kernel knows the
-    /// node: somebody may come to open it without its path. It keeps its blocks:
-    /// beyond some the oldest go.
+    /// Keeps the file of a node that is being replaced open, if the kernel knows the
+    /// node: programs may open it without its path. As it takes disk space, the oldest
+    /// are closed beyond a limit.
     pub(in crate::fs) fn keep(&self, id: u64, file: Arc<OwnedFd>) {
         let is_new = self.with(id, |node| node.kept.replace(file).is_none());
         if is_new != Some(true) {
@@ -285,9 +283,9 @@ impl Nodes {
         drop(gone);
     }
 
-    /// From now on a node stands for its session's checkpoint, whichever that
-    /// is, and the kernel keeps nothing of it. Answers whether it can: not while
-    /// the kernel reads it by itself.
+    /// Makes a node stand for whatever checkpoint its session has; the kernel caches
+    /// nothing of it then. Returns whether it does: not while a passthrough reader has it
+    /// open.
     pub(in crate::fs) fn follow(&self, id: u64, own: Option<Arc<OwnedFd>>) -> bool {
         let follows = self.with(id, |node| {
             let is_checkpoint = matches!(node.role, Role::Checkpoint | Role::Empty);
@@ -304,12 +302,12 @@ impl Nodes {
         follows == Some(true)
     }
 
-    /// The session whose checkpoint a node stands for, whichever that is.
+    /// The session whose current checkpoint a node stands for.
     pub(in crate::fs) fn follows(&self, id: u64) -> Option<u64> {
         self.with(id, |node| node.session.filter(|_| node.follows))?
     }
 
-    /// The file of a node, if it is open, or held, or kept.
+    /// The file of a node, if it is kept open for any reason.
     pub(in crate::fs) fn own_file(&self, id: u64) -> Option<Arc<OwnedFd>> {
         let (open, held, kept) = self.with(id, |node| {
             let open = node.open.iter().find_map(Weak::upgrade);
@@ -318,9 +316,9 @@ impl Nodes {
         open.or_else(|| held?.file()).or(kept)
     }
 
-    /// A writer is closed. The kernel may know its node until somebody looks
-    /// the name up again, which must not keep descriptors open; for whoever
-    /// uses it still, it is a checkpoint that has been replaced.
+    /// A writer is closed. The kernel may know its node until the name is looked up
+    /// again, but the node must not keep descriptors open until then. From now on it
+    /// counts as a replaced checkpoint.
     pub(in crate::fs) fn retire(&self, writer: u64) {
         let ended = self.with(writer, |node| {
             std::mem::replace(&mut node.role, Role::Checkpoint)
@@ -334,7 +332,7 @@ impl Nodes {
         self.lock().get_mut(&id).map(f)
     }
 
-    /// What a node is; the root always is.
+    /// The role of a node; the root is always known.
     pub(in crate::fs) fn role(&self, id: u64) -> Option<Role> {
         if id == ROOT {
             return Some(Role::Root);
@@ -342,14 +340,14 @@ impl Nodes {
         self.with(id, |node| node.role.clone())
     }
 
-    /// The session of which a node is the checkpoint, or has been since the
-    /// kernel knows it: who opens it may have meant `session`.
+    /// The session of which a node is the checkpoint, or was one since the kernel knows
+    /// it: a program that opens it may have meant `session`.
     pub(in crate::fs) fn session(&self, id: u64) -> Option<u64> {
         self.with(id, |node| node.session)?
     }
 
     /// Parent and name of a node.
-    pub(in crate::fs) fn place(&self, id: u64) -> Option<(u64, OsString)> {
+    pub(in crate::fs) fn parent_and_name(&self, id: u64) -> Option<(u64, OsString)> {
         self.with(id, |node| (node.parent, node.name.clone()))
     }
 
@@ -360,8 +358,8 @@ impl Nodes {
         let mut names = Vec::new();
         let mut at = id;
         while at != ROOT {
-            // No path is longer than the kernel's longest, whatever a rename
-            // has made of the tree.
+            // No path is longer than the kernel's limit, whatever renames have made of
+            // the tree.
             if names.len() > libc::PATH_MAX as usize {
                 return None;
             }
@@ -372,7 +370,7 @@ impl Nodes {
         Some(names.into_iter().rev().collect())
     }
 
-    /// A node has been renamed by the kernel.
+    /// The kernel has renamed a node.
     pub(in crate::fs) fn renamed(&self, id: u64, parent: u64, name: &OsStr) {
         self.with(id, |node| {
             node.parent = parent;
@@ -380,8 +378,8 @@ impl Nodes {
         });
     }
 
-    /// A file has got the name of a session's checkpoint: whoever opens it by a
-    /// descriptor (`/proc/self/fd/N`) comes to the checkpoint.
+    /// A file has become a session's checkpoint: opening it by a descriptor
+    /// (`/proc/self/fd/N`) leads to the checkpoint from now on.
     pub(in crate::fs) fn became_checkpoint(&self, id: u64, session: u64) {
         self.with(id, |node| {
             node.role = Role::Checkpoint;
@@ -389,9 +387,9 @@ impl Nodes {
         });
     }
 
-    /// Remembers an open file of a node, for as long as it is open, and
-    /// answers what it is to be passed through to: what the others are that
-    /// are open, and if it is the first, a new one.
+    /// Remembers an open file of a node as long as it is open, and returns the backing
+    /// file for passthrough: that of the other open files, or a new one if it is the
+    /// first.
     pub(in crate::fs) fn opened(
         &self,
         id: u64,
@@ -413,13 +411,12 @@ impl Nodes {
         })?
     }
 
-    /// A program is started from this open file of a node.
+    /// A program has been started from this open file of a node.
     pub(in crate::fs) fn executed(&self, id: u64, file: &Arc<OwnedFd>) {
         self.with(id, |node| node.executed = Arc::downgrade(file));
     }
 
-    /// Whether a program runs that was started from a node, the last one that
-    /// was.
+    /// Whether the program that was started last from a node is still running.
     pub(in crate::fs) fn is_executed(&self, id: u64) -> bool {
         self.with(id, |node| node.executed.strong_count() > 0) == Some(true)
     }
@@ -430,7 +427,7 @@ impl Nodes {
     }
 }
 
-/// What anything is that is no checkpoint, by its status.
+/// The role of a file that is no checkpoint, by its status.
 pub(in crate::fs) fn other_role(stat: &Statx) -> Role {
     if is_dir(stat) {
         Role::Directory

@@ -1,10 +1,10 @@
-//! A directory that is read in pieces: what is not listed yet is with the
-//! filesystem, but for a few names.
+//! A directory that is read in pieces: only a few names that have not been listed yet are
+//! in memory, the others are read when needed.
 //!
-//! A place in it is the filesystem's own (`d_off` of getdents64(2)), so that what
-//! comes and goes meanwhile moves no other, and a program that comes back to a
-//! place finds what it would there. Only those behind a `session` that is shown
-//! where the filesystem has none are ours.
+//! A position in it is the filesystem's own (`d_off` of getdents64(2)). So names that
+//! appear or vanish do not move others, and a program that seeks to a position gets what
+//! the filesystem has there. Only the positions after a `session` that is shown where the
+//! filesystem has none are ours.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -16,40 +16,40 @@ use crate::fs::shares::{Share, Shares};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Result};
 
-/// The place behind a `session` that is not there, which is shown first, and
-/// behind one that is shown at the end. No filesystem has them: ext4 has the last
-/// of all places at its end, btrfs too, and none shortly before (Linux 6.18).
-pub(in crate::fs) const BEHIND_SHOWN: u64 = i64::MAX as u64 - 1;
-pub(in crate::fs) const BEHIND_LAST: u64 = i64::MAX as u64 - 2;
+/// The position after a shown `session` that does not exist and is listed first, and
+/// after one that is listed at the end. No filesystem uses them: ext4 and btrfs use the
+/// highest position for the end of a directory, and nothing shortly before (Linux 6.18).
+pub(in crate::fs) const AFTER_SHOWN: u64 = i64::MAX as u64 - 1;
+pub(in crate::fs) const AFTER_LAST: u64 = i64::MAX as u64 - 2;
 
-/// What the names take that are kept between two requests, in bytes of memory, at
-/// the most.
-const KEPT: u64 = 4 * sys::PIECE as u64;
+/// The most memory, in bytes, that unlisted names may take between two requests.
+const MOST_KEPT: u64 = 4 * sys::PIECE as u64;
 
 /// An open directory, and how far it has been read.
 #[derive(Debug)]
 pub(in crate::fs) struct Pieces {
     dir: Arc<OwnedFd>,
-    /// Whether it is a session's.
+    /// Whether it is a session's directory.
     is_session: bool,
-    /// Where its descriptor stands.
+    /// The position of its descriptor.
     at: u64,
-    /// The names that have been read and not listed, in reverse order, each with
-    /// the place behind it.
+    /// The names that have been read but not listed, in reverse order, each with the
+    /// position after it.
     unlisted: Vec<(OsString, u64)>,
-    /// The place before the first of them.
+    /// The position before the first of them.
     next: u64,
-    /// The place behind the last that was listed: names that are not to be may come
-    /// in between.
-    told: u64,
-    /// Whether it has been read up to there without a jump.
+    /// The position after the last name that was listed. Names that are left out may lie
+    /// between this and `next`.
+    listed_to: u64,
+    /// Whether it has been read up to `listed_to` from the beginning without a jump.
     is_in_order: bool,
-    /// Of who has it open: for the names between two requests.
+    /// The memory of the names kept between two requests, in the share of the user that
+    /// reads it.
     share: Option<Share>,
-    /// To who lists it there is no `session`.
+    /// Whether the process that reads it must not see `session`.
     hides_session: bool,
-    /// The place behind the `session` that has been listed since its beginning:
-    /// where a save makes another entry of the same name it is not listed again.
+    /// The position after the `session` that has been listed since the beginning. A save
+    /// may add another entry of that name, which must not be listed again.
     session: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ impl Pieces {
             at: 0,
             unlisted: Vec::new(),
             next: 0,
-            told: 0,
+            listed_to: 0,
             is_in_order: false,
             share: None,
             hides_session: false,
@@ -76,57 +76,57 @@ impl Pieces {
         })
     }
 
-    /// It is read from its beginning. `shows_session`: with one that is not
-    /// there.
+    /// Starts at the beginning. With `shows_session`, a `session` that does not exist has
+    /// been listed.
     pub(in crate::fs) fn begin(&mut self, hides_session: bool, shows_session: bool) {
         self.unlisted = Vec::new();
-        // What has changed since is seen from the beginning only.
+        // Forces a seek: only that makes the filesystem show changes since.
         self.at = u64::MAX;
-        (self.next, self.told) = (0, 0);
+        (self.next, self.listed_to) = (0, 0);
         self.is_in_order = true;
         self.hides_session = hides_session;
-        self.session = shows_session.then_some(BEHIND_SHOWN);
+        self.session = shows_session.then_some(AFTER_SHOWN);
     }
 
-    /// It is read from a place on.
-    pub(in crate::fs) fn go_to(&mut self, place: u64) -> Result<()> {
-        let place = if place == BEHIND_SHOWN { 0 } else { place };
-        if self.told != place {
+    /// Continues at a position.
+    pub(in crate::fs) fn seek(&mut self, position: u64) -> Result<()> {
+        let position = if position == AFTER_SHOWN { 0 } else { position };
+        if self.listed_to != position {
             self.unlisted.clear();
-            (self.next, self.told) = (place, place);
+            (self.next, self.listed_to) = (position, position);
             self.is_in_order = false;
             self.session = None;
         }
-        if self.unlisted.is_empty() && self.at != self.next && self.next != BEHIND_LAST {
+        if self.unlisted.is_empty() && self.at != self.next && self.next != AFTER_LAST {
             sys::seek_dir(&*self.dir, self.next)?;
             self.at = self.next;
         }
         Ok(())
     }
 
-    /// The next name, and the place behind it.
+    /// The next name, and the position after it.
     pub(in crate::fs) fn first(&mut self) -> Result<Option<(&OsStr, u64)>> {
-        if self.next == BEHIND_LAST {
+        if self.next == AFTER_LAST {
             return Ok(None);
         }
         loop {
-            while let Some((name, behind)) = self.unlisted.last() {
-                if !self.passes_over(name, *behind) {
+            while let Some((name, after)) = self.unlisted.last() {
+                if !self.is_skipped(name, *after) {
                     break;
                 }
-                self.pass();
+                self.skip_first();
             }
             if !self.unlisted.is_empty() {
                 break;
             }
             let (unlisted, at) = (&mut self.unlisted, &mut self.at);
-            let any = sys::read_names(&*self.dir, |name, behind| {
-                unlisted.push((name.to_owned(), behind));
-                *at = behind;
+            let any = sys::read_names(&*self.dir, |name, after| {
+                unlisted.push((name.to_owned(), after));
+                *at = after;
                 Ok(())
             })?;
             if !any {
-                // Nothing is kept of a directory that has been read.
+                // Nothing is kept after the last name.
                 self.unlisted = Vec::new();
                 self.share = None;
                 return Ok(None);
@@ -134,52 +134,52 @@ impl Pieces {
             self.unlisted.reverse();
         }
         let first = self.unlisted.last();
-        Ok(first.map(|(name, behind)| (&**name, *behind)))
+        Ok(first.map(|(name, after)| (&**name, *after)))
     }
 
-    fn passes_over(&self, name: &OsStr, behind: u64) -> bool {
+    fn is_skipped(&self, name: &OsStr, after: u64) -> bool {
         name.as_bytes() == CHECKPOINT.as_bytes()
             && self.is_session
-            && (self.hides_session || self.session.is_some_and(|listed| listed != behind))
+            && (self.hides_session || self.session.is_some_and(|listed| listed != after))
     }
 
-    /// The first name is not to be listed.
-    pub(in crate::fs) fn pass(&mut self) {
-        if let Some((_, behind)) = self.unlisted.pop() {
-            self.next = behind;
+    /// Leaves out the first name.
+    pub(in crate::fs) fn skip_first(&mut self) {
+        if let Some((_, after)) = self.unlisted.pop() {
+            self.next = after;
         }
     }
 
-    /// The first name has been listed.
-    pub(in crate::fs) fn tell(&mut self) {
-        if let Some((name, behind)) = self.unlisted.pop() {
-            (self.next, self.told) = (behind, behind);
+    /// Notes that the first name has been listed.
+    pub(in crate::fs) fn list_first(&mut self) {
+        if let Some((name, after)) = self.unlisted.pop() {
+            (self.next, self.listed_to) = (after, after);
             if self.is_session && name == CHECKPOINT {
-                self.session = Some(behind);
+                self.session = Some(after);
             }
         }
     }
 
-    /// Whether it has been read to its end without a `session`, which is there: a
-    /// save may make it another entry, which btrfs has no place for in a listing
-    /// that has begun (Linux 6.18).
+    /// Whether it has been read to the end without a `session` that must be listed. A
+    /// save may make `session` another entry, and btrfs leaves new entries out of a
+    /// listing that has begun (Linux 6.18).
     pub(in crate::fs) fn lacks_session(&self) -> bool {
         self.is_session && self.is_in_order && !self.hides_session && self.session.is_none()
     }
 
-    /// The missing one has been listed.
-    pub(in crate::fs) fn complete(&mut self) {
-        self.session = Some(BEHIND_LAST);
-        (self.next, self.told) = (BEHIND_LAST, BEHIND_LAST);
+    /// Notes that the missing `session` has been listed.
+    pub(in crate::fs) fn list_missing_session(&mut self) {
+        self.session = Some(AFTER_LAST);
+        (self.next, self.listed_to) = (AFTER_LAST, AFTER_LAST);
     }
 
-    /// A request has been answered: what is not listed is kept if the user may
-    /// have that much memory, and read again if not.
-    pub(in crate::fs) fn keep(&mut self, memory: &Arc<Shares>, user: u32) {
+    /// Ends a request: names that were not listed are kept if the user's share of memory
+    /// has room, or are read again later.
+    pub(in crate::fs) fn keep_unlisted(&mut self, memory: &Arc<Shares>, user: u32) {
         if self.unlisted.is_empty() || self.share.is_some() {
             return;
         }
-        self.share = memory.take(user, KEPT);
+        self.share = memory.take(user, MOST_KEPT);
         if self.share.is_none() {
             self.unlisted = Vec::new();
         }

@@ -11,7 +11,7 @@ use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
 use crate::fs::lasting::handle::Handle;
 use crate::fs::lasting::node::{ROOT, Role, other_role};
-use crate::fs::listing::pieces::{BEHIND_LAST, BEHIND_SHOWN, Pieces};
+use crate::fs::listing::pieces::{AFTER_LAST, AFTER_SHOWN, Pieces};
 use crate::fs::listing::sorted::Sorted;
 use crate::fs::listing::state::Listing;
 use crate::fs::options::Missing;
@@ -22,11 +22,11 @@ use crate::sys::{self, Errno, device, is_dir, is_file};
 /// One entry of a directory.
 #[derive(Debug)]
 pub struct Listed {
-    /// Where the reading goes on after it.
+    /// The offset at which the listing continues after it.
     pub offset: u64,
     /// The name.
     pub name: OsString,
-    /// What it is.
+    /// What the kernel is told about it.
     pub entry: Entry,
 }
 
@@ -34,15 +34,15 @@ impl Fs {
     /// Opens a directory.
     ///
     /// # Errors
-    /// `ESTALE` if it is not where it was, `EACCES` if it must not be read.
+    /// `ESTALE` if it has moved, `EACCES` if it must not be read.
     pub fn opendir(&self, id: u64, request: Request) -> Result<u64> {
         if let Role::Session = self.role(id)? {
-            self.settle_removal(id, request.patience)?;
+            self.carry_out_due_removal(id, request.patience)?;
         }
         let share = self.reserve(request.caller, 1)?;
         let role = self.role(id)?;
         let listing = match role {
-            // A repository that is missing lists as empty.
+            // A missing repository lists as empty.
             Role::Root => {
                 if let Some(root) = self.repository.root()? {
                     sys::open_dir(&*root, OsStr::new("."))?;
@@ -58,12 +58,12 @@ impl Fs {
         Ok(self.lasting.handles.add(handle, share))
     }
 
-    /// Gives the entries from `offset` on to `take`, until it answers false:
-    /// no room for this one. An entry that was taken counts as looked up,
-    /// but for `.` and `..`.
+    /// Passes the entries from `offset` on to `take`, until that returns false because it
+    /// has no room for another. An entry that was taken counts as looked up, except `.`
+    /// and `..`.
     ///
     /// # Errors
-    /// `EBADF`; `ESTALE` if the directory is not where it was; `ENOMEM`.
+    /// `EBADF`; `ESTALE` if the directory has moved; `ENOMEM`.
     pub fn readdirplus(
         &self,
         id: u64,
@@ -106,7 +106,7 @@ impl Fs {
         }
         let dir = match self.dir(ROOT) {
             Ok(dir) => dir,
-            // A repository that is missing lists as empty.
+            // A missing repository lists as empty.
             Err(_) if sessions.len() == 0 => return Ok(()),
             Err(fail) => return Err(fail),
         };
@@ -115,7 +115,7 @@ impl Fs {
             let Some(name) = sessions.get(index) else {
                 return Ok(());
             };
-            // What has vanished since is left out.
+            // A session that has vanished since is left out.
             let Ok(Some(entry)) = self.listed_entry(ROOT, &dir, name, caller) else {
                 continue;
             };
@@ -124,15 +124,15 @@ impl Fs {
                 name: name.to_owned(),
                 entry,
             };
-            if !self.give(&listed, &mut take) {
+            if !self.pass_to(&listed, &mut take) {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// The names of the sessions as they are now; those that the user has in
-    /// memory already, if they are the same.
+    /// The names of the sessions as they are now. If they are the same as in the last
+    /// listing by that user, they share its memory.
     fn sorted(&self, caller: Caller) -> Result<Arc<Sorted>> {
         let new = Sorted::new(&self.repository, &self.listings.memory, caller.uid)?;
         let last = &self.listings.last;
@@ -145,8 +145,8 @@ impl Fs {
         Ok(new)
     }
 
-    /// The entries of any other directory, in the filesystem's order; of a session
-    /// `session` among them also if there is none (see [`Missing`]), but to who has
+    /// The entries of any other directory, in the filesystem's order. A session's listing
+    /// contains `session` even if there is none (see [`Missing`]), unless the caller has
     /// removed it.
     fn read_pieces(
         &self,
@@ -160,57 +160,57 @@ impl Fs {
         if offset == 0 {
             let (hides, shows) = self.sees(id, &dir, caller)?;
             pieces.begin(hides, shows);
-            // What cannot be looked at is left out.
+            // If it cannot be looked up, it is left out.
             if shows && let Ok(entry) = self.lookup_checkpoint(id, caller) {
                 let listed = Listed {
-                    offset: BEHIND_SHOWN,
+                    offset: AFTER_SHOWN,
                     name: CHECKPOINT.into(),
                     entry,
                 };
-                if !self.give(&listed, &mut take) {
+                if !self.pass_to(&listed, &mut take) {
                     return Ok(());
                 }
                 is_first = false;
             }
         }
-        pieces.go_to(offset)?;
+        pieces.seek(offset)?;
         loop {
-            let (name, behind) = match pieces.first() {
+            let (name, after) = match pieces.first() {
                 Ok(Some(first)) => first,
-                // Those that were listed are told of, and the error next time.
+                // The entries so far are returned, and the error at the next call.
                 Err(errno) if is_first => return Err(errno.into()),
                 Err(_) => return Ok(()),
                 Ok(None) => break,
             };
-            let listed = self.listed((id, &dir), name, behind, caller);
+            let listed = self.listed((id, &dir), name, after, caller);
             if let Some(listed) = listed {
-                if !self.give(&listed, &mut take) {
-                    pieces.keep(&self.listings.memory, caller.uid);
+                if !self.pass_to(&listed, &mut take) {
+                    pieces.keep_unlisted(&self.listings.memory, caller.uid);
                     return Ok(());
                 }
                 is_first = false;
-                pieces.tell();
+                pieces.list_first();
             } else {
-                pieces.pass();
+                pieces.skip_first();
             }
         }
         if pieces.lacks_session()
             && let Ok(entry) = self.lookup_checkpoint(id, caller)
         {
             let listed = Listed {
-                offset: BEHIND_LAST,
+                offset: AFTER_LAST,
                 name: CHECKPOINT.into(),
                 entry,
             };
-            if self.give(&listed, &mut take) {
-                pieces.complete();
+            if self.pass_to(&listed, &mut take) {
+                pieces.list_missing_session();
             }
         }
         Ok(())
     }
 
-    /// Whether the caller, who begins to read a directory, is not to see the
-    /// `session` that is there, and whether he sees one that is not.
+    /// What a caller that begins to read a directory sees: whether an existing `session`
+    /// is hidden from it, and whether a missing one is shown.
     fn sees(&self, id: u64, dir: &Dir, caller: Caller) -> Result<(bool, bool)> {
         if !matches!(self.role(id)?, Role::Session) {
             return Ok((false, false));
@@ -220,16 +220,16 @@ impl Fs {
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(errno.into()),
         };
-        // To who has removed it, it is not there; a newer one is.
-        let removal = self.lasting.sessions.asked_by(caller.tid, id);
+        // A checkpoint that the caller has removed is hidden; a newer one is not.
+        let removal = self.lasting.sessions.removed_by(caller.tid, id);
         let is_removed =
             removal.is_some_and(|removal| there.is_none_or(|there| removal.is_of(there)));
         let is_shown = there.is_none() && self.options.missing == Missing::Empty;
         Ok((is_removed, !is_removed && is_shown))
     }
 
-    /// One entry of a directory; `None` if it has vanished since, or is no part of
-    /// the mount.
+    /// One entry of a directory; `None` if it has vanished since, or is not part of the
+    /// mount.
     fn listed(
         &self,
         (id, dir): (u64, &Dir),
@@ -257,8 +257,9 @@ impl Fs {
         })
     }
 
-    /// Gives an entry, which has been looked up, unless there is no room.
-    fn give(&self, listed: &Listed, take: &mut impl FnMut(&Listed) -> bool) -> bool {
+    /// Passes an entry, which counts as looked up, to `take`; undoes the count if it has
+    /// no room.
+    fn pass_to(&self, listed: &Listed, take: &mut impl FnMut(&Listed) -> bool) -> bool {
         let is_taken = take(listed);
         if !is_taken && listed.name != "." && listed.name != ".." {
             self.lasting.nodes.forget(listed.entry.attr.ino.0, 1);
@@ -287,14 +288,14 @@ impl Fs {
             _ => other_role(&stat),
         };
         let entry = self.entry(parent, name, role, &stat, self.birth(&stat));
-        // The program that lists is about to ask for these attributes. A file
-        // that is about to be read has to be asked for again.
+        // The listing program is about to ask for these attributes. But those of a file
+        // that may be read next must be asked for again.
         let ttl = if is_file(&stat) {
             Duration::ZERO
         } else {
             LISTING_TTL
         };
-        // A permission that is taken away in the repository is gone at once.
+        // A permission that is taken away in the repository must be gone at once.
         let believed = !self.options.allow_other;
         let attr_ttl = if believed { ttl } else { Duration::ZERO };
         let asked = &self.options;
@@ -309,7 +310,12 @@ impl Fs {
         if id == ROOT {
             return Ok(ROOT);
         }
-        Ok(self.lasting.nodes.place(id).ok_or(Errno::STALE)?.0)
+        Ok(self
+            .lasting
+            .nodes
+            .parent_and_name(id)
+            .ok_or(Errno::STALE)?
+            .0)
     }
 
     /// `.` or `..`, which the kernel does not count as looked up.
@@ -333,8 +339,8 @@ impl Fs {
     /// Those of fsync(2).
     pub fn fsyncdir(&self, id: u64, request: Request) -> Result<()> {
         request.patience.must_wait()?;
-        // Whoever syncs wants his removal to last.
-        self.complete_removal(id, request)?;
+        // A caller that syncs wants its removal to be durable.
+        self.carry_out_own_removal(id, request)?;
         let dir = self.dir(id)?;
         Ok(sys::fsync(sys::open_dir(&*dir.fd, OsStr::new("."))?)?)
     }

@@ -1,5 +1,5 @@
-//! The sessions of a repository in their order, youngest first, as they were when
-//! somebody began to read: until he begins anew they have the same places.
+//! The sessions of a repository, youngest first, as they were when a reading of the root
+//! began. Until it begins anew, each keeps its position.
 
 use std::cmp::Reverse;
 use std::ffi::OsStr;
@@ -12,16 +12,16 @@ use crate::fs::shares::{Share, Shares};
 use crate::repo::Repository;
 use crate::sys::Errno;
 
-/// The names, one behind the other, and where each of them is.
+/// The names, one after the other, and the start and length of each.
 #[derive(Debug)]
 pub(in crate::fs) struct Sorted {
     text: Vec<u8>,
-    places: Vec<(u32, u8)>,
-    /// Of who reads it.
+    ranges: Vec<(u32, u8)>,
+    /// The memory, in the share of the user that reads it.
     share: Share,
 }
 
-/// A name on its way to its place.
+/// A name that is not sorted yet.
 struct Found {
     modified: SystemTime,
     start: u32,
@@ -29,10 +29,10 @@ struct Found {
 }
 
 impl Sorted {
-    /// Those that there are now, in the share of a user.
+    /// Reads and sorts the present sessions. The memory comes from the share of a user.
     ///
     /// # Errors
-    /// `ENOMEM` if that is too small, and those of reading the directory.
+    /// `ENOMEM` if the share is used up, and those of reading the directory.
     pub(in crate::fs) fn new(
         repository: &Repository,
         memory: &Arc<Shares>,
@@ -66,32 +66,32 @@ impl Sorted {
             let by_time = Reverse(a.modified).cmp(&Reverse(b.modified));
             by_time.then_with(|| name(a).cmp(name(b)))
         });
-        let mut places: Vec<_> = found.iter().map(|found| (found.start, found.len)).collect();
+        let mut ranges: Vec<_> = found.iter().map(|found| (found.start, found.len)).collect();
         drop(found);
         text.shrink_to_fit();
-        places.shrink_to_fit();
-        // It has become less.
-        share.resize(size(&text, &places));
+        ranges.shrink_to_fit();
+        // It takes less memory now.
+        share.resize(size(&text, &ranges));
         Ok(Self {
             text,
-            places,
+            ranges,
             share,
         })
     }
 
     pub(in crate::fs) fn len(&self) -> usize {
-        self.places.len()
+        self.ranges.len()
     }
 
     pub(in crate::fs) fn get(&self, index: usize) -> Option<&OsStr> {
-        let (start, len) = *self.places.get(index)?;
+        let (start, len) = *self.ranges.get(index)?;
         Some(OsStr::from_bytes(&self.text[range(start, len)]))
     }
 
-    /// Whether it is the same, and the same user's.
+    /// Whether it has the same names, in the share of the same user.
     pub(in crate::fs) fn is_same(&self, other: &Self) -> bool {
         self.share.is_of_same_user(&other.share)
-            && self.places == other.places
+            && self.ranges == other.ranges
             && self.text == other.text
     }
 }

@@ -1,4 +1,4 @@
-//! What is read of an open directory, and the memory of all of them (DESIGN 13.3).
+//! The state of an open directory, and the memory of all of them (DESIGN 13.3).
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -6,15 +6,14 @@ use crate::fs::listing::pieces::Pieces;
 use crate::fs::listing::sorted::Sorted;
 use crate::fs::shares::Shares;
 
-/// The memory that listings may take of one user, and of whoever runs the daemon,
-/// in bytes.
+/// The memory that listings may take, in bytes: for one user, and for all together.
 const OF_USER: u64 = 64 << 20;
 const OF_ALL: u64 = 256 << 20;
 
-/// What is read of an open directory.
+/// What has been read of an open directory.
 #[derive(Debug)]
 pub(in crate::fs) enum Listing {
-    /// The root's sessions, once somebody has begun to read them.
+    /// The root's sessions, once reading has begun.
     Root(Option<Arc<Sorted>>),
     /// Any other directory.
     Other(Pieces),
@@ -24,7 +23,7 @@ pub(in crate::fs) enum Listing {
 #[derive(Debug)]
 pub(in crate::fs) struct Listings {
     pub(in crate::fs) memory: Arc<Shares>,
-    /// The last one of the root, for the next if that is the same.
+    /// The last listing of the root, shared with the next one if that is the same.
     pub(in crate::fs) last: Mutex<Weak<Sorted>>,
 }
 

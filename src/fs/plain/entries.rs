@@ -1,5 +1,5 @@
-//! Changes of directories: MKDIR, UNLINK, RMDIR, SYMLINK, MKNOD, READLINK, and
-//! what belongs to a directory's filesystem (STATFS, ACCESS).
+//! Changes of directories: MKDIR, UNLINK, RMDIR, SYMLINK, MKNOD; and READLINK, STATFS,
+//! ACCESS.
 
 use std::ffi::{CString, OsStr};
 
@@ -12,11 +12,11 @@ use crate::repo::{LOCK, SessionName};
 use crate::sys::{self, Errno, Mode, is_dir, is_file};
 
 impl Fs {
-    /// Makes a directory: a session in the root, of exactly this name.
+    /// Makes a directory: in the root a session, of exactly this name.
     ///
     /// # Errors
-    /// `EINVAL` for a name in the root that is no session name, `EPERM` for that
-    /// of a checkpoint, and those of mkdir(2).
+    /// `EINVAL` for a name in the root that is no session name, `EPERM` for the name of a
+    /// checkpoint, and those of mkdir(2).
     pub fn mkdir(&self, parent: u64, name: &OsStr, mode: u32, request: Request) -> Result<Entry> {
         let mode = mode & 0o7777;
         if parent == ROOT {
@@ -57,12 +57,12 @@ impl Fs {
         self.other_entry(parent, &dir, name, caller)
     }
 
-    /// Makes a file of any type but a directory. An empty regular one that is
-    /// a checkpoint is a save.
+    /// Makes a file of any type but a directory. An empty regular file with the name of a
+    /// checkpoint is a save.
     ///
     /// # Errors
-    /// `EPERM` in the root and for the name of a checkpoint, unless it is a regular
-    /// file; `EBUSY`, and those of mknod(2).
+    /// `EPERM` in the root, and for the name of a checkpoint unless the file is a regular
+    /// one; `EBUSY`, and those of mknod(2).
     pub fn mknod(
         &self,
         parent: u64,
@@ -103,13 +103,13 @@ impl Fs {
         saved.and(released)
     }
 
-    /// What a symlink says. One that has the name of a checkpoint or of a
-    /// lock is never followed: `ELOOP`, as of an open with `O_NOFOLLOW`.
+    /// The target of a symlink. A symlink with the name of a checkpoint or lock is never
+    /// followed: `ELOOP`, as for an open with `O_NOFOLLOW`.
     ///
     /// # Errors
     /// Those of readlink(2).
     pub fn readlink(&self, id: u64) -> Result<CString> {
-        let (parent, name) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+        let (parent, name) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
         if self.is_special(parent, &name)? {
             return Err(Errno::LOOP.into());
         }
@@ -117,9 +117,9 @@ impl Fs {
         Ok(sys::read_link(&*dir.fd, &name)?)
     }
 
-    /// Refuses to give the name of a checkpoint to what is no regular file: nothing
-    /// could be read or saved there any more. In the errno of symlink(2), mknod(2)
-    /// and mkdir(2) for a kind of file that a filesystem does not have.
+    /// Fails if this is the name of a checkpoint: only a regular file may have it, as
+    /// nothing could be read or saved otherwise. `EPERM` is the errno of symlink(2),
+    /// mknod(2) and mkdir(2) for a type of file that a filesystem does not support.
     pub(in crate::fs) fn must_be_a_file(&self, parent: u64, name: &OsStr) -> Result<()> {
         match self.is_checkpoint(parent, name)? {
             true => Err(Errno::PERM.into()),
@@ -131,8 +131,8 @@ impl Fs {
         Ok(self.is_checkpoint(parent, name)? || self.is_lock(parent, name)?)
     }
 
-    /// Removes a file: of a session's `session` the checkpoint, of its
-    /// `session.next` the lock.
+    /// Removes a file. The name `session` in a session stands for the checkpoint, and
+    /// `session.next` for the lock.
     ///
     /// # Errors
     /// `EPERM` in the root, and those of unlink(2).
@@ -157,7 +157,7 @@ impl Fs {
         self.remove_checkpoint(parent, session, request)
     }
 
-    /// Removes an empty directory: a session in the root.
+    /// Removes an empty directory: in the root a session.
     ///
     /// # Errors
     /// Those of rmdir(2).
@@ -166,23 +166,23 @@ impl Fs {
             let name = SessionName::new(name).map_err(|_| Errno::NOENT)?;
             request.patience.must_wait()?;
             let stat = sys::stat(&*self.dir(ROOT)?.fd, name.as_os_str())?;
-            self.settle_removal(stat.stx_ino, request.patience)?;
-            self.complete_removal(stat.stx_ino, request)?;
-            // As in any directory it is durable when somebody syncs: an `rm -r` of
-            // many sessions would wait for the disk as often.
+            self.carry_out_due_removal(stat.stx_ino, request.patience)?;
+            self.carry_out_own_removal(stat.stx_ino, request)?;
+            // As in any directory, the removal is durable after the next sync. Otherwise
+            // an `rm -r` of many sessions would wait for the disk each time.
             let root = self.dir(ROOT)?;
             request
                 .caller
                 .act_if_seen(|| sys::rmdir(&*root.fd, name.as_os_str()))?;
-            self.lasting.sessions.forget(stat.stx_ino);
+            self.lasting.sessions.cancel_removal(stat.stx_ino);
             return Ok(());
         }
         let dir = self.dir(parent)?;
         Ok(request.caller.act_if_seen(|| sys::rmdir(&*dir.fd, name))?)
     }
 
-    /// Whether the caller may use a node so (access(2)). Without
-    /// `allow_other` every caller is who the daemon is.
+    /// Checks whether a node may be used in this way (access(2)). Without `allow_other`
+    /// every caller is the user of the daemon.
     ///
     /// # Errors
     /// `EACCES`, `EROFS`.
@@ -211,7 +211,7 @@ impl Fs {
         };
         match fd {
             Ok(dir) => Ok(sys::statvfs(&*dir.fd)?),
-            // Of a missing repository, those of the place where it will be.
+            // For a missing repository, those of the place where it will be made.
             Err(_) => {
                 let existing = self
                     .repository

@@ -1,29 +1,28 @@
-//! Open files of the backing filesystem, which the kernel reads and writes by
-//! itself where it can.
+//! Open files of the backing filesystem, which the kernel reads and writes by itself
+//! where it can (passthrough).
 //!
-//! What it asks for (Linux 6.18, fs/fuse/iomode.c and passthrough.c):
-//! - An inode is open either in passthrough or by way of the page cache; an
-//!   open in the other way is answered `EIO`.
-//! - All passthrough opens of an inode name the same backing id.
-//! - Each open opens the backing file anew, with the flags of that very open
-//!   (`O_APPEND`, `O_DIRECT`, `O_SYNC`, … and the access mode) and with our
-//!   credentials, checking nothing. So the id may come from any descriptor of
-//!   the inode, and our own open is what refuses whoever may not.
-//! - If that open fails, whatever the reason, the program is told `EIO`. So there
-//!   is none where a file that is held may be gone (sshfs, while others save).
+//! What the kernel demands (Linux 6.18, fs/fuse/iomode.c and passthrough.c):
 //!
-//! fallocate, copy_file_range, lseek for holes, fsync and attributes come to
-//! us all the same. The privileges of a setuid file go with a change by
-//! somebody who may not keep them: before a write, truncate(2) and chown(2)
-//! the kernel sends a SETATTR of the mode. Only an open with `O_TRUNC` it
-//! leaves to us (`HANDLE_KILLPRIV_V2` would tell of it, and would leave WRITE
-//! and SETATTR to us as well, where fuser 0.18 drops what is told).
+//! - An inode is open either in passthrough or through the page cache; an open in the
+//!   other way is answered `EIO`.
+//! - All passthrough opens of an inode use the same backing id.
+//! - Each open opens the backing file anew, with its own flags (`O_APPEND`, `O_DIRECT`,
+//!   `O_SYNC`, … and the access mode) and with our credentials, and checks nothing. So
+//!   the backing id may come from any descriptor of the inode, and our own open must
+//!   check the caller's permission.
+//! - If that open fails for any reason, the program gets `EIO`. So passthrough is not
+//!   used where an open file may vanish (sshfs, while others save).
 //!
-//! A file that is open for writing when it is renamed to `session` stays open
-//! on what is the checkpoint now, and what is still written goes there, as in
-//! any directory: the program that renames before it has written everything
-//! must not lose the rest. In passthrough or not, nobody can open the
-//! checkpoint itself in this way.
+//! fallocate, copy_file_range, lseek for holes, fsync and attributes still come to us.
+//! The setuid and setgid bits are removed by a change of somebody who may not keep them:
+//! before a write, truncate(2) and chown(2) the kernel sends a SETATTR of the mode. Only
+//! for an open with `O_TRUNC` it leaves that to us. (`HANDLE_KILLPRIV_V2` would announce
+//! it, but would also leave WRITE and SETATTR to us, where fuser 0.18 drops the flag.)
+//!
+//! A file that is open for writing when it is renamed to `session` stays open on the new
+//! checkpoint, and what is written later goes into it, as in any directory: a program
+//! that renames before it has written everything must not lose the rest. A checkpoint
+//! itself cannot be opened in this way, with or without passthrough.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -41,8 +40,8 @@ use crate::fs::shares::Share;
 use crate::repo::{CHECKPOINT, without_privileges};
 use crate::sys::{self, Errno, Mode, OFlags};
 
-/// In the flags of the open that execve(2) makes (include/linux/fs.h); the
-/// file stays open while the program runs. Seen on Linux 6.18.
+/// A flag of the open that execve(2) makes (include/linux/fs.h). The file stays open
+/// while the program runs. Seen on Linux 6.18.
 const FMODE_EXEC: i32 = 0x20;
 
 impl Fs {
@@ -83,15 +82,15 @@ impl Fs {
         open_backing: OpenBacking<'_>,
     ) -> Result<Opened> {
         let share = self.reserve(request.caller, 1)?;
-        // By descriptor: `/proc/self/fd/N` leads to files without a name.
+        // By a descriptor, because `/proc/self/fd/N` leads to files without a name.
         let path = self.path_fd(id)?;
         let stat = sys::fstat(&*path)?;
         if changes(flags) {
             self.check_link(id, request.patience)?;
         }
-        // Whoever opens a running program for writing is refused by the kernel
-        // itself; who only truncates it, after we have done it (Linux 6.18,
-        // with ATOMIC_O_TRUNC).
+        // The kernel itself refuses to open a running program for writing. But for an
+        // open that only truncates it refuses after we have truncated (Linux 6.18, with
+        // ATOMIC_O_TRUNC).
         if flags & libc::O_TRUNC != 0 && self.lasting.nodes.is_executed(id) {
             return Err(Errno::TXTBSY.into());
         }
@@ -106,27 +105,28 @@ impl Fs {
         Ok(self.opened_file((id, share), file, flags, open_backing))
     }
 
-    /// Refuses a change of a file that has the name `session` in any session too
-    /// (a hard link): under its other name it must not be changed either (I1).
-    /// If it was renamed to that, it loses the old name now.
+    /// Refuses a change of a file that is also some session's `session` (a hard link): a
+    /// checkpoint must not be changed under its other name either (I1). If the removal of
+    /// that checkpoint is deferred, because it was renamed to its other name, it is
+    /// carried out now.
     ///
-    /// Nothing leads from an inode to its names: all sessions are looked at. It
-    /// is done for nobody but who changes a file with several names.
+    /// The names of an inode cannot be looked up, so all sessions are searched. That is
+    /// done only for changes of files with several names.
     pub(in crate::fs) fn check_link(&self, id: u64, patience: Patience) -> Result<()> {
         if sys::fstat(&*self.path_fd(id)?)?.stx_nlink < 2 {
             return Ok(());
         }
         patience.must_wait()?;
         for entry in self.repository.list()? {
-            // One that goes meanwhile has no checkpoint.
+            // A session that vanishes meanwhile has no checkpoint.
             let Ok(session) = self.repository.session(&entry.name) else {
                 continue;
             };
             match sys::stat(session.dir(), CHECKPOINT.as_ref()) {
                 Ok(stat) if stat.stx_ino == id => {
                     let node = sys::fstat(session.dir())?.stx_ino;
-                    return match self.lasting.sessions.promised(node, id) {
-                        Some(removal) => removal.complete(patience),
+                    return match self.lasting.sessions.deferred(node, id) {
+                        Some(removal) => removal.carry_out_for_request(patience),
                         None => Err(Errno::BUSY.into()),
                     };
                 }
@@ -137,8 +137,8 @@ impl Fs {
         Ok(())
     }
 
-    /// A handle of a file that has just been opened with these flags, in the
-    /// share of a user.
+    /// A handle for a file that has just been opened with these flags, with its part of a
+    /// user's share.
     pub(in crate::fs) fn opened_file(
         &self,
         (id, share): (u64, Share),
@@ -184,8 +184,8 @@ impl Fs {
         match open_backing(file.as_fd()) {
             Ok(backing) => Some(Arc::new(backing)),
             Err(e) => {
-                // EPERM: it takes CAP_SYS_ADMIN. ELOOP: the backing filesystem
-                // is itself a stacked one. Neither changes.
+                // EPERM: CAP_SYS_ADMIN is needed. ELOOP: the backing filesystem is itself
+                // a stacked one. Neither changes later.
                 if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ELOOP)) {
                     self.passthrough.store(false, Ordering::Relaxed);
                     log::info!("files are read and written through the daemon: {e}");

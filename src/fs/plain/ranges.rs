@@ -1,9 +1,9 @@
-//! Ranges of open files: FALLOCATE, LSEEK and COPY_FILE_RANGE. On a writer
-//! the first and the last are changes like a write.
+//! Ranges of open files: FALLOCATE, LSEEK and COPY_FILE_RANGE. On a writer, FALLOCATE and
+//! COPY_FILE_RANGE are changes like a write.
 //!
-//! What the kernel's FUSE (6.18, fs/fuse/file.c) keeps from us: of fallocate(2)
-//! all modes but `KEEP_SIZE`, `PUNCH_HOLE` and `ZERO_RANGE`, which it answers
-//! with `EOPNOTSUPP`; of lseek(2) all but `SEEK_DATA` and `SEEK_HOLE`.
+//! Not all calls come here (Linux 6.18, fs/fuse/file.c): for fallocate(2) the kernel
+//! answers `EOPNOTSUPP` to all modes but `KEEP_SIZE`, `PUNCH_HOLE` and `ZERO_RANGE`; for
+//! lseek(2) it passes on only `SEEK_DATA` and `SEEK_HOLE`.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,15 +14,14 @@ use crate::fs::request::{Patience, Request};
 use crate::fs::session::writer::QUICK_COPY;
 use crate::sys::{self, Errno, Find};
 
-/// The most that one request copies, in bytes: whoever asks cannot be killed
-/// before it is answered. A multiple of every block size, so that filesystems
-/// can share the blocks.
+/// The most that one request copies, in bytes: the caller cannot be killed before the
+/// answer. A multiple of every block size, so that filesystems can share the blocks.
 const MOST_COPIED: u64 = 64 << 20;
 
-/// What says that a change cannot be made here, and not that it went wrong.
+/// Errors which mean that the change is not supported here, and nothing went wrong.
 const REFUSALS: [i32; 2] = [libc::EOPNOTSUPP, libc::EINVAL];
 
-/// The same of a mere allocation: there is no data that could be lost.
+/// The same for a mere allocation, by which no data can be lost.
 const NOT_ALLOCATED: [i32; 5] = [
     libc::EOPNOTSUPP,
     libc::EINVAL,
@@ -32,8 +31,8 @@ const NOT_ALLOCATED: [i32; 5] = [
 ];
 
 impl Fs {
-    /// Allocates, punches or zeroes a range of an open file: `mode` as of
-    /// fallocate(2), `range` an offset and a length in bytes.
+    /// Allocates, punches or zeroes a range of an open file: `mode` as in fallocate(2),
+    /// `range` an offset and a length in bytes.
     ///
     /// # Errors
     /// `EBUSY` if it is the first change of a checkpoint that another writer
@@ -45,7 +44,7 @@ impl Fs {
         (offset, len): (u64, u64),
         request: Request,
     ) -> Result<()> {
-        // Zeroing may write as much as it is asked to.
+        // Zeroing may write as many bytes.
         must_wait_for(len, request.patience)?;
         match &*self.lasting.handles.get(handle)? {
             Handle::File { file, .. } => Ok(sys::allocate(&**file, mode, offset, len)?),
@@ -63,8 +62,8 @@ impl Fs {
         }
     }
 
-    /// The next data or hole of an open file from `offset` on, both in bytes;
-    /// `whence` as of lseek(2).
+    /// The next data or hole of an open file at or after `offset`, both in bytes;
+    /// `whence` as in lseek(2).
     ///
     /// # Errors
     /// `ENXIO` if there is none, and those of lseek(2).
@@ -85,13 +84,12 @@ impl Fs {
         }
     }
 
-    /// Copies from one open file to another, at most `len` bytes from and to
-    /// an offset each; answers the bytes copied.
+    /// Copies at most `len` bytes from one open file, at an offset, to another. Returns
+    /// the number of bytes copied.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` if the filesystem cannot: the kernel copies by reading and
-    /// writing then. `EBUSY` as of [`write`](Self::write), and those of
-    /// copy_file_range(2).
+    /// `EOPNOTSUPP` if the filesystem cannot: the kernel then copies by reading and
+    /// writing. `EBUSY` as for [`write`](Self::write), and those of copy_file_range(2).
     pub fn copy_range(
         &self,
         (from, from_at): (u64, u64),
@@ -120,7 +118,7 @@ impl Fs {
         Ok(u32::try_from(copied).unwrap_or(u32::MAX))
     }
 
-    /// A descriptor of what a handle reads; `None` where there is nothing yet.
+    /// A descriptor of what a handle reads; `None` if there is no content yet.
     fn content(&self, handle: u64, patience: Patience) -> Result<Option<OwnedFd>> {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| {
             fd.try_clone_to_owned()

@@ -1,4 +1,4 @@
-//! How many saves are under way: what an orderly end waits for; and how many wait
+//! Counts of saves in progress, for which an orderly end waits, and of changes that wait
 //! for another writer.
 
 use std::collections::HashMap;
@@ -6,15 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many changes of one user's writers wait for another writer at the most, each
-/// on a thread of its own.
+/// How many changes of one user may wait for another writer, each on a thread of its own.
 const MOST_WAITING: usize = 512;
 
-/// Counts of saves, shared by all writers of a mount.
+/// Counts of the saves of a mount.
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Activity {
     counts: Mutex<Counts>,
-    /// Those who wait for another writer, by user.
+    /// The number of changes that wait for another writer, by user.
     waiting: Mutex<HashMap<u32, usize>>,
     changed: Condvar,
     is_ending: AtomicBool,
@@ -26,44 +25,44 @@ struct Counts {
     busy: usize,
 }
 
-/// One of the counted, for as long as it lives.
+/// One unit of a count, until it is dropped.
 #[derive(Debug)]
 pub struct Counted<'a> {
     activity: &'a Activity,
     what: fn(&mut Counts) -> &mut usize,
 }
 
-/// A place among those who wait for another writer, for as long as it lives.
+/// A change that waits for another writer; it is counted until this is dropped.
 #[derive(Debug)]
-pub(in crate::fs) struct Place<'a> {
+pub(in crate::fs) struct WaitingChange<'a> {
     activity: &'a Activity,
     user: u32,
 }
 
 impl Activity {
-    /// The end has begun: nobody is to begin a wait for another writer, or to
-    /// go on with one.
+    /// The end of the mount has begun: no change may begin to wait for another writer,
+    /// nor go on waiting.
     pub(in crate::fs) fn end(&self) {
         self.is_ending.store(true, Ordering::Release);
     }
 
-    /// Whether it has.
+    /// Whether the end has begun.
     pub(in crate::fs) fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::Acquire)
     }
 
-    /// A writer has changed something that is not saved.
+    /// A writer has unsaved changes from now on.
     pub(in crate::fs) fn staged(&self) {
         self.add(|counts| &mut counts.staged);
     }
 
-    /// It is saved or abandoned.
+    /// Its changes are saved or abandoned.
     pub(in crate::fs) fn settled(&self) {
         self.subtract(|counts| &mut counts.staged);
     }
 
-    /// Something begins that must not be cut off, a commit for the most part;
-    /// it ends when the value is dropped.
+    /// Something begins that must not be cut off, normally a commit. It ends when the
+    /// returned value is dropped.
     pub(in crate::fs) fn busy(&self) -> Counted<'_> {
         self.add(|counts| &mut counts.busy);
         Counted {
@@ -72,28 +71,29 @@ impl Activity {
         }
     }
 
-    /// The writers that have changed something, and what must not be cut off.
+    /// The number of writers with unsaved changes, and of things that must not be cut
+    /// off.
     pub(in crate::fs) fn now(&self) -> (usize, usize) {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         (counts.staged, counts.busy)
     }
 
-    /// A place for one who is about to wait for another writer; `None` if the user
-    /// has no more.
-    pub(in crate::fs) fn place(&self, user: u32) -> Option<Place<'_>> {
+    /// Counts a change that is about to wait for another writer; `None` if too many of
+    /// this user wait already.
+    pub(in crate::fs) fn begin_wait(&self, user: u32) -> Option<WaitingChange<'_>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let own = waiting.entry(user).or_default();
         (*own < MOST_WAITING).then(|| {
             *own += 1;
-            Place {
+            WaitingChange {
                 activity: self,
                 user,
             }
         })
     }
 
-    /// Waits for the end of all commits, and until `timeout` has passed for
-    /// the open writers. Answers whether nothing is left.
+    /// Waits for the end of all commits, and until `timeout` has passed for the open
+    /// writers. Returns whether nothing is left.
     pub(in crate::fs) fn drain(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +133,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitingChange<'_> {
     fn drop(&mut self) {
         let waiting = self.activity.waiting.lock();
         let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
@@ -152,17 +152,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rule_13_3_one_user_has_so_many_places_and_others_have_theirs() {
+    fn rule_13_3_the_waiting_changes_of_one_user_are_bounded_and_others_have_their_own() {
         let activity = Activity::default();
-        let mut places: Vec<_> = (0..MOST_WAITING)
-            .map(|_| activity.place(7).unwrap())
+        let mut waiting: Vec<_> = (0..MOST_WAITING)
+            .map(|_| activity.begin_wait(7).unwrap())
             .collect();
-        assert!(activity.place(7).is_none());
-        let other = activity.place(8).unwrap();
-        places.pop();
-        places.push(activity.place(7).unwrap());
-        assert!(activity.place(7).is_none());
-        drop((places, other));
+        assert!(activity.begin_wait(7).is_none());
+        let other = activity.begin_wait(8).unwrap();
+        waiting.pop();
+        waiting.push(activity.begin_wait(7).unwrap());
+        assert!(activity.begin_wait(7).is_none());
+        drop((waiting, other));
         assert!(activity.waiting.lock().unwrap().is_empty());
     }
 }

@@ -1,6 +1,6 @@
-//! What goes on in a mount, for `sessionfs status` and for whoever can only
-//! read files: as a file in the root, by a name that no listing shows, so that
-//! nothing that walks the tree meets it.
+//! The report on a mount, for `sessionfs status` and for anything that can read files. It
+//! is a file in the root with a name that no listing shows, so that programs that walk
+//! the tree do not meet it.
 
 use std::ffi::OsStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,11 +18,13 @@ use crate::fs::request::Request;
 use crate::proc::holders::{Holder, Use, search};
 use crate::sys::Errno;
 
-/// Counted up when what is there means something else, or is gone.
+/// The version of the report's format. Counted up when a field changes its meaning, or is
+/// removed.
 pub const SCHEMA: u32 = 1;
 
 impl Fs {
-    /// The report's entry. Who may read it may see who uses the mount.
+    /// The entry of the report. Only the user of the daemon may read it, as it shows
+    /// which processes use the mount.
     pub(in crate::fs) fn report_entry(&self) -> Result<Entry> {
         let attr = self.report_attr()?;
         let name = OsStr::new(REPORT_NAME);
@@ -35,7 +37,8 @@ impl Fs {
         })
     }
 
-    /// A file whose size nobody knows before it is read, as in `/proc`.
+    /// Like a file in `/proc`, it has the size 0, as its size is unknown before it is
+    /// read.
     pub(in crate::fs) fn report_attr(&self) -> Result<FileAttr> {
         Ok(FileAttr {
             ino: INodeNo(REPORT),
@@ -50,7 +53,7 @@ impl Fs {
         })
     }
 
-    /// Opens the report, which is as it is now.
+    /// Opens the report, which is made now.
     pub(in crate::fs) fn open_report(&self, flags: i32, request: Request) -> Result<Opened> {
         if changes(flags) {
             return Err(Errno::ACCESS.into());
@@ -67,8 +70,7 @@ impl Fs {
         })
     }
 
-    /// All of it. Names and paths that are not UTF-8 are shown as near as that
-    /// gets.
+    /// The report. In names and paths, bytes that are not UTF-8 are replaced.
     fn report(&self) -> Value {
         let (saves, latencies) = (self.statistics.saves(), self.statistics.latencies());
         let (unsaved, _) = self.activity.now();
@@ -102,12 +104,12 @@ impl Fs {
         })
     }
 
-    /// The sessions whose checkpoint is being changed, and by which process.
+    /// The sessions whose checkpoint is being changed, and the process of each writer.
     fn saving(&self) -> Vec<Value> {
         let owners = self.lasting.sessions.owners().into_iter();
         owners
             .filter_map(|(session, owner)| {
-                let (_, name) = self.lasting.nodes.place(session)?;
+                let (_, name) = self.lasting.nodes.parent_and_name(session)?;
                 let pid = (owner.process.pid != 0).then_some(owner.process.pid);
                 Some(json!({ "session": id(&name), "pid": pid }))
             })
@@ -131,8 +133,8 @@ impl Fs {
     }
 }
 
-/// The same JSON without anything that a terminal would act on (DESIGN 13.5): what
-/// is not plain ASCII is in strings only.
+/// The same JSON in plain ASCII, with nothing that a terminal would act on (DESIGN 13.5).
+/// Other characters can occur only in strings, where they are escaped.
 fn in_ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -164,7 +166,7 @@ fn process(holder: &Holder) -> Value {
     })
 }
 
-/// A session's id, of its directory's name.
+/// The id of the session with this directory name.
 fn id(name: &OsStr) -> String {
     let name = name.to_string_lossy();
     name.strip_suffix(".session").unwrap_or(&name).to_owned()

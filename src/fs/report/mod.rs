@@ -1,4 +1,4 @@
-//! What goes on in a mount: counted, and told (DESIGN 2.3, I5).
+//! What is counted and reported about a mount (DESIGN 2.3, I5).
 
 pub(in crate::fs) mod activity;
 pub(in crate::fs) mod contents;

@@ -1,4 +1,4 @@
-//! What has become of the saves of a mount, for those who want to know.
+//! Statistics of the saves of a mount.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::repo::SessionName;
 
-/// How many sessions are remembered with their last error.
+/// Of how many sessions the last error is remembered.
 const MOST_ERRORS: usize = 1000;
 
 /// Counts of saves since the mount was made.
@@ -14,28 +14,28 @@ const MOST_ERRORS: usize = 1000;
 pub struct Saves {
     /// Acknowledged.
     pub done: u64,
-    /// Not made, because a process that wrote was killed.
+    /// Not made, because a process that had written was killed.
     pub abandoned: u64,
     /// Not made for another reason.
     pub failed: u64,
 }
 
-/// Why the last save of a session was not made. It is forgotten with the next
-/// one that is.
+/// Why the last save of a session was not made. It is forgotten at the next successful
+/// save.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastError {
-    /// When that was.
+    /// When it failed.
     pub at: SystemTime,
-    /// The errno that somebody has been told, or nobody any more.
+    /// The errno, whether or not a caller got it.
     pub errno: i32,
 }
 
-/// How long saves take: bounds that this part of them has not exceeded.
+/// How long saves take: upper bounds for a part of them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Latencies {
-    /// Half of them.
+    /// Half of them took at most this long.
     pub p50: Duration,
-    /// Nine of ten.
+    /// 90 of 100.
     pub p90: Duration,
     /// 99 of 100.
     pub p99: Duration,
@@ -61,7 +61,7 @@ impl Statistics {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A save has been made, in so much time.
+    /// Counts a save, which took this long.
     pub(in crate::fs) fn saved(&self, session: &SessionName, took: Duration) {
         log::debug!("{session}: saved, in {took:.1?}");
         let mut inner = self.lock();
@@ -70,22 +70,22 @@ impl Statistics {
         inner.errors.remove(session);
     }
 
-    /// A save has been abandoned.
+    /// Counts a save that was abandoned.
     pub(in crate::fs) fn abandoned(&self, session: &SessionName) {
         let mut inner = self.lock();
         inner.saves.abandoned += 1;
         inner.note(session, libc::ECANCELED);
     }
 
-    /// A save has failed.
+    /// Counts a save that failed.
     pub(in crate::fs) fn failed(&self, session: &SessionName, errno: i32) {
         let mut inner = self.lock();
         inner.saves.failed += 1;
         inner.note(session, errno);
     }
 
-    /// Whether the last save of a session has failed with this error: who tries again
-    /// and again need not be told of each time.
+    /// Whether the last save of a session failed with this error: a program that tries
+    /// again and again is logged only once.
     pub(in crate::fs) fn has_failed_so(&self, session: &SessionName, errno: i32) -> bool {
         let inner = self.lock();
         inner
@@ -126,7 +126,7 @@ impl Inner {
     }
 }
 
-/// Eight steps to each doubling: a bound is at most an eighth too high.
+/// Steps for each doubling: a bound is at most an eighth too high.
 const STEPS: u32 = 8;
 
 /// Counts of durations by their size in microseconds.
@@ -167,7 +167,7 @@ impl Histogram {
     }
 }
 
-/// The step that a number of microseconds is counted in.
+/// The step in which a number of microseconds is counted.
 fn step_of(micros: u64) -> usize {
     let Some(doubling) = micros.checked_ilog2().filter(|&n| n >= 3) else {
         return micros as usize;
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_is_the_last_of_its_step() {
+    fn a_bound_is_the_largest_number_of_its_step() {
         for micros in (0..5000).chain([u64::MAX / 2, u64::MAX - 1, u64::MAX]) {
             let bound = bound_of(step_of(micros));
             assert!(bound >= micros, "{micros}: {bound}");
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_of_all_saves() {
+    fn percentiles_count_all_saves() {
         let statistics = Statistics::default();
         let name = SessionName::from_id("a").unwrap();
         assert_eq!(statistics.latencies(), Latencies::default());

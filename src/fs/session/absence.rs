@@ -1,10 +1,12 @@
 //! What is shown of a session without a checkpoint (DESIGN 2.12).
 //!
-//! By default everybody is shown an empty `session` then: the original reads a
-//! missing checkpoint as empty. But a call that makes what was not there would be
-//! refused because of it (`cp -r` of a whole session, `tar`, `install`, `ln`): those
-//! are told the truth. What is renamed or linked becomes a real empty file first.
-//! With [`Missing::Absent`] there is nothing to be seen.
+//! By default every caller is shown an empty `session` there, because the original reads
+//! a missing checkpoint as empty. But a call that makes a file only where there is none
+//! would fail because of it (`cp -r` of a whole session, `tar`, `install`, `ln`). Such a
+//! caller is told that there is no file. A shown file that is to be renamed or linked
+//! becomes a real empty file first.
+//!
+//! With [`Missing::Absent`] no file is shown.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -21,22 +23,22 @@ use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno};
 
 impl Fs {
-    /// Whether a thread that looks up an absent checkpoint is to be told so, and has
-    /// found a file before.
-    pub(in crate::fs) fn is_told_of_absence(&self, tid: u32, found: Option<Found>) -> bool {
-        let is_told = match Aim::of(tid) {
+    /// Whether a thread that looks up an absent checkpoint gets the answer that there is
+    /// none. `found` is what it has looked up before.
+    pub(in crate::fs) fn must_see_absence(&self, tid: u32, found: Option<Found>) -> bool {
+        let must_see = match Aim::of(tid) {
             Aim::New => true,
             Aim::Name => found.is_some_and(Found::is_recent),
             Aim::Other => false,
         };
-        if !is_told && found.is_some() {
+        if !must_see && found.is_some() {
             self.threads.forget_found(tid);
         }
-        is_told
+        must_see
     }
 
-    /// Makes a real empty checkpoint of one that is only shown, before its name is
-    /// changed or it gets another one.
+    /// Makes a real empty checkpoint where only the shown one exists, before that is
+    /// renamed, or gets a further name.
     pub(in crate::fs) fn make_shown(
         &self,
         (parent, name): (u64, &OsStr),
@@ -45,8 +47,8 @@ impl Fs {
         if self.options.missing == Missing::Absent
             || !self.is_checkpoint(parent, name)?
             || !matches!(sys::stat(&*self.dir(parent)?.fd, name), Err(Errno::NOENT))
-            // To this process it is not there.
-            || self.lasting.sessions.asked_by(request.caller.tid, parent).is_some()
+            // This process has removed it: it is not shown to it.
+            || self.lasting.sessions.removed_by(request.caller.tid, parent).is_some()
         {
             return Ok(());
         }
@@ -55,7 +57,7 @@ impl Fs {
         self.make_empty_checkpoint(parent, mode, request)
     }
 
-    /// The same of a node.
+    /// As [`make_shown`](Self::make_shown), for a node. Returns the file that was made.
     pub(in crate::fs) fn make_shown_node(
         &self,
         id: u64,
@@ -64,7 +66,7 @@ impl Fs {
         if !matches!(self.lasting.nodes.role(id), Some(Role::Empty)) {
             return Ok(None);
         }
-        let (parent, name) = self.lasting.nodes.place(id).ok_or(Errno::STALE)?;
+        let (parent, name) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
         self.make_shown((parent, &name), request)?;
         Ok(Some(sys::open_path(
             &*self.dir(parent)?.fd,
@@ -73,15 +75,15 @@ impl Fs {
     }
 }
 
-/// What the call is about that a thread is in, which waits for our answer.
+/// What a thread that waits for our answer is trying to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Aim {
-    /// It makes a new name, and refuses to replace one.
+    /// It makes a new name, and fails if that exists.
     New,
-    /// The same, by a name that is there already: what it looks up may be the one or
-    /// the other. The kernel looks for the one that is there first.
+    /// It makes a new name for an existing file, and fails if the new name exists. The
+    /// lookup may be of either name. The kernel looks up the existing one first.
     Name,
-    /// Anything else, or nobody can tell.
+    /// Anything else, or unknown.
     Other,
 }
 
@@ -94,7 +96,8 @@ impl Aim {
 
     fn of_call(number: i64, arguments: &[u64; 6]) -> Self {
         let has = |argument: usize, flag: u32| arguments[argument] & u64::from(flag) != 0;
-        // By descriptor, or by way of one in /proc: what is linked has no name here.
+        // The file to be linked is given by a descriptor, or by a path in /proc to one:
+        // it has no name here.
         let by_descriptor = (libc::AT_EMPTY_PATH | libc::AT_SYMLINK_FOLLOW).cast_unsigned();
         match number {
             libc::SYS_openat if has(2, libc::O_EXCL.cast_unsigned()) => Self::New,
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_replace_nothing_are_told_from_others() {
+    fn calls_that_make_only_new_names_are_recognized() {
         let exclusive = "0xffffff9c 0x7f 0xc1 0x1b6 0x0 0x0";
         assert_eq!(aim(libc::SYS_openat, exclusive), Aim::New);
         let other = "0xffffff9c 0x7f 0x241 0x1b6 0x0 0x0";

@@ -1,4 +1,4 @@
-//! Other saves than those of writers keep the writers of the session out (DESIGN 2.8).
+//! Keeps a session's writers out while something else than a writer saves (DESIGN 2.8).
 
 use std::sync::Arc;
 
@@ -12,12 +12,16 @@ use crate::proc::identity::Process;
 use crate::sys::Errno;
 
 impl Fs {
-    /// While the value lives no writer of this mount begins a save. The caller's
-    /// own is not in its way.
+    /// Until the returned value is dropped, no writer of this mount begins a save. A
+    /// writer of the calling process does not count: its slot is borrowed.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if another process's writer has the slot.
     pub(in crate::fs) fn keep_writers_out(&self, session: u64, caller: Caller) -> Result<KeptOut> {
         let live = self.lasting.sessions.of(session);
         let slot = &live.slot;
-        // No writer has the number of a node that is no writer's.
+        // The root is no writer, so its node id stands for "no writer".
         let owner = Owner {
             writer: ROOT,
             process: Process::UNKNOWN,
@@ -35,17 +39,17 @@ impl Fs {
     }
 }
 
-/// A slot that is taken, and given back when this is dropped.
+/// The slot of a session, taken. It is given back when this is dropped.
 pub(in crate::fs) struct KeptOut {
     live: Arc<Live>,
-    /// The caller's own writer, if that had it.
+    /// The writer of the calling process that the slot was taken from, if it had it.
     taken_from: Option<Owner>,
     tid: u32,
 }
 
 impl KeptOut {
-    /// Another file has the name: what the caller's process has open for writing
-    /// has none any more.
+    /// Another file has got the name `session`: the writers of the calling process become
+    /// files without a name.
     pub(in crate::fs) fn lose_names(&mut self) {
         self.taken_from = None;
         for writer in self.live.writers_of(self.tid) {

@@ -1,5 +1,5 @@
-//! Opens of a checkpoint that is to be changed: the writer that each is given, on its
-//! second walk (DESIGN 4), and the first checkpoint of a session.
+//! Opens of a checkpoint for writing: the writer that each gets on its second walk
+//! (DESIGN 4), and the first checkpoint of a session.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::repo::{Checkpoint, Session};
 use crate::sys::{self, Errno};
 
 impl Fs {
-    /// Opens a checkpoint that is not there, for reading.
+    /// Opens, for reading, a checkpoint that does not exist.
     pub(in crate::fs) fn open_absent(
         &self,
         id: u64,
@@ -28,7 +28,7 @@ impl Fs {
     ) -> Result<Opened> {
         let session = self.session(parent)?;
         let writer = self.writer(self.origin(session, parent, None, request.caller)?);
-        // It never writes.
+        // This writer never writes.
         writer.show_as(id);
         let share = self.reserve(request.caller, 1)?;
         writer.open(false, request.caller.tid, Wait::Never, request.patience)?;
@@ -40,11 +40,13 @@ impl Fs {
         })
     }
 
-    /// Sends a thread that is to change a node on its second walk (DESIGN 4), if
-    /// that is the checkpoint of a session, or has been: then the thread may
-    /// have come by another name. `find` finds or makes the writer, `other` changes
-    /// the node as the file that it is, `shared` is for a caller that has no second
-    /// walk: it has no number, or comes by no path.
+    /// Sends a thread that opens or changes a node to its second walk (DESIGN 4), if the
+    /// node is a session's checkpoint, or was one: then the thread may have found it
+    /// under another name.
+    ///
+    /// `find` finds or makes the writer. `other` changes the node as an ordinary file.
+    /// `shared` serves a caller that has no second walk: it has no thread id, or walked
+    /// no path.
     pub(in crate::fs) fn change_checkpoint<T>(
         &self,
         (role, id, session): (&Role, u64, u64),
@@ -56,8 +58,8 @@ impl Fs {
         let is_other = matches!(role, Role::Other);
         if let Some(again) = self.threads.again(caller.tid, id) {
             let done = match again {
-                // What a session was replaced by, or has been renamed to, is a file
-                // of its own.
+                // A checkpoint that was exchanged for another file, or renamed, is an
+                // ordinary file now.
                 Again::ByNoPath(writer) if !is_other => shared(writer),
                 Again::ByNoPath(_) | Again::ByLink => other(),
             };
@@ -70,7 +72,7 @@ impl Fs {
             return other();
         }
         let writer = match find(session) {
-            // Its session is gone, and cannot have been meant.
+            // The session is gone, so the caller cannot have meant its checkpoint.
             Err(_) if is_other => return other(),
             writer => writer?,
         };
@@ -99,8 +101,8 @@ impl Fs {
         }
     }
 
-    /// A writer that starts from the current checkpoint of a session, which
-    /// the kernel has found as the node `id`. It is opened with these flags.
+    /// A writer that starts from the current checkpoint of a session. `id` is the node
+    /// that the kernel has looked up, `flags` are those of the open.
     pub(in crate::fs) fn new_writer(
         &self,
         parent: u64,
@@ -111,7 +113,7 @@ impl Fs {
         let session = self.session(parent)?;
         let base = session.checkpoint()?;
         self.check_writer(&session, base.as_ref(), caller)?;
-        // What the kernel has looked up may have been replaced since.
+        // The checkpoint that the kernel has looked up may have been replaced since.
         let is_same = base.as_ref().map_or(empty_id(parent), |b| b.stat().stx_ino) == id;
         let mut origin = self.origin(session, parent, base, caller)?;
         origin.replaces = flags & libc::O_TRUNC != 0;
@@ -158,8 +160,8 @@ impl Fs {
         Arc::new(Writer::new(ino, origin))
     }
 
-    /// A writer of a checkpoint that was not there when the kernel looked, or
-    /// is not for the caller, who has removed it.
+    /// Creates the checkpoint of a session for a caller that sees none: there is none, or
+    /// the caller has removed it.
     pub(in crate::fs) fn create_checkpoint(
         &self,
         parent: u64,
@@ -174,8 +176,8 @@ impl Fs {
             if flags & libc::O_EXCL != 0 {
                 return Err(Errno::EXIST.into());
             }
-            // Made since the kernel looked, and it has not checked who may
-            // write it: it is to look again, and walks once more only.
+            // It was made after the kernel's lookup, so the kernel has not checked
+            // whether the caller may write it. ESTALE makes it look again, once.
             let id = base.stat().stx_ino;
             let writer = self.new_writer(parent, id, flags, request.caller)?;
             if request.caller.tid != 0 {
@@ -193,12 +195,12 @@ impl Fs {
         origin.first_mode = Some(mode & 0o777);
         let writer = self.writer(origin);
         let share = self.reserve(request.caller, 1)?;
-        // An empty file is a file: it is saved even if nothing is written. With
-        // the writer the removal is part of a save, and one that is refused
-        // leaves the old checkpoint.
+        // An empty new file is saved even if nothing is written to it. The removal is
+        // part of this writer's save from now on: if the save fails, the old checkpoint
+        // stays.
         let opened = writer.open(true, request.caller.tid, Wait::Never, request.patience);
         if opened != Err(Fail::WouldBlock) {
-            self.lasting.sessions.forget(parent);
+            self.lasting.sessions.cancel_removal(parent);
         }
         opened?;
         Ok(Created {
@@ -208,7 +210,7 @@ impl Fs {
     }
 }
 
-/// The owner of a first checkpoint: the caller; the group of a setgid
+/// Owner and group of a first checkpoint: those of the caller, but the group of a setgid
 /// directory is inherited (inode(7)).
 fn first_owner(session: &Session, caller: Caller) -> Result<(u32, u32)> {
     let dir = sys::fstat(session.dir())?;

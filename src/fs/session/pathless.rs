@@ -1,16 +1,16 @@
-//! Opens that walk no path (DESIGN 2.14): of `/proc/PID/fd/N`, of an `O_PATH`
-//! descriptor, of a single file that is bound somewhere, by
-//! open_by_handle_at(2); and callers that cannot be told from others (pid 0).
+//! Opens that walk no path (DESIGN 2.14): `/proc/PID/fd/N`, an `O_PATH` descriptor opened
+//! again, a bind mount of the single file, open_by_handle_at(2). Also callers that cannot
+//! be told apart (pid 0).
 //!
-//! Such an open for writing has no second walk on which it could be shown a
-//! writer (DESIGN 4): its writer shares the node of the checkpoint that it was
-//! found by. The kernel keeps nothing of that node then, and whoever opens it
-//! later is served by us, with what the session's checkpoint is by then: who has
-//! one file bound into a container reads back what was written to it.
+//! Such an open for writing has no second walk, so it cannot be given a node of its own
+//! (DESIGN 4). Its writer shares the node of the checkpoint that was opened. From then on
+//! the kernel caches nothing of that node: the daemon serves every later open of it with
+//! the current checkpoint of the session. So a container that has the single file bound
+//! reads back what it wrote.
 //!
-//! For reading it gets the file of its own node, which is kept for as long as
-//! the kernel knows the node; one that was replaced beside the mount is gone, and
-//! that node follows the session, too.
+//! An open for reading gets the node's own file, which is kept open as long as the kernel
+//! knows the node. If the file was replaced by other means than this mount, it is gone,
+//! and the node follows the session, too.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -30,13 +30,13 @@ use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno, OFlags, is_file};
 
 impl Fs {
-    /// Opens a writer that shares the node of a checkpoint. A process that has one
-    /// open already comes to that (`/proc/self/fd/N`, `/dev/stdout`): it has one
-    /// node, and in `/proc` the two could not be told apart.
+    /// Opens a writer that shares the node of a checkpoint. If the process already has
+    /// such a writer open, it gets that one (`/proc/self/fd/N`, `/dev/stdout`): both
+    /// would have the same node, and could not be told apart in `/proc`.
     ///
     /// # Errors
-    /// `EBUSY` if the kernel reads the node by itself: one inode is open in one
-    /// way only, it would answer `EIO` (fs/fuse/iomode.c, Linux 6.18).
+    /// `EBUSY` if a passthrough reader has the node open: the kernel allows only one way
+    /// of reading for each inode, and would answer `EIO` (fs/fuse/iomode.c, Linux 6.18).
     pub(in crate::fs) fn open_shared(
         &self,
         id: u64,
@@ -60,12 +60,12 @@ impl Fs {
         Ok(self.opened_writer(writer, share, FopenFlags::FOPEN_DIRECT_IO))
     }
 
-    /// From now on this writer's node is that of a checkpoint, which is served by
-    /// us and follows the session.
+    /// Makes this writer share the node of a checkpoint. From then on the daemon serves
+    /// that node, and it follows the session.
     ///
     /// # Errors
-    /// As of [`open_shared`](Self::open_shared); `EACCES` if the session has
-    /// another checkpoint by now that the caller must not write.
+    /// As [`open_shared`](Self::open_shared); `EACCES` if the session has another
+    /// checkpoint by now, which the caller must not write.
     pub(in crate::fs) fn share_node(
         &self,
         id: u64,
@@ -76,7 +76,7 @@ impl Fs {
             self.serve_all_readers();
         }
         writer.check_base(id, request)?;
-        // Held, so that no other file gets its number.
+        // Kept open, so that its inode number is not reused.
         let follows = self.lasting.nodes.follows(id).is_some();
         let own = if follows { None } else { self.path_fd(id).ok() };
         if !self.lasting.nodes.follow(id, own) {
@@ -86,22 +86,22 @@ impl Fs {
         Ok(())
     }
 
-    /// A caller without a number comes by any path: no reader of any checkpoint
-    /// is left to the kernel from now on.
+    /// A caller without a thread id may have opened any checkpoint. So from now on the
+    /// daemon serves all readers: none uses passthrough.
     fn serve_all_readers(&self) {
-        // In this order: a reader that finds no passthrough asks for the other
-        // next, and must not take it for one that may use the page cache.
+        // The order matters: a reader that finds passthrough off checks the other flag
+        // next, and must not use the page cache then.
         let is_first = !self.has_shared_writers.swap(true, Ordering::SeqCst);
         self.passthrough.store(false, Ordering::SeqCst);
         if is_first {
             log::info!(
-                "a program outside of this process id namespace writes: \
+                "a program outside this process id namespace writes: \
                  checkpoints are read through the daemon from now on"
             );
         }
     }
 
-    /// Opens what a node follows, for reading.
+    /// Opens, for reading, the current checkpoint of the session that a node follows.
     pub(in crate::fs) fn open_followed(
         &self,
         id: u64,
@@ -128,9 +128,9 @@ impl Fs {
         })
     }
 
-    /// The caller's own writer that shares a node: fstat(2) of it does not say
-    /// which descriptor it is of (fuse_getattr, fs/fuse/dir.c, Linux 6.18), and a
-    /// writer sees its own file.
+    /// The writer of the calling process that shares a node. fstat(2) does not say which
+    /// descriptor it is for (fuse_getattr, fs/fuse/dir.c, Linux 6.18), and a writer must
+    /// see its own file.
     pub(in crate::fs) fn own_sharer(&self, id: u64, caller: Caller) -> Option<Arc<Writer>> {
         let live = self
             .lasting
@@ -142,7 +142,7 @@ impl Fs {
             .find(|writer| writer.node() == id)
     }
 
-    /// The attributes of what a node follows.
+    /// The attributes of the current checkpoint of the session that a node follows.
     pub(in crate::fs) fn followed_attr(&self, id: u64, session: u64) -> Result<FileAttr> {
         match self.followed(session)? {
             Some(checkpoint) => Ok(attr_of(&sys::fstat(&checkpoint)?, id)),
@@ -150,7 +150,7 @@ impl Fs {
         }
     }
 
-    /// The checkpoint that a session has now, as an `O_PATH` descriptor.
+    /// The current checkpoint of a session, as an `O_PATH` descriptor.
     pub(in crate::fs) fn followed(&self, session: u64) -> Result<Option<OwnedFd>> {
         let dir = self.dir(session)?;
         let checkpoint = match sys::open_path(&*dir.fd, OsStr::new(CHECKPOINT)) {
@@ -163,9 +163,9 @@ impl Fs {
         Ok(Some(checkpoint))
     }
 
-    /// What is to be told of a checkpoint whose own file is gone: the kernel walks
-    /// the path again, if there is one, and finds another. If there is none, it
-    /// comes to the same node, which follows its session by then.
+    /// The error for a node whose own file is gone. On `ESTALE` the kernel walks the path
+    /// again, if there is one, and finds the current checkpoint. If there is none, it
+    /// asks for the same node, which follows its session from now on.
     pub(in crate::fs) fn is_gone(&self, id: u64) -> Fail {
         if self.lasting.nodes.session(id).is_some() {
             self.lasting.nodes.follow(id, None);

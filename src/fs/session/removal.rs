@@ -1,11 +1,14 @@
 //! Removals of a checkpoint (DESIGN 2.12).
 //!
-//! Programs that replace a file by removing it first and making it anew (`mv`
-//! across filesystems, `install`, `tar`) are to make one save of it. So a
-//! removal is only promised at first: the process that asked for it finds
-//! nothing any more, and all others the old checkpoint, until that process
-//! has made a new one, or has ended. A process that goes on for long without
-//! making one has meant a removal.
+//! Some programs replace a file by removing it and making it anew (`mv` across
+//! filesystems, `install`, `tar`). Together that must be one save. So a removal is
+//! deferred at first: the process that removed the checkpoint sees none, and all others
+//! see the old one. It ends in one of three ways:
+//!
+//! - The process makes a new checkpoint: the removal is cancelled, as part of the save.
+//! - The process ends, or makes none for [`TIME_TO_REPLACE`]: the removal is due, and is
+//!   carried out.
+//! - The removal is needed at once: it is carried out for that request.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,40 +16,40 @@ use std::time::{Duration, Instant};
 
 use crate::fs::errno::Result;
 use crate::fs::request::Patience;
-use crate::fs::session::asker::{Askers, OF_ASKER};
+use crate::fs::session::remover::{OF_REMOVER, Removers};
 use crate::fs::shares::Share;
 use crate::proc::syscall::Call;
 use crate::repo::{self, Checkpoint, Kind, Session};
 
-/// How long a process may take to make a new checkpoint.
+/// How long a process may take to make a new checkpoint before the removal is due.
 const TIME_TO_REPLACE: Duration = Duration::from_secs(60);
 
-/// The descriptors of a removal for the process that asks for it first: of its
-/// session, of the checkpoint, and of the process.
-pub(in crate::fs) const OF_REMOVAL: u64 = 2 + OF_ASKER;
+/// How many descriptors of the daemon a removal takes with its first process: the
+/// session, the checkpoint, and the pidfd.
+pub(in crate::fs) const OF_REMOVAL: u64 = 2 + OF_REMOVER;
 
-/// How often it is tried again if the session is locked.
+/// How long to wait before a removal is tried again that met a locked session.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// After how many attempts a lock is taken for one that stays.
+/// After how many attempts the lock counts as one that stays.
 const STUCK: u32 = 20;
 
-/// One removal, promised or done.
+/// One removal, deferred or done.
 #[derive(Debug)]
 pub(in crate::fs) struct Removal {
     pub(super) session: Session,
     /// The inode number of the checkpoint.
     pub(super) ino: u64,
-    /// What is to be removed; held, so that its number stays its own.
+    /// The checkpoint to be removed, kept open so that its inode number is not reused.
     pub(super) checkpoint: Mutex<Option<Checkpoint>>,
     pub(super) is_done: AtomicBool,
-    /// How often a lock has been in the way, without an end.
+    /// How often in a row it has met a lock.
     pub(super) blocked: AtomicU32,
     pub(super) since: Instant,
-    pub(super) askers: Askers,
-    /// The last rename that has found the checkpoint by another name.
+    pub(super) removers: Removers,
+    /// The last rename that has looked up the checkpoint by another name.
     pub(super) rename: Mutex<Option<Call>>,
-    /// Of its descriptors; none of one that is done at once.
+    /// Its descriptors in its user's share; `None` if the removal is carried out at once.
     pub(super) _share: Option<Share>,
 }
 
@@ -67,31 +70,31 @@ impl Removal {
         self.is_done.load(Ordering::Acquire)
     }
 
-    /// Whether it waits for somebody to break a lock: who only looks need not
-    /// wait as well.
+    /// Whether it waits for a lock to go. A caller that only looks need not wait, too.
     pub(in crate::fs) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire) > 0
     }
 
-    /// Whether that lasts for as long as no save does: it is to be told once.
+    /// Whether it has just met a lock that stays, longer than any save lasts. True for
+    /// one attempt, so that it is logged once.
     pub(in crate::fs) fn is_stuck(&self) -> bool {
         self.blocked.load(Ordering::Acquire) == STUCK
     }
 
     pub(super) fn is_due(&self) -> bool {
-        !self.is_done() && (!self.askers.is_any_alive() || self.since.elapsed() > TIME_TO_REPLACE)
+        !self.is_done() && (!self.removers.is_any_alive() || self.since.elapsed() > TIME_TO_REPLACE)
     }
 
-    /// Whether it is promised for the checkpoint with this inode number.
+    /// Whether it is deferred for the checkpoint with this inode number.
     pub(in crate::fs) fn is_of(&self, ino: u64) -> bool {
         self.ino == ino && !self.is_done()
     }
 
-    /// Does a removal that was found due, unless the promise is void by now.
+    /// Carries out a removal that was found due, unless it has been cancelled since.
     ///
-    /// Who found it may have had it in hand since before its process made a new
-    /// checkpoint, or was refused, and ended: only then is it seen as due, and
-    /// then this sees it as void.
+    /// Between the caller's look and this call, the process may have made a new
+    /// checkpoint, or have been refused, and have ended. It cancels before it ends: so
+    /// whoever sees it due because of that end finds it cancelled here.
     ///
     /// # Errors
     /// As of [`carry_out`](Self::carry_out).
@@ -102,11 +105,11 @@ impl Removal {
         self.carry_out()
     }
 
-    /// The same, with patience for a save in progress.
+    /// As [`carry_out_due`](Self::carry_out_due), but waits for a save in progress.
     ///
     /// # Errors
     /// As of [`carry_out`](Self::carry_out).
-    pub(in crate::fs) fn carry_out_at_last(&self) -> repo::Result<()> {
+    pub(in crate::fs) fn carry_out_patiently(&self) -> repo::Result<()> {
         for _ in 0..STUCK {
             match self.carry_out_due() {
                 Err(e) if e.kind() == Kind::Locked => wait_to_retry(),
@@ -116,14 +119,13 @@ impl Removal {
         self.carry_out_due()
     }
 
-    /// Does what was promised, unless the checkpoint has been replaced. Waits
-    /// for the disk, and for no lock: whoever asks may hold that of the session's
-    /// directory in the kernel. As of any file that is removed, it is durable when
-    /// somebody syncs.
+    /// Removes the checkpoint, unless it has been replaced. Waits for the disk, but for
+    /// no lock: the caller may hold the directory's lock in the kernel. As with any
+    /// removed file, the removal is durable after the next sync.
     ///
     /// # Errors
-    /// [`Kind::Locked`] if the session stays locked; it may be tried again
-    /// then. Those of unlink(2).
+    /// [`Kind::Locked`] if the session is locked; it may be tried again then. Those of
+    /// unlink(2).
     pub(in crate::fs) fn carry_out(&self) -> repo::Result<()> {
         let mut checkpoint = self.checkpoint();
         let Some(which) = checkpoint.as_ref().filter(|_| !self.is_done()) else {
@@ -140,23 +142,23 @@ impl Removal {
         removed.map(drop)
     }
 
-    /// The same for a request, which relies on it.
+    /// As [`carry_out`](Self::carry_out), for a request that needs it done.
     ///
     /// # Errors
-    /// Those of unlink(2); that it would wait.
-    pub(in crate::fs) fn complete(&self, patience: Patience) -> Result<()> {
+    /// Those of unlink(2); `WouldBlock` if the request must not wait.
+    pub(in crate::fs) fn carry_out_for_request(&self, patience: Patience) -> Result<()> {
         patience.must_wait()?;
         Ok(self.carry_out()?)
     }
 
-    /// Makes the checkpoint that is to be removed, under its other name, the one
-    /// that stays. Who finds the removal due meanwhile waits, and finds it void:
-    /// `session` is the only name then. That is so as well if it fails, unless
-    /// nothing has been done.
+    /// Cancels the removal by `take_back`, which renames the checkpoint's other name back
+    /// to `session`. Anything that finds the removal due meanwhile waits, and then finds
+    /// it cancelled: `session` is the only name left. It is cancelled also if `take_back`
+    /// fails, except with [`Kind::Locked`]: then nothing was changed.
     ///
     /// # Errors
     /// Those of `take_back`.
-    pub(in crate::fs) fn instead(
+    pub(in crate::fs) fn cancel_by(
         &self,
         take_back: impl FnOnce() -> repo::Result<()>,
     ) -> repo::Result<()> {
@@ -169,7 +171,7 @@ impl Removal {
         taken
     }
 
-    /// Held for as long as something is done about it.
+    /// The lock under which the removal is carried out or cancelled.
     fn checkpoint(&self) -> MutexGuard<'_, Option<Checkpoint>> {
         self.checkpoint
             .lock()
@@ -177,7 +179,7 @@ impl Removal {
     }
 }
 
-/// Waits before what could not be done is tried again.
+/// Waits before the next attempt.
 pub(in crate::fs) fn wait_to_retry() {
     std::thread::sleep(RETRY);
 }

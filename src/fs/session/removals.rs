@@ -1,53 +1,53 @@
-//! The removals that are promised of the sessions in use (DESIGN 2.12): see `removal`.
+//! The deferred removals of the sessions in use (DESIGN 2.12): see `removal`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::fs::session::asker::{Asker, Askers, OF_ASKER, wait_for_end_of_any};
 use crate::fs::session::removal::Removal;
+use crate::fs::session::remover::{OF_REMOVER, Remover, Removers, wait_for_end_of_any};
 use crate::fs::session::sessions::{Known, Sessions};
 use crate::fs::shares::Share;
 use crate::repo::{Checkpoint, Session};
 
-/// How many removals are remembered. Beyond that a removal is done at once.
+/// How many removals are remembered. Beyond that a removal is carried out at once.
 const CAPACITY: usize = 1024;
 
-/// How long a removal that was promised meanwhile may go unwatched.
+/// The longest time before a removal that was deferred meanwhile is watched.
 const WATCH_TICK: Duration = Duration::from_millis(100);
 
-/// What comes of asking for a removal.
+/// What becomes of a removal that is asked for.
 #[derive(Debug)]
-pub(in crate::fs) enum Asked {
-    /// It is promised.
-    Promised,
-    /// It is to be done now: two processes agree on it, or the one that asks
-    /// cannot be watched.
+pub(in crate::fs) enum Deferral {
+    /// It is deferred.
+    Deferred,
+    /// It must be carried out now: a second process has removed the same checkpoint, or
+    /// the end of the process cannot be watched.
     Due(Arc<Removal>),
 }
 
 impl Sessions {
-    /// The process of thread `tid` wants this checkpoint removed. Nothing is kept
-    /// without a share of [`OF_REMOVAL`](crate::fs::session::removal::OF_REMOVAL).
-    pub(in crate::fs) fn ask(
+    /// Defers the removal of this checkpoint by the process of thread `tid`. Nothing is
+    /// remembered without a share of [`OF_REMOVAL`](super::removal::OF_REMOVAL).
+    pub(in crate::fs) fn defer_removal(
         &self,
         node: u64,
         session: Session,
         checkpoint: Checkpoint,
         tid: u32,
         share: Option<Share>,
-    ) -> Asked {
+    ) -> Deferral {
         let ino = checkpoint.stat().stx_ino;
-        let (asker, share) = shared(tid, share);
-        let is_watched = asker.is_some();
+        let (remover, share) = shared(tid, share);
+        let is_watched = remover.is_some();
         let mut sessions = self.lock();
         let known = sessions.get(&node).and_then(|known| known.removal.as_ref());
         if let Some(known) = known.filter(|known| known.is_of(ino)) {
-            if let Some(asker) = asker {
-                known.askers.add(asker);
+            if let Some(remover) = remover {
+                known.removers.add(remover);
             }
-            return Asked::Due(known.clone());
+            return Deferral::Due(known.clone());
         }
         let is_kept = share.is_some() && make_room(&mut sessions);
         let removal = Arc::new(Removal {
@@ -57,12 +57,12 @@ impl Sessions {
             is_done: AtomicBool::new(false),
             blocked: AtomicU32::new(0),
             since: Instant::now(),
-            askers: Askers::new(asker),
+            removers: Removers::new(remover),
             rename: Mutex::default(),
             _share: share,
         });
         if !is_kept {
-            return Asked::Due(removal);
+            return Deferral::Due(removal);
         }
         let earlier = sessions
             .entry(node)
@@ -70,17 +70,17 @@ impl Sessions {
             .removal
             .replace(removal.clone());
         drop(sessions);
-        // Its end may call the system: not under the lock.
+        // Dropping it may make system calls: not under the lock.
         drop(earlier);
         if !is_watched {
-            return Asked::Due(removal);
+            return Deferral::Due(removal);
         }
-        self.promised.notify_all();
-        Asked::Promised
+        self.deferred.notify_all();
+        Deferral::Deferred
     }
 
-    /// The process of thread `tid` has removed what was not there: it is not
-    /// to find it again, unless its user's share is used up.
+    /// The process of thread `tid` has removed an empty `session` that was only shown. It
+    /// is not shown to it any more, unless its user's share is used up.
     pub(in crate::fs) fn note_absence(
         &self,
         node: u64,
@@ -88,12 +88,12 @@ impl Sessions {
         tid: u32,
         share: Option<Share>,
     ) {
-        let (Some(asker), Some(share)) = shared(tid, share) else {
+        let (Some(remover), Some(share)) = shared(tid, share) else {
             return;
         };
         let mut sessions = self.lock();
         if let Some(known) = sessions.get(&node).and_then(|known| known.removal.as_ref()) {
-            known.askers.add(asker);
+            known.removers.add(remover);
         } else if make_room(&mut sessions) {
             let removal = Removal {
                 session,
@@ -102,7 +102,7 @@ impl Sessions {
                 is_done: AtomicBool::new(true),
                 blocked: AtomicU32::new(0),
                 since: Instant::now(),
-                askers: Askers::new(Some(asker)),
+                removers: Removers::new(Some(remover)),
                 rename: Mutex::default(),
                 _share: Some(share),
             };
@@ -110,23 +110,23 @@ impl Sessions {
         }
     }
 
-    /// The removal that the process of thread `tid` has asked for.
-    pub(in crate::fs) fn asked_by(&self, tid: u32, node: u64) -> Option<Arc<Removal>> {
-        self.removal(node, |removal| removal.askers.has(tid))
+    /// The removal by the process of thread `tid`.
+    pub(in crate::fs) fn removed_by(&self, tid: u32, node: u64) -> Option<Arc<Removal>> {
+        self.removal(node, |removal| removal.removers.has(tid))
     }
 
-    /// A promised removal whose time has come.
+    /// The deferred removal of this session, if it is due.
     pub(in crate::fs) fn due(&self, node: u64) -> Option<Arc<Removal>> {
         self.removal(node, Removal::is_due)
     }
 
-    /// The removal that is promised of this checkpoint, by its inode number.
-    pub(in crate::fs) fn promised(&self, node: u64, ino: u64) -> Option<Arc<Removal>> {
+    /// The deferred removal of the checkpoint with this inode number, in this session.
+    pub(in crate::fs) fn deferred(&self, node: u64, ino: u64) -> Option<Arc<Removal>> {
         self.removal(node, |removal| removal.is_of(ino))
     }
 
-    /// The same, whatever session it is of.
-    pub(in crate::fs) fn promised_anywhere(&self, ino: u64) -> Option<Arc<Removal>> {
+    /// As [`deferred`](Self::deferred), in any session.
+    pub(in crate::fs) fn deferred_anywhere(&self, ino: u64) -> Option<Arc<Removal>> {
         let sessions = self.lock();
         let mut removals = sessions
             .values()
@@ -134,22 +134,24 @@ impl Sessions {
         removals.find(|removal| removal.is_of(ino)).cloned()
     }
 
-    /// A removal whose checkpoint a rename has found by another name.
+    /// A deferred removal whose checkpoint has been looked up by a rename under its other
+    /// name.
     pub(in crate::fs) fn renamed_back(&self, node: u64) -> Option<Arc<Removal>> {
         self.removal(node, |removal| {
             !removal.is_done() && removal.rename().is_some()
         })
     }
 
-    /// The removal of a session, if it is such a one; not under the lock.
+    /// The removal of a session, if `is_such` holds for it, which is asked outside the
+    /// lock.
     fn removal(&self, node: u64, is_such: impl FnOnce(&Removal) -> bool) -> Option<Arc<Removal>> {
         let removal = self.lock().get(&node)?.removal.clone()?;
         is_such(&removal).then_some(removal)
     }
 
-    /// The session has another checkpoint, or the one that was to be removed
-    /// stays: the promise is void, also for who has just found it due.
-    pub(in crate::fs) fn forget(&self, node: u64) {
+    /// Cancels the removal of a session: it has a new checkpoint, or keeps the old one. A
+    /// thread that has just found the removal due finds it cancelled.
+    pub(in crate::fs) fn cancel_removal(&self, node: u64) {
         let forgotten = self
             .lock()
             .get_mut(&node)
@@ -157,22 +159,22 @@ impl Sessions {
         if let Some(removal) = &forgotten {
             removal.is_done.store(true, Ordering::Release);
         }
-        // Its end may call the system: not under the lock.
+        // Dropping it may make system calls: not under the lock.
         drop(forgotten);
     }
 
-    /// Lets go of what has been done for processes that have ended: each keeps
+    /// Forgets removals that are done and whose processes have ended: each keeps
     /// descriptors.
     pub(in crate::fs) fn forget_ended(&self) {
         let mut sessions = self.lock();
         let ended = take_ended(&mut sessions);
         sessions.retain(|_, known| known.is_in_use());
         drop(sessions);
-        // Not under the lock.
+        // Dropping them may make system calls: not under the lock.
         drop(ended);
     }
 
-    /// All that are promised and not done.
+    /// All that are deferred and not done.
     pub(in crate::fs) fn pending(&self) -> Vec<Arc<Removal>> {
         let sessions = self.lock();
         let removals = sessions
@@ -184,42 +186,44 @@ impl Sessions {
             .collect()
     }
 
-    /// Waits until some removals are due.
+    /// Waits until removals are due, and returns them.
     pub(in crate::fs) fn wait_for_due(&self) -> Vec<Arc<Removal>> {
         loop {
             let is_nothing = |sessions: &mut HashMap<u64, Known>| {
                 let mut removals = sessions.values().filter_map(|known| known.removal.as_ref());
                 removals.all(|removal| removal.is_done())
             };
-            let waited = self.promised.wait_while(self.lock(), is_nothing);
+            let waited = self.deferred.wait_while(self.lock(), is_nothing);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
             let (due, waiting): (Vec<_>, Vec<_>) =
                 (self.pending().into_iter()).partition(|removal| removal.is_due());
             if !due.is_empty() {
                 return due;
             }
-            let askers: Vec<_> = waiting.iter().flat_map(|r| r.askers.pidfds()).collect();
-            wait_for_end_of_any(&askers, WATCH_TICK);
+            let removers: Vec<_> = waiting.iter().flat_map(|r| r.removers.pidfds()).collect();
+            wait_for_end_of_any(&removers, WATCH_TICK);
         }
     }
 }
 
-/// The process of a thread, with its part of a share, and the rest.
-fn shared(tid: u32, share: Option<Share>) -> (Option<Asker>, Option<Share>) {
+/// Splits a share: one part goes to the process of the thread, the rest is for the
+/// removal.
+fn shared(tid: u32, share: Option<Share>) -> (Option<Remover>, Option<Share>) {
     let Some(mut rest) = share else {
         return (None, None);
     };
-    (Asker::of(tid, rest.split(OF_ASKER)), Some(rest))
+    (Remover::of(tid, rest.split(OF_REMOVER)), Some(rest))
 }
 
-/// Forgets what nobody needs any more. Answers whether there is room then.
+/// Forgets removals that are not needed any more. Returns whether there is room for
+/// another.
 fn make_room(sessions: &mut HashMap<u64, Known>) -> bool {
     let count = |sessions: &HashMap<u64, Known>| {
         let removals = sessions.values().filter(|known| known.removal.is_some());
         removals.count()
     };
     let kept = count(sessions);
-    // Now and then: each that is left keeps descriptors.
+    // From time to time, as each that is left keeps descriptors.
     if kept >= CAPACITY || kept >= 16 && kept.is_power_of_two() {
         drop(take_ended(sessions));
         return count(sessions) < CAPACITY;
@@ -227,10 +231,10 @@ fn make_room(sessions: &mut HashMap<u64, Known>) -> bool {
     true
 }
 
-/// The removals that are done, of processes that have ended.
+/// The removals that are done and whose processes have ended.
 fn take_ended(sessions: &mut HashMap<u64, Known>) -> Vec<Arc<Removal>> {
     let has_ended =
-        |removal: &mut Arc<Removal>| removal.is_done() && !removal.askers.is_any_alive();
+        |removal: &mut Arc<Removal>| removal.is_done() && !removal.removers.is_any_alive();
     let removals = sessions.values_mut();
     removals
         .filter_map(|known| known.removal.take_if(has_ended))

@@ -1,5 +1,5 @@
-//! Removals of a checkpoint, for the requests that ask for them or find them due
-//! (DESIGN 2.12): see `removal`.
+//! Removals of a checkpoint, for the requests that ask for them, or find them due (DESIGN
+//! 2.12): see `removal`.
 
 use std::ffi::OsStr;
 
@@ -7,13 +7,13 @@ use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
 use crate::fs::request::{Caller, Patience, Request};
 use crate::fs::session::removal::{OF_REMOVAL, wait_to_retry};
-use crate::fs::session::removals::Asked;
+use crate::fs::session::removals::Deferral;
 use crate::fs::shares::Share;
 use crate::repo::{Checkpoint, Kind, Session};
 use crate::sys::{self, Errno};
 
 impl Fs {
-    /// Promises the removal of a checkpoint, or does it: see [`Removal`](crate::fs::session::removal::Removal).
+    /// Defers the removal of a checkpoint, or carries it out: see `removal`.
     pub(in crate::fs) fn remove_checkpoint(
         &self,
         node: u64,
@@ -29,8 +29,8 @@ impl Fs {
             other => other?,
         };
         let Some(checkpoint) = checkpoint else {
-            // An empty `session` is shown to others still: that one can be
-            // removed as often as anybody likes.
+            // Other callers are still shown an empty `session`, which can be removed any
+            // number of times.
             let share = self.share_of_removal(request.caller);
             self.lasting
                 .sessions
@@ -41,31 +41,34 @@ impl Fs {
         if session.is_locked()? {
             return Err(Errno::BUSY.into());
         }
-        // Nothing is promised that is refused already: EROFS, EPERM of an
-        // immutable directory, EACCES to a daemon without privileges.
+        // A removal that would fail is not deferred: EROFS, EPERM in an immutable
+        // directory, EACCES for a daemon without privileges.
         sys::access(session.dir(), libc::W_OK | libc::X_OK)?;
         request.patience.must_wait()?;
         may_be_changed(&session)?;
         let share = self.share_of_removal(request.caller);
-        let asked = self
-            .lasting
-            .sessions
-            .ask(node, session, checkpoint, request.caller.tid, share);
-        if let Asked::Due(removal) = asked {
-            removal.complete(request.patience)?;
+        let deferral = self.lasting.sessions.defer_removal(
+            node,
+            session,
+            checkpoint,
+            request.caller.tid,
+            share,
+        );
+        if let Deferral::Due(removal) = deferral {
+            removal.carry_out_for_request(request.patience)?;
         }
         self.own_writers_lose_names(node, request.caller);
         Ok(())
     }
 
-    /// For the descriptors that a removal keeps. Whoever has none left is not
-    /// refused: the removal is done at once.
+    /// A share of the caller's user for the descriptors of a removal. `None` if it is
+    /// used up: then the removal is not refused, but carried out at once.
     pub(in crate::fs) fn share_of_removal(&self, caller: Caller) -> Option<Share> {
         self.reserve(caller, OF_REMOVAL).ok()
     }
 
-    /// What the caller's process has open for writing has lost its name to it:
-    /// that is a file without a name, as anywhere.
+    /// The writers of the calling process have lost their name: they are files without a
+    /// name now, as after unlink(2) on any filesystem.
     fn own_writers_lose_names(&self, session: u64, caller: Caller) {
         if let Some(live) = self.lasting.sessions.find(session) {
             for writer in live.writers_of(caller.tid) {
@@ -74,8 +77,8 @@ impl Fs {
         }
     }
 
-    /// Does a removal whose process has ended, for one who looks.
-    pub(in crate::fs) fn settle_removal(&self, node: u64, patience: Patience) -> Result<()> {
+    /// Carries out the removal of a session if it is due, for a caller that looks.
+    pub(in crate::fs) fn carry_out_due_removal(&self, node: u64, patience: Patience) -> Result<()> {
         let Some(removal) = self.lasting.sessions.due(node) else {
             return Ok(());
         };
@@ -84,38 +87,39 @@ impl Fs {
         }
         patience.must_wait()?;
         match removal.carry_out_due() {
-            // A save in progress, or a lock that stays: it is tried again.
+            // A save in progress, or a lock that stays: `carry_out_removals` tries it
+            // again.
             Err(error) if error.kind() == Kind::Locked => {}
-            // Nobody asks for it here; what is there is shown.
-            Err(error) => log::warn!("{error}; it is to be removed"),
+            // The caller has not asked for the removal; it is shown what is there.
+            Err(error) => log::warn!("the checkpoint was not removed: {error}"),
             Ok(()) => {}
         }
         Ok(())
     }
 
-    /// Does a removal at once that the caller has asked for, and relies on.
-    pub(in crate::fs) fn complete_removal(&self, node: u64, request: Request) -> Result<()> {
-        match self.lasting.sessions.asked_by(request.caller.tid, node) {
-            Some(removal) => removal.complete(request.patience),
+    /// Carries out, at once, the removal that the calling process has asked for.
+    pub(in crate::fs) fn carry_out_own_removal(&self, node: u64, request: Request) -> Result<()> {
+        match self.lasting.sessions.removed_by(request.caller.tid, node) {
+            Some(removal) => removal.carry_out_for_request(request.patience),
             None => Ok(()),
         }
     }
 
-    /// The same before something is made of that name otherwise than by a
-    /// save, which replaces it.
-    pub(in crate::fs) fn make_way(
+    /// As [`carry_out_own_removal`](Self::carry_out_own_removal), if this name is a
+    /// checkpoint's: for a call that is about to make the name otherwise than by a save.
+    pub(in crate::fs) fn carry_out_own_removal_of(
         &self,
         parent: u64,
         name: &OsStr,
         request: Request,
     ) -> Result<()> {
         if self.is_checkpoint(parent, name)? {
-            self.complete_removal(parent, request)?;
+            self.carry_out_own_removal(parent, request)?;
         }
         Ok(())
     }
 
-    /// Whether the caller has removed this checkpoint: to him it is not there.
+    /// Whether the calling process has removed this checkpoint: it does not see it then.
     pub(in crate::fs) fn has_removed(
         &self,
         node: u64,
@@ -126,11 +130,11 @@ impl Fs {
     }
 
     pub(in crate::fs) fn has_removed_inode(&self, node: u64, ino: u64, caller: Caller) -> bool {
-        let removal = self.lasting.sessions.asked_by(caller.tid, node);
+        let removal = self.lasting.sessions.removed_by(caller.tid, node);
         removal.is_some_and(|removal| removal.is_of(ino))
     }
 
-    /// Removals that are due are done, from time to time; never returns.
+    /// Carries out removals when they are due. Never returns.
     pub fn carry_out_removals(&self) {
         loop {
             let mut is_left = false;
@@ -138,9 +142,9 @@ impl Fs {
                 if let Err(error) = removal.carry_out_due() {
                     let is_locked = error.kind() == Kind::Locked;
                     if !is_locked {
-                        log::error!("{error}; it is to be removed");
+                        log::error!("the checkpoint was not removed: {error}");
                     } else if removal.is_stuck() {
-                        log::warn!("{error}; it is to be removed");
+                        log::warn!("the checkpoint will be removed when the lock is gone: {error}");
                     }
                     is_left |= is_locked;
                 }
@@ -151,21 +155,20 @@ impl Fs {
         }
     }
 
-    /// Does all removals that have been promised, at the end of the mount.
-    pub(in crate::fs) fn finish_removals(&self) {
+    /// Carries out all deferred removals, at the end of the mount.
+    pub(in crate::fs) fn carry_out_all_removals(&self) {
         for removal in self.lasting.sessions.pending() {
-            if let Err(error) = removal.carry_out_at_last() {
-                log::error!("{error}; it was to be removed");
+            if let Err(error) = removal.carry_out_patiently() {
+                log::error!("the checkpoint was not removed: {error}");
             }
         }
     }
 }
 
-/// Whether anything can be changed in a session's directory, tried with a file
-/// that never gets a name: ext4 that an error has made read-only (`emergency_ro`)
-/// tells access(2) nothing of it, nor fsync(2) of what was synced before, and
-/// refuses every change (Linux 6.18). To remove works on a full disk, and beside a
-/// save that has the lock.
+/// Fails if nothing can be changed in a session's directory, tried with a file that never
+/// gets a name. After an error, ext4 is read-only and refuses every change
+/// (`emergency_ro`), but neither access(2) nor fsync(2) of synced files says so (Linux
+/// 6.18). A full disk or another save's lock do not prevent a removal.
 fn may_be_changed(session: &Session) -> Result<()> {
     match session.stage() {
         Ok(_) => Ok(()),

@@ -1,5 +1,4 @@
-//! Changes of names: RENAME and LINK, and what the name `session` means for
-//! them and for UNLINK (DESIGN 2.11 and 2.12).
+//! RENAME and LINK, and what they mean for the name `session` (DESIGN 2.11 and 2.12).
 
 use std::ffi::OsStr;
 use std::sync::{Arc, PoisonError};
@@ -10,25 +9,25 @@ use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
 use crate::fs::lasting::node::ROOT;
 use crate::fs::request::Request;
-use crate::fs::session::removals::Asked;
+use crate::fs::session::removals::Deferral;
 use crate::repo::{Kind, LOCK, Linked, Session, SessionName};
 use crate::sys::{self, Errno, RenameFlags, Statx, is_file};
 
-/// A name in a directory.
-type Place<'a> = (u64, &'a OsStr);
+/// The node of a directory, and a name in it.
+type Dirent<'a> = (u64, &'a OsStr);
 
 impl Fs {
-    /// Renames. A regular file renamed to a session's `session` is a save: it
-    /// is durable when this answers, and refused while another writer saves.
+    /// Renames. A regular file renamed to a session's `session` is a save: it is durable
+    /// when this returns, and refused while another writer saves.
     ///
     /// # Errors
-    /// `EPERM` between the root and a session, and if what is no regular file
-    /// would get the name of a checkpoint; `EINVAL` for a name in the root that is
-    /// no session name, `EBUSY`, and those of rename(2).
+    /// `EPERM` between the root and a session, and if anything but a regular file would
+    /// become a checkpoint; `EINVAL` for a name in the root that is no session name;
+    /// `EBUSY`; and those of rename(2).
     pub fn rename(
         &self,
-        from: Place<'_>,
-        to: Place<'_>,
+        from: Dirent<'_>,
+        to: Dirent<'_>,
         flags: u32,
         request: Request,
     ) -> Result<()> {
@@ -38,11 +37,12 @@ impl Fs {
             (false, false) => {}
             _ => return Err(Errno::PERM.into()),
         }
-        // An exchange is one in both directions.
-        let swapped = flags.contains(RenameFlags::EXCHANGE)
+        // An exchange is the same in both directions: here the checkpoint is made its
+        // target.
+        let is_swapped = flags.contains(RenameFlags::EXCHANGE)
             && self.is_checkpoint(from.0, from.1)?
             && !self.is_checkpoint(to.0, to.1)?;
-        let (from, to) = if swapped { (to, from) } else { (from, to) };
+        let (from, to) = if is_swapped { (to, from) } else { (from, to) };
         self.make_shown(from, request)?;
         if flags.contains(RenameFlags::EXCHANGE) {
             self.make_shown(to, request)?;
@@ -61,7 +61,7 @@ impl Fs {
         }
         if self.is_checkpoint(to.0, to.1)? {
             if flags.contains(RenameFlags::NOREPLACE) {
-                self.make_way(to.0, to.1, request)?;
+                self.carry_out_own_removal_of(to.0, to.1, request)?;
             }
             self.rename_to_checkpoint(from, to.0, &stat, flags, request)?;
         } else if self.keep_as_backup(from, to, flags, request)? {
@@ -100,8 +100,9 @@ impl Fs {
         let moved = sys::stat(&*root.fd, from)?;
         let other = sys::stat(&*root.fd, to).ok();
         if let Some(replaced) = other.filter(|_| flags.is_empty()) {
-            // To who has removed its checkpoint it may be empty.
-            self.complete_removal(replaced.stx_ino, request)?;
+            // For a caller that has removed its checkpoint, the replaced session may be
+            // empty.
+            self.carry_out_own_removal(replaced.stx_ino, request)?;
         }
         Ok(self.repository.rename_by(&old, |root| {
             self.renaming(|| {
@@ -118,7 +119,7 @@ impl Fs {
         })?)
     }
 
-    /// Renames a directory, while nobody looks for it by its name.
+    /// Renames a directory, while nobody looks it up by name.
     fn renaming<T>(&self, rename: impl FnOnce() -> T) -> T {
         let _renaming = self.names.write().unwrap_or_else(PoisonError::into_inner);
         rename()
@@ -126,7 +127,7 @@ impl Fs {
 
     fn rename_to_checkpoint(
         &self,
-        from: Place<'_>,
+        from: Dirent<'_>,
         to: u64,
         stat: &Statx,
         flags: RenameFlags,
@@ -137,27 +138,27 @@ impl Fs {
         let session = self.session(to)?;
         let mut writers = self.keep_writers_out(to, request.caller)?;
         let replaced = session.checkpoint().ok().flatten();
-        // Whoever made `session.next` through this mount has it open still,
-        // or is the original's kind of program, which does not mark it.
+        // A file `session.next` that was made through this mount and is still open here
+        // is the caller's own lock, made by a program that saves as the original does.
         let owns_lock =
             from == (to, OsStr::new(LOCK)) && self.lasting.nodes.open_file(stat.stx_ino).is_some();
         let exchanges =
             self.is_checkpoint(from.0, from.1)? && flags.contains(RenameFlags::EXCHANGE);
-        // Under its other name, as a backup: rename(2) leaves both names of one file
-        // where they are.
-        let promised = self.lasting.sessions.promised(to, stat.stx_ino);
-        let is_it = promised.is_some()
+        // The checkpoint itself, under its other name, as a backup: rename(2) of two
+        // names of one file leaves both in place.
+        let deferred = self.lasting.sessions.deferred(to, stat.stx_ino);
+        let is_same_file = deferred.is_some()
             || (replaced.as_ref()).is_some_and(|old| old.stat().stx_ino == stat.stx_ino);
         self.count_save(&session, || {
             if owns_lock {
                 session.adopt_lock()?;
             } else if exchanges {
-                let _theirs = self.keep_writers_out(from.0, request.caller)?;
+                let _other_writers = self.keep_writers_out(from.0, request.caller)?;
                 session.exchange(&self.session(from.0)?)?;
-            } else if flags.is_empty() && is_it {
+            } else if flags.is_empty() && is_same_file {
                 let take_back = || session.take_back(&*source.fd, from.1);
-                match &promised {
-                    Some(removal) => removal.instead(take_back)?,
+                match &deferred {
+                    Some(removal) => removal.cancel_by(take_back)?,
                     None => take_back()?,
                 }
             } else {
@@ -171,11 +172,11 @@ impl Fs {
                 self.replacements.keep(&replaced);
             }
         }
-        self.lasting.sessions.forget(to);
+        self.lasting.sessions.cancel_removal(to);
         Ok(())
     }
 
-    /// Makes a save that no writer makes.
+    /// Makes a save that is not a writer's, and counts it.
     fn count_save(&self, session: &Session, save: impl FnOnce() -> Result<()>) -> Result<()> {
         let start = Instant::now();
         let saved = save();
@@ -187,14 +188,14 @@ impl Fs {
         saved
     }
 
-    /// Programs that make a backup by renaming the old file away (`mv -b`,
-    /// `sed -i.bak`, vim) make one save as well: the checkpoint gets the other
-    /// name in addition, and its removal is promised. Answers whether that was
-    /// done; where it cannot be, it is an ordinary rename.
+    /// Programs that back up the old file by renaming it away (`mv -b`, `sed -i.bak`,
+    /// vim) make one save as well: the checkpoint gets the other name in addition, and
+    /// its removal is deferred. Returns whether that was done; if not, it is an ordinary
+    /// rename.
     fn keep_as_backup(
         &self,
-        from: Place<'_>,
-        to: Place<'_>,
+        from: Dirent<'_>,
+        to: Dirent<'_>,
         flags: RenameFlags,
         request: Request,
     ) -> Result<bool> {
@@ -218,22 +219,25 @@ impl Fs {
             Linked::Impossible => return Ok(false),
         }
         let share = self.share_of_removal(request.caller);
-        let asked =
-            self.lasting
-                .sessions
-                .ask(from.0, session, checkpoint, request.caller.tid, share);
-        if let Asked::Due(removal) = asked {
-            removal.complete(request.patience)?;
+        let deferral = self.lasting.sessions.defer_removal(
+            from.0,
+            session,
+            checkpoint,
+            request.caller.tid,
+            share,
+        );
+        if let Deferral::Due(removal) = deferral {
+            removal.carry_out_for_request(request.patience)?;
         }
         Ok(true)
     }
 
-    /// Gives a file another name. A regular file that gets the name of a
-    /// checkpoint where there is none is a save.
+    /// Gives a file a further name. A regular file that becomes the checkpoint of a
+    /// session without one is a save.
     ///
     /// # Errors
-    /// `EPERM` in the root, and if what is no regular file would get the name of a
-    /// checkpoint; `EBUSY`, and those of link(2).
+    /// `EPERM` in the root, and if anything but a regular file would become a checkpoint;
+    /// `EBUSY`; and those of link(2).
     pub fn link(&self, id: u64, parent: u64, name: &OsStr, request: Request) -> Result<Entry> {
         if parent == ROOT {
             return Err(Errno::PERM.into());
@@ -245,22 +249,22 @@ impl Fs {
         if !is_file(&sys::fstat(&*file)?) {
             self.must_be_a_file(parent, name)?;
         }
-        self.make_way(parent, name, request)?;
+        self.carry_out_own_removal_of(parent, name, request)?;
         let dir = self.dir(parent)?;
         if self.is_checkpoint(parent, name)? {
             request.patience.must_wait()?;
             let _writers = self.keep_writers_out(parent, request.caller)?;
             let session = self.session(parent)?;
             self.count_save(&session, || Ok(session.adopt_link(&*file)?))?;
-            self.lasting.sessions.forget(parent);
+            self.lasting.sessions.cancel_removal(parent);
             return self.lookup(parent, name, request);
         }
         sys::link_fd(&*file, &*dir.fd, name)?;
         self.other_entry(parent, &dir, name, request.caller)
     }
 
-    /// The file to be linked. One without a name is refused as on any
-    /// filesystem, which a descriptor of ours would not notice.
+    /// The file to be linked. A file without a name must be refused as on any filesystem;
+    /// link(2) of our own descriptor would not refuse it.
     fn linked_file(&self, id: u64) -> Result<Arc<std::os::fd::OwnedFd>> {
         let file = match self.path_fd(id) {
             Err(Fail::Errno(libc::ENOENT | libc::ESTALE)) => self.lasting.nodes.open_file(id),

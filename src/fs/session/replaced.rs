@@ -1,16 +1,17 @@
-//! Checkpoints that a save has replaced while somebody watches them.
+//! Checkpoints that a save has replaced, and that a program watches by inotify(7).
 //!
-//! inotify(7) says that a file is gone when the kernel drops the last name of a
-//! file without links. A save by writing gives it no such moment: the name of
-//! the old checkpoint is dropped when the writer is looked up in its place
-//! (DESIGN 4), and it has its link still. So the old checkpoint is shown once
-//! more, to one thread that looks the name up twice: first it finds the old
-//! one, now without a link, then what is there. Seen on Linux 6.18
-//! (dentry_unlink_inode, fs/dcache.c): that drops the name again, and whoever
-//! watches the file is told `IN_DELETE_SELF`, as of any file that is replaced.
+//! inotify(7) reports `IN_DELETE_SELF` when the kernel drops the last dentry of an inode
+//! without links. A save by a writer does not cause that: the dentry of the old
+//! checkpoint is dropped when the writer is looked up in its place (DESIGN 4), and the
+//! old checkpoint still has its link then. So after the save one thread of the daemon
+//! looks the name up twice. First it is shown the old checkpoint, now without a link, and
+//! then the current one. At the second lookup the kernel drops the old dentry again, and
+//! watchers get `IN_DELETE_SELF`, as for any file that is replaced (dentry_unlink_inode,
+//! fs/dcache.c, Linux 6.18).
 //!
-//! Nobody tells us who watches. But the kernel forgets a file that has neither
-//! a name nor an open descriptor, unless something else holds it.
+//! The daemon is not told which files are watched. But the kernel forgets an inode that
+//! has neither a dentry nor an open descriptor, unless something else uses it, such as a
+//! watch.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -22,22 +23,22 @@ use crate::fs::lasting::node::{Nodes, empty_id};
 use crate::repo::Checkpoint;
 use crate::sys;
 
-/// How many are remembered at the most. Each holds the blocks of its file.
+/// How many replaced checkpoints are remembered. Each keeps the disk space of its file.
 pub(super) const CAPACITY: usize = 64;
 
-/// How long the kernel may take to forget what nobody uses.
+/// How long the kernel may take to forget an inode that nothing uses.
 pub(super) const TICK: Duration = Duration::from_millis(20);
 
-/// How often a replaced checkpoint is looked at that is still being read.
+/// How often to look at a replaced checkpoint that is still being read.
 pub(super) const READING_TICK: Duration = Duration::from_secs(1);
 
-/// What saves have replaced, and the kernel still knows.
+/// The replaced checkpoints that the kernel still knows.
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Replacements {
     nodes: Arc<Nodes>,
     noted: Mutex<VecDeque<Replaced>>,
     filled: Condvar,
-    /// The thread that is to find what is no more; 0 for none.
+    /// The id of the thread that is shown the replaced checkpoint; 0 for none.
     pub(super) thread: AtomicU32,
     shown: Mutex<Option<Arc<Replaced>>>,
 }
@@ -48,8 +49,8 @@ pub struct Replaced {
     /// The node of its session.
     pub(super) session: u64,
     pub(super) id: u64,
-    /// Held, so that no other file gets its number; `None` where there was no
-    /// checkpoint, and an empty one was shown.
+    /// Kept open, so that its inode number is not reused; `None` if there was no
+    /// checkpoint and an empty one was shown.
     pub(super) checkpoint: Option<Checkpoint>,
 }
 
@@ -69,10 +70,10 @@ impl Replacements {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A save through a writer has replaced this checkpoint, or none.
+    /// A writer's save has replaced this checkpoint; `None` if there was none.
     pub(in crate::fs) fn note(&self, session: u64, checkpoint: Option<Checkpoint>) {
         let id = (checkpoint.as_ref()).map_or(empty_id(session), |old| old.stat().stx_ino);
-        // Of nearly every one the kernel has forgotten by now.
+        // The kernel has forgotten nearly all of them by now.
         if !self.nodes.is_known(id) {
             return;
         }
@@ -88,19 +89,20 @@ impl Replacements {
         let oldest = (noted.len() > CAPACITY).then(|| noted.pop_front());
         drop(noted);
         self.filled.notify_all();
-        // Its blocks may go with it: not under the lock.
+        // This may free its disk blocks: not under the lock.
         drop(oldest);
     }
 
-    /// Whoever has come to it by its path may open it without one.
+    /// Keeps a replaced checkpoint open for callers that have looked it up, and open it
+    /// without a path later.
     pub(in crate::fs) fn keep(&self, old: &Checkpoint) {
-        // Without a descriptor left, it is gone for those.
+        // If no descriptor is left, those callers get ESTALE.
         if let Ok(file) = old.as_path_fd().try_clone_to_owned() {
             self.nodes.keep(old.stat().stx_ino, Arc::new(file));
         }
     }
 
-    /// Takes what has been noted, as soon as there is something.
+    /// Waits until something has been noted, and takes it.
     pub(in crate::fs) fn take(&self) -> Vec<Replaced> {
         let noted = self
             .filled
@@ -109,16 +111,16 @@ impl Replacements {
         noted.drain(..).collect()
     }
 
-    /// Whether the kernel knows a node although nobody has it open: it has a
-    /// name still, or is watched.
+    /// Whether the kernel knows a node although no process has it open: it still has a
+    /// dentry, or is watched.
     pub(in crate::fs) fn is_unused(&self, replaced: &Replaced) -> bool {
         self.nodes.is_known(replaced.id) && self.nodes.open_file(replaced.id).is_none()
     }
 }
 
 impl Replaced {
-    /// Whether it has no name any more. One that has been kept under another
-    /// name is not gone for those who watch it.
+    /// Whether it has no link left. A checkpoint that lives on under another name is not
+    /// gone for its watchers.
     pub(in crate::fs) fn is_gone(&self) -> bool {
         let links = |fd: BorrowedFd<'_>| sys::fstat(fd).map_or(0, |stat| stat.stx_nlink);
         (self.checkpoint.as_ref()).is_none_or(|old| links(old.as_path_fd()) == 0)

@@ -1,4 +1,4 @@
-//! The sessions in use: one object for each that has writers, or a promised removal.
+//! The sessions in use: one object for each that has writers, or a removal.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,31 +8,30 @@ use crate::fs::session::slot::{Owner, Slot};
 use crate::fs::session::writer::Writer;
 use crate::proc::identity::Process;
 
-/// From how many on those that are not in use any more are forgotten, when the
-/// table would grow.
+/// From this many sessions on, those not in use are forgotten before the table grows.
 const FEW: usize = 64;
 
 /// The sessions in use, by the inode number of their directory.
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Sessions {
     by_node: Mutex<HashMap<u64, Known>>,
-    /// A removal has been promised.
-    pub(super) promised: Condvar,
+    /// Notified when a removal has been deferred.
+    pub(super) deferred: Condvar,
 }
 
-/// What is known of one of them, under the lock of all.
+/// What is known of one session, under the lock of all.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     live: Arc<Live>,
-    /// The removal of its checkpoint, promised or done.
+    /// The removal of its checkpoint, deferred or done.
     pub(super) removal: Option<Arc<Removal>>,
 }
 
 /// A session in use.
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Live {
-    /// The place of the one writer that may change its checkpoint, and what an open
-    /// writer has made of that.
+    /// The slot of the one writer that may change its checkpoint, and that writer's last
+    /// save point.
     pub(in crate::fs) slot: Arc<Slot>,
     /// The writers that have been opened, youngest last.
     writers: Mutex<Vec<Weak<Writer>>>,
@@ -48,7 +47,7 @@ impl Sessions {
         Some(self.lock().get(&session)?.live.clone())
     }
 
-    /// A session that is to be used.
+    /// A session, which is in use from now on.
     pub(in crate::fs) fn of(&self, session: u64) -> Arc<Live> {
         let mut sessions = self.lock();
         if let Some(known) = sessions.get(&session) {
@@ -60,7 +59,7 @@ impl Sessions {
         sessions.entry(session).or_default().live.clone()
     }
 
-    /// The sessions that are being changed, and by whom.
+    /// The sessions that have a writer in their slot, and that writer.
     pub(in crate::fs) fn owners(&self) -> Vec<(u64, Owner)> {
         let sessions = self.lock();
         let owned = sessions.iter();
@@ -71,7 +70,7 @@ impl Sessions {
 }
 
 impl Known {
-    /// Whether anybody uses it still: each writer has the slot.
+    /// Whether anything still uses it. Each writer keeps a reference to the slot.
     pub(super) fn is_in_use(&self) -> bool {
         self.removal.is_some()
             || Arc::strong_count(&self.live) > 1
@@ -80,7 +79,7 @@ impl Known {
 }
 
 impl Live {
-    /// A writer is opened.
+    /// Remembers a writer that has been opened.
     pub(in crate::fs) fn opened(&self, writer: &Arc<Writer>) {
         let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
         if writers
@@ -95,8 +94,8 @@ impl Live {
         writers.push(Arc::downgrade(writer));
     }
 
-    /// The writers that the process of thread `tid` has open under their name:
-    /// the one that changes the checkpoint first, and then the youngest.
+    /// The writers with a name that the process of thread `tid` has open: the one in the
+    /// slot first, then youngest first.
     pub(in crate::fs) fn writers_of(&self, tid: u32) -> Vec<Arc<Writer>> {
         let mut writers: Vec<_> = {
             let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_known_for_as_long_as_it_is_in_use() {
+    fn a_session_is_remembered_as_long_as_it_is_in_use() {
         let owner = |writer| Owner {
             writer,
             process: Process::UNKNOWN,

@@ -12,18 +12,18 @@ use crate::repo::SessionName;
 /// (cli/logging.rs).
 const BUSY: &str = "sessionfs::busy";
 
-/// A session's place for the one writer that may change its checkpoint.
+/// The place of the one writer that may change a session's checkpoint.
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Slot {
     owner: Mutex<Option<Owner>>,
     freed: Condvar,
-    /// The writer that the log has told of last.
-    told: AtomicU64,
-    /// What an open writer has made of the checkpoint.
+    /// The node id of the writer that was logged last as being in the way.
+    logged: AtomicU64,
+    /// The last save point of an open writer.
     published: Mutex<Option<Published>>,
 }
 
-/// Who has a slot.
+/// The writer that has a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fs) struct Owner {
     /// The node id of the writer.
@@ -39,31 +39,31 @@ pub(in crate::fs) struct Published {
     pub(in crate::fs) checkpoint: u64,
     /// The node id of the writer.
     pub(in crate::fs) writer: u64,
-    /// The number that its opener sees it under.
+    /// The inode number that the opener sees for it.
     pub(in crate::fs) shown: u64,
     /// The opener's process.
     pub(in crate::fs) process: Process,
 }
 
 impl Slot {
-    /// Who has it.
+    /// The writer that has the slot.
     pub(in crate::fs) fn owner(&self) -> Option<Owner> {
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the slot from a writer of the process of thread `tid`, if that is
-    /// who has it.
+    /// Takes the slot from the writer that has it, if that was opened by the process of
+    /// thread `tid`. Returns that writer.
     pub(in crate::fs) fn take_from_own(&self, new: Owner, tid: u32) -> Option<Owner> {
         let known = self.owner().filter(|owner| owner.process.has_thread(tid))?;
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have given it back meanwhile.
+        // It may have freed the slot meanwhile.
         (*owner == Some(known)).then(|| {
             *owner = Some(new);
             known
         })
     }
 
-    /// Gives the slot back to a writer that it was taken from by `by`.
+    /// Gives the slot back to the writer from which `by` has taken it.
     pub(in crate::fs) fn give_back(&self, by: u64, to: Owner) {
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         if owner.is_some_and(|owner| owner.writer == by) {
@@ -76,7 +76,7 @@ impl Slot {
         *self.published() = Some(published);
     }
 
-    /// The writer is closed.
+    /// Forgets the save point of a writer, which is closed.
     pub(in crate::fs) fn unpublish(&self, writer: u64) {
         self.published().take_if(|known| known.writer == writer);
     }
@@ -92,11 +92,11 @@ impl Slot {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the slot for a writer, waiting until `deadline` for whoever has
-    /// it, but not for a writer of the same process.
+    /// Takes the slot for a writer. Waits until `deadline` for a writer of another
+    /// process, but never for one of the same process.
     ///
     /// # Errors
-    /// The owner, if that is another writer.
+    /// The owner, if another writer has the slot.
     pub(in crate::fs) fn take(
         &self,
         new: Owner,
@@ -123,13 +123,13 @@ impl Slot {
         }
     }
 
-    /// Tells the log who keeps others from saving, once for each writer: it may
-    /// have been left open for ever.
-    pub(in crate::fs) fn tell_owner(&self, session: &SessionName) {
+    /// Logs which process keeps others from saving, once for each writer: it may have
+    /// been left open for ever.
+    pub(in crate::fs) fn log_owner(&self, session: &SessionName) {
         let Some(owner) = self.owner() else {
             return;
         };
-        if self.told.swap(owner.writer, Ordering::Relaxed) == owner.writer {
+        if self.logged.swap(owner.writer, Ordering::Relaxed) == owner.writer {
             return;
         }
         match owner.process.pid {
@@ -142,7 +142,7 @@ impl Slot {
         }
     }
 
-    /// Gives the slot back, if `writer` has it.
+    /// Frees the slot, if `writer` has it.
     pub(in crate::fs) fn free(&self, writer: u64) {
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         if owner.is_some_and(|owner| owner.writer == writer) {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_2_8_nobody_waits_for_a_writer_of_its_own_process() {
+    fn rule_2_8_a_writer_never_waits_for_one_of_its_own_process() {
         let slot = Slot::default();
         let process = Process::of(std::process::id());
         slot.take(owner(1, process), None).unwrap();

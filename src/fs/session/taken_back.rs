@@ -1,11 +1,11 @@
-//! A checkpoint that is taken back from its other name (DESIGN 2.11).
+//! Renaming a checkpoint back from its backup name (DESIGN 2.11).
 //!
-//! What a process has renamed away has two names as long as its removal is only
-//! promised (DESIGN 2.12). To the kernel a rename of the one onto the other is
-//! done then: it answers 0, leaves both where they are, and does not ask us
-//! (vfs_rename in fs/namei.c, Linux 6.18); and when the removal is done, the name
-//! `session` is gone. So it goes before the kernel compares the two: as it does in
-//! any directory, where the first process has taken it away.
+//! A checkpoint that a process has renamed away has two names, as long as its removal is
+//! deferred (DESIGN 2.12). The kernel treats a rename of one name to the other as done:
+//! it returns 0, leaves both in place and does not ask the filesystem (vfs_rename in
+//! fs/namei.c, Linux 6.18). When the removal were carried out later, the name `session`
+//! would be gone. So the removal is carried out before the kernel compares the two names,
+//! when it looks up the second.
 
 use crate::fs::errno::Result;
 use crate::fs::filesystem::Fs;
@@ -14,25 +14,25 @@ use crate::proc::syscall::Call;
 use crate::sys::{RenameFlags, Statx};
 
 impl Fs {
-    /// Notes that a rename has come by another name of a checkpoint that is to be
-    /// removed. The kernel looks for the old name first.
+    /// Notes that a rename has looked up the other name of a checkpoint whose removal is
+    /// deferred. The kernel looks up the old name first.
     pub(in crate::fs) fn note_other_name(&self, stat: &Statx, caller: Caller) {
         if stat.stx_nlink < 2 {
             return;
         }
-        if let Some(removal) = self.lasting.sessions.promised_anywhere(stat.stx_ino)
+        if let Some(removal) = self.lasting.sessions.deferred_anywhere(stat.stx_ino)
             && let Some(call) = rename_call(caller.tid)
         {
             removal.note_rename(call);
         }
     }
 
-    /// Does a promised removal at once, if the caller is about to rename the same
-    /// checkpoint onto this name by its other one.
+    /// Carries out a deferred removal at once, if the caller is about to rename the same
+    /// checkpoint back to this name.
     ///
     /// # Errors
-    /// `EBUSY` while a writer saves, and as of the removal.
-    pub(in crate::fs) fn make_way_for_other_name(
+    /// `EBUSY` while a writer saves, and those of the removal.
+    pub(in crate::fs) fn carry_out_before_renaming_back(
         &self,
         session: u64,
         request: Request,
@@ -40,23 +40,24 @@ impl Fs {
         let Some(removal) = self.lasting.sessions.renamed_back(session) else {
             return Ok(());
         };
-        // To who has asked for it the name is absent, and the rename comes.
+        // The process that removed it does not see this name, so the kernel does send us
+        // its rename.
         if self
             .lasting
             .sessions
-            .asked_by(request.caller.tid, session)
+            .removed_by(request.caller.tid, session)
             .is_some()
             || !rename_call(request.caller.tid).is_some_and(|call| removal.is_noted_rename(&call))
         {
             return Ok(());
         }
-        // What would refuse the rename leaves the old checkpoint to others.
+        // If a writer would refuse the rename, the old checkpoint stays.
         let _writers = self.keep_writers_out(session, request.caller)?;
-        removal.complete(request.patience)
+        removal.carry_out_for_request(request.patience)
     }
 }
 
-/// The call that a thread is in, if that replaces one name by another.
+/// The call that a thread is in, if it is a rename that may replace a file.
 fn rename_call(tid: u32) -> Option<Call> {
     Call::of(tid).filter(|call| is_rename(call.number, &call.arguments))
 }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn renames_are_told_from_other_calls() {
+    fn renames_that_may_replace_a_file_are_recognized() {
         let with = |flags| [0, 0, 0, 0, flags, 0];
         let exchange = u64::from(RenameFlags::EXCHANGE.bits());
         assert!(is_rename(libc::SYS_renameat2, &with(0)));

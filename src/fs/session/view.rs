@@ -1,4 +1,4 @@
-//! What the name `session` stands for, to one caller (DESIGN 4, 2.8, 2.12).
+//! What the name `session` leads to, for one caller (DESIGN 4, 2.8, 2.12).
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -18,24 +18,24 @@ use crate::fs::session::writer::{Writer, absent_attr};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno, is_file};
 
-/// What a caller finds by the name `session`.
+/// What a caller finds under the name `session`.
 pub(in crate::fs) enum View {
-    /// A checkpoint that has been replaced, once more: it is watched.
+    /// A checkpoint that has been replaced, shown once more for its watchers.
     Replaced(Entry),
-    /// The caller's own writer.
+    /// A writer of the calling process.
     Writer(Arc<Writer>),
-    /// The checkpoint, or an empty one where there is none.
+    /// The current checkpoint, or an empty one if there is none.
     Current(Entry),
-    /// Nothing: it has removed the checkpoint, or is about to make the first one.
+    /// Nothing: the caller has removed the checkpoint, or is about to make the first one.
     Absent,
 }
 
 impl Fs {
-    /// What the caller finds now.
+    /// Answers a lookup of `session`.
     ///
     /// # Errors
-    /// That it would wait, for a removal that is due; `ESTALE` if the session is not
-    /// where it was.
+    /// `WouldBlock` if a due removal must be carried out; `ESTALE` if the session has
+    /// moved.
     pub(in crate::fs) fn view(&self, session: u64, request: Request) -> Result<View> {
         let caller = request.caller;
         if let Some(replaced) = self.replaced_entry(caller, session) {
@@ -48,8 +48,8 @@ impl Fs {
         if let Some(writer) = self.made_anew(session, caller) {
             return Ok(View::Writer(writer));
         }
-        self.settle_removal(session, request.patience)?;
-        self.make_way_for_other_name(session, request)?;
+        self.carry_out_due_removal(session, request.patience)?;
+        self.carry_out_before_renaming_back(session, request)?;
         let entry = self.lookup_checkpoint(session, caller)?;
         if self.is_absent_to(caller, session, entry.attr.ino.0, known.found) {
             self.lasting.nodes.forget(entry.attr.ino.0, 1);
@@ -58,8 +58,8 @@ impl Fs {
         Ok(View::Current(entry))
     }
 
-    /// Whether the caller is to find no checkpoint: he has removed it, or there
-    /// is none and he is about to make it.
+    /// Whether the caller must see no checkpoint: it has removed it, or there is none and
+    /// it is about to make one.
     fn is_absent_to(
         &self,
         caller: Caller,
@@ -70,24 +70,24 @@ impl Fs {
         if id == empty_id(session) {
             self.lasting
                 .sessions
-                .asked_by(caller.tid, session)
+                .removed_by(caller.tid, session)
                 .is_some()
-                || self.is_told_of_absence(caller.tid, found_before)
+                || self.must_see_absence(caller.tid, found_before)
         } else {
             self.has_removed_inode(session, id, caller)
         }
     }
 
-    /// The checkpoint that the caller's process has made where it found none, and
-    /// has open: nobody else sees it before it is closed (DESIGN 2.12).
+    /// The writer of a new checkpoint that the calling process has created and has still
+    /// open. Only that process sees it before it is closed (DESIGN 2.12).
     fn made_anew(&self, session: u64, caller: Caller) -> Option<Arc<Writer>> {
         let live = self.lasting.sessions.find(session)?;
         let mut writers = live.writers_of(caller.tid).into_iter();
-        // What it has made a save point of, it finds like everybody.
+        // After a save point, the path leads it to the checkpoint, like any other caller.
         writers.find(|writer| writer.is_new())
     }
 
-    /// The current checkpoint of a session, held for the caller's open.
+    /// The current checkpoint of a session, kept open for the caller's OPEN.
     pub(in crate::fs) fn lookup_checkpoint(&self, parent: u64, caller: Caller) -> Result<Entry> {
         let dir = self.dir(parent)?;
         let name = OsStr::new(CHECKPOINT);
@@ -101,8 +101,8 @@ impl Fs {
         if !is_file(&stat) {
             return Ok(self.entry(parent, name, other_role(&stat), &stat, self.birth(&stat)));
         }
-        // Saves use inode numbers again within moments: the time of birth is
-        // too coarse for that.
+        // Saves reuse inode numbers within moments, and the birth time is too coarse to
+        // tell the files apart.
         let identity = Identity {
             handle: sys::handle_digest(&fd).ok(),
             ..self.birth(&stat)
@@ -143,7 +143,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Entry> {
         let attr = FileAttr {
-            // Here it is the node id.
+            // In a lookup's answer this is the node id.
             ino: INodeNo(writer.ino),
             ..writer.attr(patience)?
         };
@@ -163,15 +163,16 @@ impl Fs {
         })
     }
 
-    /// Who has made a save point and goes on writing compares the file that he
-    /// has open with what the path shows (sqlite): it is one file to him.
+    /// A program that has made a save point and goes on writing may compare the file it
+    /// has open with the path (sqlite). It must see one inode number. Returns that
+    /// number, for the process of the writer.
     pub(in crate::fs) fn shown_to_writer(&self, id: u64, caller: Caller) -> Option<u64> {
         let Some(Role::Checkpoint) = self.lasting.nodes.role(id) else {
             return None;
         };
-        let (session, _) = self.lasting.nodes.place(id)?;
+        let (session, _) = self.lasting.nodes.parent_and_name(id)?;
         let published = self.lasting.sessions.find(session)?.slot.last_published()?;
-        let is_his = published.checkpoint == id && published.process.has_thread(caller.tid);
-        is_his.then_some(published.shown)
+        let is_own = published.checkpoint == id && published.process.has_thread(caller.tid);
+        is_own.then_some(published.shown)
     }
 }

@@ -1,4 +1,4 @@
-//! Tells those who watch a checkpoint that a save has replaced it: see `replaced`.
+//! Tells watchers of a checkpoint that a save has replaced it: see `replaced`.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::fs::session::writer::absent_attr;
 use crate::sys::{self, Errno};
 
 impl Fs {
-    /// Waits until checkpoints have been replaced that somebody seems to watch.
-    /// `look_up` looks a session's checkpoint up, by the name of the session: the
-    /// kernel drops the name of the old one then, and what only a name held is not
+    /// Waits until replaced checkpoints seem to be watched, and returns them. `look_up`
+    /// looks up the checkpoint of the session with this name: the kernel then drops the
+    /// dentry of the old one. An inode that only its dentry kept in memory is not
     /// watched.
     pub fn wait_for_watched(&self, look_up: impl Fn(&OsStr)) -> Vec<Arc<Replaced>> {
         let replacements = &self.replacements;
@@ -60,13 +60,13 @@ impl Fs {
         }
     }
 
-    /// The name of the session; `None` if the kernel has forgotten it.
+    /// The name of its session; `None` if the kernel has forgotten it.
     pub fn session_of(&self, replaced: &Replaced) -> Option<OsString> {
-        Some(self.lasting.nodes.place(replaced.session)?.1)
+        Some(self.lasting.nodes.parent_and_name(replaced.session)?.1)
     }
 
-    /// Does `look` while `thread` finds the replaced checkpoint under the name
-    /// that it had.
+    /// Runs `look`, during which `thread` finds the replaced checkpoint under the name
+    /// `session`.
     pub fn show_replaced<T>(
         &self,
         replaced: &Arc<Replaced>,
@@ -82,7 +82,8 @@ impl Fs {
         done
     }
 
-    /// The replaced checkpoint of a session, for the one that is to find it.
+    /// The replaced checkpoint of a session, if the caller is the thread to which it is
+    /// shown.
     pub(in crate::fs) fn replaced_entry(
         &self,
         caller: Caller,
@@ -102,7 +103,8 @@ impl Fs {
             Some(old) => attr_of(&sys::fstat(old.as_path_fd())?, replaced.id),
             None => absent_attr(&self.session(replaced.session)?, replaced.id)?,
         };
-        // Counted as a lookup of what the kernel knows, or not at all.
+        // The kernel counts this as a lookup, so it is counted; a node it has forgotten
+        // is not shown.
         let generation = self
             .lasting
             .nodes

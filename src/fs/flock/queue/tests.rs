@@ -20,7 +20,7 @@ fn ask(handle: u64, what: Flock) -> Ask {
     }
 }
 
-/// One who waits; what it is told.
+/// Makes a request wait; returns where its answer arrives.
 fn wait(flocks: &Flocks, ask: Ask) -> Receiver<Result<()>> {
     let (tell, told) = channel();
     flocks.wait(1, ask, Box::new(move |result| tell.send(result).unwrap()));
@@ -35,7 +35,7 @@ fn answer(flocks: &Flocks) {
 }
 
 #[test]
-fn a_lock_is_passed_on_in_the_order_of_those_who_wait() {
+fn a_lock_is_granted_in_the_order_of_the_requests() {
     use Flock::{Exclusive, Shared};
     let flocks = Flocks::default();
     assert!(flocks.take(1, &ask(1, Shared)));
@@ -55,7 +55,7 @@ fn a_lock_is_passed_on_in_the_order_of_those_who_wait() {
     answer(&flocks);
     assert_eq!(third.try_recv(), Ok(Ok(())));
     assert!(fifth.try_recv().is_err());
-    // What it has is given up for the other kind, and is another one's then.
+    // It gives up its lock for the other kind, and the lock goes to the next request.
     assert!(!flocks.take(1, &ask(3, Shared)));
     answer(&flocks);
     assert_eq!(fifth.try_recv(), Ok(Ok(())));
@@ -67,12 +67,12 @@ fn a_lock_is_passed_on_in_the_order_of_those_who_wait() {
         flocks.release(handle);
     }
     let inner = flocks.lock();
-    assert!(inner.files.is_empty() && inner.held.is_empty() && inner.timed.is_empty());
+    assert!(inner.files.is_empty() && inner.locked.is_empty() && inner.timed.is_empty());
     assert!(inner.waiting.is_empty());
 }
 
 #[test]
-fn what_is_not_saved_is_unlocked_in_a_while_and_when_it_is() {
+fn an_unlock_before_the_save_takes_effect_at_the_save_or_after_a_while() {
     let flocks = Flocks::default();
     for is_saved in [true, false] {
         assert!(flocks.take(1, &ask(1, Flock::Exclusive)));
@@ -90,7 +90,7 @@ fn what_is_not_saved_is_unlocked_in_a_while_and_when_it_is() {
         assert_eq!(told.try_recv(), Ok(Ok(())));
         flocks.release(2);
     }
-    // One that locks it again has it as before.
+    // One that locks again before the save has the lock as before.
     assert!(flocks.take(1, &ask(1, Flock::Exclusive)));
     flocks.unlock_when_saved(1);
     assert!(flocks.take(1, &ask(1, Flock::Exclusive)));
@@ -99,7 +99,7 @@ fn what_is_not_saved_is_unlocked_in_a_while_and_when_it_is() {
 }
 
 #[test]
-fn the_release_of_those_who_have_ended_is_waited_for_longer() {
+fn the_release_of_ended_processes_is_waited_for_longer() {
     let flocks = Flocks::default();
     let by = |tid: u32, handle: u64| {
         let mut ask = ask(handle, Flock::Shared);
@@ -110,7 +110,7 @@ fn the_release_of_those_who_have_ended_is_waited_for_longer() {
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let most = HOLDERS_LOOKED_AT as u64;
+    let most = OWNERS_LOOKED_AT as u64;
     for handle in 1..=most {
         assert!(flocks.take(1, &by(child.id(), handle)));
     }
@@ -119,7 +119,7 @@ fn the_release_of_those_who_have_ended_is_waited_for_longer() {
     drop(child.stdin.take());
     child.wait().unwrap();
     assert_eq!(flocks.release_time(1, &asked), EXIT_TIME);
-    // No more than so many are looked at, and up to one that lives.
+    // Only this number of owners is looked at, up to the first that lives.
     let me = std::process::id();
     assert!(flocks.take(1, &by(me, most + 1)));
     assert_eq!(flocks.release_time(1, &asked), EXIT_TIME);
@@ -129,7 +129,7 @@ fn the_release_of_those_who_have_ended_is_waited_for_longer() {
 }
 
 #[test]
-fn one_user_waits_for_so_many_locks_and_others_for_theirs() {
+fn the_waiting_requests_of_one_user_are_bounded_and_others_have_their_own() {
     let flocks = Flocks::default();
     assert!(flocks.take(1, &ask(0, Flock::Exclusive)));
     let waiting: Vec<_> = (1..=MOST_WAITING as u64)

@@ -1,4 +1,4 @@
-//! Removals of a checkpoint, promised and done.
+//! Removals of a checkpoint, deferred, carried out and cancelled.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -32,11 +32,12 @@ impl Sandbox {
         }
     }
 
-    fn ask(&self, tid: u32) -> Asked {
+    fn remove(&self, tid: u32) -> Deferral {
         let checkpoint = self.session.checkpoint().unwrap().unwrap();
         let session = self.session.clone();
         let share = self.shares.take(1, OF_REMOVAL);
-        self.sessions.ask(NODE, session, checkpoint, tid, share)
+        self.sessions
+            .defer_removal(NODE, session, checkpoint, tid, share)
     }
 
     fn has_checkpoint(&self) -> bool {
@@ -48,7 +49,7 @@ impl Sandbox {
         checkpoint.stat().stx_ino
     }
 
-    /// Where the lock of the session is made.
+    /// The path of the session's lock.
     fn lock(&self) -> PathBuf {
         let root = self._dir.path();
         let session = std::fs::read_dir(root).unwrap().next().unwrap().unwrap();
@@ -65,18 +66,18 @@ fn process() -> Child {
 fn rule_2_12_a_removal_is_due_when_its_process_has_ended() {
     let sandbox = Sandbox::new();
     let mut child = process();
-    assert!(matches!(sandbox.ask(child.id()), Asked::Promised));
+    assert!(matches!(sandbox.remove(child.id()), Deferral::Deferred));
     assert!(sandbox.sessions.due(NODE).is_none());
-    assert!(sandbox.sessions.asked_by(child.id(), NODE).is_some());
+    assert!(sandbox.sessions.removed_by(child.id(), NODE).is_some());
     assert!(
         sandbox
             .sessions
-            .asked_by(std::process::id(), NODE)
+            .removed_by(std::process::id(), NODE)
             .is_none()
     );
     child.wait().unwrap();
     let [due] = &sandbox.sessions.wait_for_due()[..] else {
-        panic!("there is one");
+        panic!("no removal");
     };
     assert!(sandbox.sessions.due(NODE).is_some());
     assert!(sandbox.has_checkpoint());
@@ -87,25 +88,25 @@ fn rule_2_12_a_removal_is_due_when_its_process_has_ended() {
 }
 
 #[test]
-fn rule_2_12_a_promise_that_is_void_is_not_kept_by_who_had_it_in_hand() {
+fn rule_2_12_a_cancelled_removal_is_not_carried_out_by_a_thread_that_found_it_due() {
     let sandbox = Sandbox::new();
     let mut child = process();
-    assert!(matches!(sandbox.ask(child.id()), Asked::Promised));
+    assert!(matches!(sandbox.remove(child.id()), Deferral::Deferred));
     let [removal] = &sandbox.sessions.pending()[..] else {
-        panic!("there is one");
+        panic!("no removal");
     };
-    // Its process is refused a new checkpoint, and ends.
-    sandbox.sessions.forget(NODE);
+    // The process is refused a new checkpoint, and ends.
+    sandbox.sessions.cancel_removal(NODE);
     child.wait().unwrap();
     assert!(!removal.is_due());
     removal.carry_out_due().unwrap();
-    // Also where it has been found due already.
+    // Also where it has been found due before.
     removal.carry_out().unwrap();
     assert!(sandbox.has_checkpoint());
 }
 
 #[test]
-fn rule_2_11_what_is_taken_back_is_not_removed_by_who_finds_it_due_meanwhile() {
+fn rule_2_11_a_checkpoint_renamed_back_is_not_removed_by_a_thread_that_finds_it_due() {
     let sandbox = Sandbox::new();
     let (dir, bak) = (sandbox.session.dir(), OsStr::new("bak"));
     let mut child = process();
@@ -114,17 +115,17 @@ fn rule_2_11_what_is_taken_back_is_not_removed_by_who_finds_it_due_meanwhile() {
         checkpoint.link(dir, bak, flags).unwrap()
     };
     assert!(matches!(link(RenameFlags::empty()), Linked::Yes));
-    assert!(matches!(sandbox.ask(child.id()), Asked::Promised));
-    let removal = sandbox.sessions.promised(NODE, sandbox.ino()).unwrap();
-    // One that is refused has changed nothing.
+    assert!(matches!(sandbox.remove(child.id()), Deferral::Deferred));
+    let removal = sandbox.sessions.deferred(NODE, sandbox.ino()).unwrap();
+    // One that fails with `Locked` has changed nothing.
     std::thread::scope(|scope| {
         let lock = sandbox.lock();
         std::fs::write(&lock, "foreign").unwrap();
-        let refused = removal.instead(|| sandbox.session.take_back(dir, bak));
+        let refused = removal.cancel_by(|| sandbox.session.take_back(dir, bak));
         assert_eq!(refused.unwrap_err().kind(), Kind::Locked);
         std::fs::remove_file(&lock).unwrap();
-        assert!(sandbox.sessions.promised(NODE, sandbox.ino()).is_some());
-        let taken = removal.instead(|| {
+        assert!(sandbox.sessions.deferred(NODE, sandbox.ino()).is_some());
+        let taken = removal.cancel_by(|| {
             sandbox.session.take_back(dir, bak)?;
             child.wait().unwrap();
             assert!(removal.is_due());
@@ -138,10 +139,10 @@ fn rule_2_11_what_is_taken_back_is_not_removed_by_who_finds_it_due_meanwhile() {
 }
 
 #[test]
-fn rule_2_12_a_removal_leaves_what_has_replaced_its_checkpoint() {
+fn rule_2_12_a_removal_leaves_a_newer_checkpoint_alone() {
     let sandbox = Sandbox::new();
-    let Asked::Due(removal) = sandbox.ask(0) else {
-        panic!("nobody to watch");
+    let Deferral::Due(removal) = sandbox.remove(0) else {
+        panic!("deferred though no process is watched");
     };
     sandbox.session.save(b"new").unwrap();
     removal.carry_out().unwrap();
@@ -149,25 +150,28 @@ fn rule_2_12_a_removal_leaves_what_has_replaced_its_checkpoint() {
 }
 
 #[test]
-fn rule_2_12_two_who_ask_agree() {
+fn rule_2_12_a_removal_by_two_processes_is_due_at_once() {
     let sandbox = Sandbox::new();
     let mut children = [process(), process()];
-    assert!(matches!(sandbox.ask(children[0].id()), Asked::Promised));
-    assert!(matches!(sandbox.ask(children[1].id()), Asked::Due(_)));
+    assert!(matches!(
+        sandbox.remove(children[0].id()),
+        Deferral::Deferred
+    ));
+    assert!(matches!(sandbox.remove(children[1].id()), Deferral::Due(_)));
     for child in &mut children {
-        assert!(sandbox.sessions.asked_by(child.id(), NODE).is_some());
+        assert!(sandbox.sessions.removed_by(child.id(), NODE).is_some());
         child.wait().unwrap();
-        assert!(sandbox.sessions.asked_by(child.id(), NODE).is_none());
+        assert!(sandbox.sessions.removed_by(child.id(), NODE).is_none());
     }
 }
 
 #[test]
-fn rule_13_3_a_removal_beyond_the_share_of_its_user_is_due_and_not_kept() {
+fn rule_13_3_a_removal_beyond_the_share_of_its_user_is_carried_out_at_once() {
     let sandbox = Sandbox::new();
     let child = process();
     let all = sandbox.shares.take(1, 100 - OF_REMOVAL + 1).unwrap();
-    let Asked::Due(removal) = sandbox.ask(child.id()) else {
-        panic!("nothing is left for it");
+    let Deferral::Due(removal) = sandbox.remove(child.id()) else {
+        panic!("deferred beyond the share");
     };
     assert!(sandbox.sessions.pending().is_empty());
     removal.carry_out().unwrap();
@@ -178,15 +182,15 @@ fn rule_13_3_a_removal_beyond_the_share_of_its_user_is_due_and_not_kept() {
         sandbox.sessions.note_absence(NODE, session, tid, share);
     };
     note(child.id());
-    assert!(sandbox.sessions.asked_by(child.id(), NODE).is_none());
+    assert!(sandbox.sessions.removed_by(child.id(), NODE).is_none());
     drop(all);
     let mut children: Vec<_> = (0..17).map(|_| process()).collect();
     for child in &children {
         note(child.id());
     }
-    let is_noted = |child: &Child| sandbox.sessions.asked_by(child.id(), NODE).is_some();
+    let is_noted = |child: &Child| sandbox.sessions.removed_by(child.id(), NODE).is_some();
     assert_eq!(children.iter().filter(|child| is_noted(child)).count(), 16);
-    // The two of the removal, and one of each.
+    // Two for the removal, and one for each process.
     assert!(sandbox.shares.take(1, 100 - 18 + 1).is_none());
     drop(sandbox.shares.take(1, 100 - 18).unwrap());
     children.push(child);
@@ -201,8 +205,8 @@ fn rule_13_3_a_removal_beyond_the_share_of_its_user_is_due_and_not_kept() {
 #[test]
 fn a_removal_waits_for_a_lock_and_can_be_tried_again() {
     let sandbox = Sandbox::new();
-    let Asked::Due(removal) = sandbox.ask(0) else {
-        panic!("nobody to watch");
+    let Deferral::Due(removal) = sandbox.remove(0) else {
+        panic!("deferred though no process is watched");
     };
     let lock = sandbox.lock();
     std::fs::write(&lock, "foreign").unwrap();

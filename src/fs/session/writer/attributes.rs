@@ -1,5 +1,5 @@
-//! The attributes of a writer: what the holder of a descriptor sees and sets,
-//! and what of it goes with the save.
+//! The attributes of a writer: what is seen and set through its descriptors, and which of
+//! it the save publishes.
 
 use std::ffi::CStr;
 use std::time::UNIX_EPOCH;
@@ -11,15 +11,15 @@ use crate::fs::caller::credentials::ACL;
 use crate::fs::errno::{Fail, Result};
 use crate::fs::request::{Patience, Request};
 use crate::fs::session::writer::staging::Keep;
-use crate::fs::session::writer::state::{State, Writer};
+use crate::fs::session::writer::state::{Writer, WriterState};
 use crate::fs::session::writer::wait::Wait;
 use crate::repo::{self, Attributes, Checkpoint, Kind, Session, Staged, is_mark};
 use crate::sys::{self, XattrFlags};
 
 impl Writer {
-    /// Sets size and attributes, and answers the new ones. Without an open
-    /// handle a change is a save of its own: truncate(2), or an attribute of
-    /// a checkpoint that is not there yet.
+    /// Sets size and attributes, and returns the new ones. Without an open handle the
+    /// change is a save of its own: truncate(2), or an attribute of a checkpoint that
+    /// does not exist yet.
     pub(in crate::fs) fn set_attr(&self, set: &SetAttr, request: Request) -> Result<FileAttr> {
         let mut state = self.lock(request.patience)?;
         if state.handles == 0 && request.patience == Patience::None {
@@ -40,8 +40,8 @@ impl Writer {
         self.attr_of(&state)
     }
 
-    /// A change without an open handle is a save of its own.
-    fn save_if_alone(&self, state: &mut State, done: Result<()>) -> Result<()> {
+    /// A change without an open handle is a save of its own: makes it.
+    fn save_if_alone(&self, state: &mut WriterState, done: Result<()>) -> Result<()> {
         if state.handles > 0 {
             return done;
         }
@@ -52,7 +52,7 @@ impl Writer {
 
     fn set_attributes(
         &self,
-        state: &mut State,
+        state: &mut WriterState,
         attributes: &Attributes,
         request: Request,
     ) -> Result<()> {
@@ -73,11 +73,12 @@ impl Writer {
         )
     }
 
-    /// Changes attributes: before a change of the content of the checkpoint at once,
-    /// after it with the save, and after a save point of both (DESIGN 4).
+    /// Changes attributes. Before the first change of the content they are set on the
+    /// checkpoint, after it on the staged file, and after a save point on both (DESIGN
+    /// 4).
     fn change_attributes(
         &self,
-        state: &mut State,
+        state: &mut WriterState,
         of_checkpoint: impl Fn(&Checkpoint) -> repo::Result<()>,
         of_staged: impl Fn(&mut Staged) -> repo::Result<()>,
     ) -> Result<()> {
@@ -95,25 +96,25 @@ impl Writer {
         Ok(())
     }
 
-    /// What the holder of a descriptor sees of it.
+    /// The attributes as its descriptors show them.
     pub(in crate::fs) fn attr(&self, patience: Patience) -> Result<FileAttr> {
         self.attr_of(&*self.lock(patience)?)
     }
 
-    fn attr_of(&self, state: &State) -> Result<FileAttr> {
+    fn attr_of(&self, state: &WriterState) -> Result<FileAttr> {
         let shown = self.shown();
         let attr = match (&state.staged, &state.base) {
             (Some(staged), _) => attr_of(&staged.stat()?, shown),
             (None, Some(base)) => attr_of(&sys::fstat(base.as_path_fd())?, shown),
             (None, None) => {
-                // Whoever makes a file has it open whatever its mode (open(2)):
-                // the kernel's check comes before the first open here.
-                let his = if state.handles == 0 { 0o600 } else { 0 };
-                let mode = self.first_mode & !self.first_umask | his;
+                // A process that creates a file has it open whatever its mode (open(2)),
+                // but here the kernel checks the mode before the first OPEN.
+                let of_maker = if state.handles == 0 { 0o600 } else { 0 };
+                let mode = self.first_mode & !self.first_umask | of_maker;
                 empty_attr(&self.session, shown, mode, Some(self.first_owner))?
             }
         };
-        // The base may have been replaced; this file has its name.
+        // The base may have been replaced and have no link, but this file has its name.
         let nlink = if self.is_nameless() { 0 } else { 1 };
         Ok(FileAttr { nlink, ..attr })
     }
@@ -129,8 +130,8 @@ impl Writer {
         })
     }
 
-    /// The names of all extended attributes, each with a NUL behind it; that of
-    /// our own mark may be among them.
+    /// The names of all extended attributes, each with a NUL behind it; the name of our
+    /// own mark may be among them.
     pub(in crate::fs) fn xattr_names(&self, patience: Patience) -> Result<Vec<u8>> {
         let state = self.lock(patience)?;
         Ok(match (&state.staged, &state.base) {
@@ -140,8 +141,8 @@ impl Writer {
         })
     }
 
-    /// Sets an extended attribute, with flags as of setxattr(2), or removes it if
-    /// there is no value.
+    /// Sets an extended attribute, with the flags of setxattr(2); without a value,
+    /// removes it.
     pub(in crate::fs) fn set_xattr(
         &self,
         name: &CStr,
@@ -165,12 +166,12 @@ impl Writer {
                     request.patience,
                 )?;
             }
-            // As the caller: the kernel has asked whether he may, but for an ACL it
-            // goes by the owner that it was told of last. Only of who can be seen
-            // the groups are known.
+            // With the caller's credentials: the kernel has checked that it may, but for
+            // an ACL it used the owner that it was told last. The groups are known only
+            // of a caller in our pid namespace.
             let is_seen = request.caller.tid != 0 || *name == *ACL;
             let credentials = is_seen.then(|| request.caller.credentials()).transpose()?;
-            let _acting = credentials.as_ref().map(|his| his.begin()).transpose()?;
+            let _acting = credentials.as_ref().map(|ids| ids.begin()).transpose()?;
             self.change_attributes(
                 &mut state,
                 |base| self.session.set_xattr(base, name, value, flags),
@@ -181,10 +182,9 @@ impl Writer {
         self.save_if_alone(&mut state, done)
     }
 
-    /// What an open with `O_TRUNC` by somebody unprivileged takes off a
-    /// setuid file goes with the save. Before any other change the kernel
-    /// sends the mode.
-    pub(super) fn drop_privileges(&self, state: &mut State) -> Result<()> {
+    /// Takes the setuid and setgid bits off the staged file, as an open with `O_TRUNC` by
+    /// an unprivileged caller does. For other changes the kernel sends the new mode.
+    pub(super) fn drop_privileges(&self, state: &mut WriterState) -> Result<()> {
         match &mut state.staged {
             Some(staged) if !state.keeps_privileges => Ok(staged.drop_privileges()?),
             _ => Ok(()),
@@ -192,8 +192,8 @@ impl Writer {
     }
 }
 
-/// The attributes of a checkpoint that nobody has saved yet: an empty file,
-/// as old as its session.
+/// The attributes of a checkpoint that has not been saved yet: an empty file, as old as
+/// its session.
 pub(in crate::fs) fn empty_attr(
     session: &Session,
     ino: u64,
@@ -215,13 +215,14 @@ pub(in crate::fs) fn empty_attr(
     })
 }
 
-/// The attributes of a checkpoint that is not there: everybody may read it,
-/// and who may make it, by the mode of its directory, may write it.
+/// The attributes of a checkpoint that does not exist: all may read it, and those may
+/// write it who may write the session's directory.
 pub(in crate::fs) fn absent_attr(session: &Session, id: u64) -> Result<FileAttr> {
     let dir = sys::fstat(session.dir())?;
     let mode = 0o444 | u32::from(dir.stx_mode) & 0o222;
     Ok(FileAttr {
-        // Older than anything: what makes it must not take it for newer.
+        // Older than any file, so that no program takes it for newer than what it wants
+        // to save.
         mtime: UNIX_EPOCH,
         ..empty_attr(session, id, mode, None)?
     })

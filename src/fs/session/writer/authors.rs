@@ -1,4 +1,4 @@
-//! The processes that have written to a writer, and whether one of them was killed
+//! The processes that have written to a writer (its authors), and whether one was killed
 //! before it had closed the file (DESIGN 2.6).
 
 use std::collections::HashMap;
@@ -9,18 +9,19 @@ use crate::proc::ending;
 use crate::proc::identity::Process;
 use crate::sys::process::exit_status;
 
-/// How many are remembered, and how many threads of them. Beyond that the first ones
-/// are forgotten: they may have been killed and nobody knows.
+/// How many authors are remembered, and how many of their threads. Beyond that the oldest
+/// are forgotten: whether they were killed is not seen then.
 const MOST: usize = 256;
 const MOST_THREADS: usize = 64;
 
-/// Of how many the end is watched by a pidfd, which is a descriptor of the daemon.
+/// Of how many authors the end is watched by a pidfd, which is a descriptor of the
+/// daemon.
 const WATCHED: usize = 2;
 
 /// The processes that have written.
 #[derive(Debug, Default)]
 pub(super) struct Authors {
-    /// Each thread that has written, so that only its first write costs anything.
+    /// Each thread that has written, so that only its first write costs time.
     by_thread: HashMap<u32, Process>,
     processes: Vec<Author>,
 }
@@ -29,15 +30,15 @@ pub(super) struct Authors {
 #[derive(Debug, Clone)]
 pub(super) struct Author {
     pub(super) process: Process,
-    /// Tells how it ended, also after its parent has heard of it (Linux 6.15).
+    /// Tells how it ended, even after its parent has waited for it (Linux 6.15).
     pidfd: Option<Arc<OwnedFd>>,
-    /// It has closed the file since, and what it wrote is complete.
+    /// It has closed the file since: what it wrote is complete.
     has_closed: bool,
 }
 
 impl Authors {
-    /// A thread writes; answers its process. Thread 0 is one that we cannot see, or
-    /// the kernel that writes a shared mapping back.
+    /// Notes that a thread has written, and returns its process. Thread 0 is outside our
+    /// pid namespace, or is the kernel that writes back a shared mapping.
     pub(super) fn note(&mut self, tid: u32) -> Process {
         if let Some(process) = self.by_thread.get(&tid) {
             return *process;
@@ -78,7 +79,8 @@ impl Authors {
         self.processes.iter().any(|a| a.process == process)
     }
 
-    /// A process does not hold the file any more. It may come to write again.
+    /// Notes that a process does not have the file open any more. It may open it again
+    /// and write.
     pub(super) fn has_closed(&mut self, process: Process) {
         self.by_thread.retain(|_, other| *other != process);
         if let Some(author) = self.find(process) {
@@ -87,21 +89,22 @@ impl Authors {
         }
     }
 
-    /// Those that have not closed it, as far as anybody knows.
-    pub(super) fn holding(&self) -> impl Iterator<Item = &Author> {
+    /// The authors that have not closed the file, as far as known.
+    pub(super) fn not_closed(&self) -> impl Iterator<Item = &Author> {
         self.processes.iter().filter(|author| !author.has_closed)
     }
 }
 
 impl Author {
-    /// Whether it has been killed, or is being. It may be in the middle of a write
-    /// still, and its own close is yet to come, or never comes: one that shares its
-    /// table of descriptors (`CLONE_FILES`) closes nothing at its end.
+    /// Whether it was killed, or is being killed. It may still be in the middle of a
+    /// write, and its close may come later, or never: a process that shares its
+    /// descriptor table (`CLONE_FILES`) closes nothing when it ends.
     ///
-    /// What looks at a process in `/proc` may be the last to let go of its
-    /// memory, which writes back what is mapped there (seen on Linux 6.18:
-    /// proc_pid_status, __mmput, fuse_vma_close): that needs the writer's lock,
-    /// and a thread that takes requests.
+    /// Must not be called with the writer's lock, nor on a thread that takes requests. A
+    /// look at a process in `/proc` may release the last reference to its memory, and
+    /// then writes back what is mapped there (seen on Linux 6.18: proc_pid_status,
+    /// __mmput, fuse_vma_close). That needs the writer's lock and a thread that takes
+    /// requests.
     pub(super) fn is_killed(&self) -> bool {
         const SIGNAL: i32 = 0x7f;
         if let Some(pidfd) = &self.pidfd
@@ -109,7 +112,7 @@ impl Author {
         {
             return status & SIGNAL != 0;
         }
-        // It has its number still, if its parent has not heard of its end.
+        // It still has its number if its parent has not waited for it.
         self.process.exists() && ending::is_being_killed(self.process.pid)
     }
 }
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_2_6_the_end_of_an_author_is_known_after_its_parent_has_heard_of_it() {
+    fn rule_2_6_the_end_of_an_author_is_seen_after_its_parent_has_waited_for_it() {
         let mut authors = Authors::default();
         let mut killed = process();
         let mut ended = process();
@@ -133,7 +136,7 @@ mod tests {
             assert!(process.is_known() && authors.contains(process));
             assert_eq!(authors.note(child.id()), process);
         }
-        let is_killed = |authors: &Authors| authors.holding().any(Author::is_killed);
+        let is_killed = |authors: &Authors| authors.not_closed().any(Author::is_killed);
         assert!(!is_killed(&authors));
         drop(ended.stdin.take());
         ended.wait().unwrap();
@@ -148,9 +151,9 @@ mod tests {
     }
 
     #[test]
-    fn rule_2_6_nobody_writes_what_is_written_back() {
+    fn rule_2_6_written_back_pages_have_no_author() {
         let mut authors = Authors::default();
         assert_eq!(authors.note(0), Process::UNKNOWN);
-        assert_eq!(authors.holding().count(), 0);
+        assert_eq!(authors.not_closed().count(), 0);
     }
 }

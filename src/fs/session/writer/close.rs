@@ -1,9 +1,9 @@
-//! The close rule (DESIGN 5): which close of a writer's descriptors is the
-//! last, what becomes of the save then, and who is told.
+//! The close rule (DESIGN 5): which close of a writer's descriptors is the last one, what
+//! becomes of the save, and which process gets the error.
 //!
-//! A close of a writer that has changed nothing looks at nothing. Any other is
-//! judged on a thread that serves nobody else, from what `/proc` tells of the
-//! process that closes, of the opener, and of their kin.
+//! If nothing has changed, a close is answered at once. Any other is judged on a worker
+//! thread, from what `/proc` shows of the closing process, of the opener, and of related
+//! processes.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -12,33 +12,33 @@ use std::time::{Duration, Instant};
 use crate::fs::errno::{Fail, Result};
 use crate::fs::request::Patience;
 use crate::fs::session::writer::authors::{Author, Authors};
-use crate::fs::session::writer::state::{State, Writer};
+use crate::fs::session::writer::state::{Writer, WriterState};
 use crate::proc::ending::{self, Closer};
 use crate::proc::holders;
 use crate::proc::identity::Process;
 use crate::proc::kin::{self, Holding, Kin};
 
-/// How long a program that is being started may take to close what it was not
-/// meant to inherit, and how often it is looked at meanwhile.
+/// How long a program that is being started may take to close descriptors that it was not
+/// meant to inherit, and how often to look meanwhile.
 const EXEC_TIME: Duration = Duration::from_millis(100);
 const EXEC_POLL: Duration = Duration::from_millis(1);
 
-/// How often processes are looked at of which others close the file meanwhile.
+/// How often to look again if other processes close the file meanwhile.
 const LOOKS: u32 = 3;
 
-/// What a close means. With the process that wrote and has been killed, in words.
+/// What a close means. The text names the author that was killed.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Nothing: others hold the file.
+    /// Nothing: other processes have the file open.
     Nothing,
-    /// Others hold it, but a process that wrote has been killed.
+    /// Others have it open, but an author was killed: the save must not be made.
     Doom(String),
-    /// It was the last.
+    /// It was the last close.
     Last { killed: Option<String> },
 }
 
 impl Writer {
-    /// A descriptor has been closed by the thread `tid`: the last one commits, or
+    /// A descriptor has been closed by the thread `tid`. The last close commits, or
     /// abandons.
     ///
     /// # Errors
@@ -53,8 +53,11 @@ impl Writer {
         self.flushes.fetch_add(1, Ordering::SeqCst);
         match self.lock(Patience::None) {
             Ok(mut state) if state.is_untouched() => {
-                if state.untold.is_some() && Process::of(tid) == self.opener {
-                    return state.untold.take().map_or(Ok(()), |e| Err(Fail::Errno(e)));
+                if state.unreported.is_some() && Process::of(tid) == self.opener {
+                    return state
+                        .unreported
+                        .take()
+                        .map_or(Ok(()), |e| Err(Fail::Errno(e)));
                 }
                 return Ok(());
             }
@@ -67,28 +70,28 @@ impl Writer {
         self.settle(verdict, closer, how)
     }
 
-    /// What the close by a process means, of which `/proc` says `how` it closes.
+    /// What a close by `closer` means, where `/proc` says `how` it closes.
     fn judge(&self, closer: Process, how: Closer) -> Verdict {
         let by_opener = closer == self.opener;
         match how {
             Closer::Holds => return Verdict::Nothing,
-            // A guess, where an early close of a duplicate comes before the
-            // first write; without data it is left to RELEASE.
+            // A guess: it may be an early close of a duplicate, before the first write.
+            // Without data it is decided at RELEASE.
             Closer::Unknown if by_opener && self.has_to_tell() => {
                 return Verdict::Last { killed: None };
             }
             Closer::Unknown => return Verdict::Nothing,
-            // It has opened the file, wrote to it, closes it and goes on, and wants
-            // to know how it ended (DESIGN 2.3): copies that children got by the
-            // way do not matter.
+            // It has opened the file, written to it, closes it and goes on, and must get
+            // the result (DESIGN 2.3). Copies that its children have inherited do not
+            // matter.
             Closer::Closed if by_opener && self.has_to_tell() => {
                 let killed = self.other_killed(closer);
                 return Verdict::Last { killed };
             }
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
         }
-        // Before anything is known of the others: those who inherited the file
-        // from this one are found by it, and later perhaps not any more.
+        // Descendants are looked for before anything else is: processes that inherited
+        // the file from this one are found through it, and perhaps not later.
         let mut descendants = Kin::default();
         descendants.add_descendants(closer.pid);
         let killed = {
@@ -97,14 +100,14 @@ impl Writer {
             let wrote = by_opener || state.authors.contains(closer);
             (how == Closer::Killed && wrote).then(|| in_words(closer))
         };
-        // An opener that has written nothing may have opened it for a program that
-        // it is starting, or others of its threads start programs meanwhile.
+        // An opener that has written nothing may have opened the file for a program that
+        // it starts, or other threads of it may be starting programs.
         let patience = if how == Closer::Closed && by_opener {
             EXEC_TIME
         } else {
             Duration::ZERO
         };
-        match (self.is_held(closer, patience), killed) {
+        match (self.is_held_by_others(closer, patience), killed) {
             (false, killed) => Verdict::Last {
                 killed: killed.or_else(|| self.other_killed(closer)),
             },
@@ -113,19 +116,19 @@ impl Writer {
         }
     }
 
-    /// Whether any process but this one holds the file, as far as is known. One that
-    /// may be about to let go of it has so much time.
-    fn is_held(&self, closer: Process, exec_time: Duration) -> bool {
+    /// Whether any known process but `closer` has the file open. A process that may be
+    /// about to close it gets `exec_time` for that.
+    fn is_held_by_others(&self, closer: Process, exec_time: Duration) -> bool {
         let deadline = Instant::now() + exec_time;
         let mut looks = 0;
         loop {
             let flushes = self.flushes.load(Ordering::SeqCst);
-            let held = self.held_by_others(closer);
-            match held {
+            let holding = self.holding_of_others(closer);
+            match holding {
                 Holding::Yes => return true,
                 Holding::UntilExec if Instant::now() >= deadline => return true,
                 Holding::UntilExec => std::thread::sleep(EXEC_POLL),
-                // What is looked at may hand it on and close it before its turn.
+                // A process may have passed the file on and closed it before its turn.
                 Holding::No => {
                     looks += 1;
                     if looks == LOOKS || flushes == self.flushes.load(Ordering::SeqCst) {
@@ -136,46 +139,46 @@ impl Writer {
         }
     }
 
-    fn held_by_others(&self, closer: Process) -> Holding {
+    fn holding_of_others(&self, closer: Process) -> Holding {
         let mut kin = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let mut kin = state.kin.clone();
-            for author in state.authors.holding() {
+            for author in state.authors.not_closed() {
                 kin.add(author.process);
             }
             kin
         };
         let until = kin::until();
         if self.opener != closer && self.opener.exists() {
-            let held = kin::holds(self.opener.pid, self.sought(), until);
-            if held != Holding::No {
-                return held;
+            let holding = kin::holds(self.opener.pid, self.sought(), until);
+            if holding != Holding::No {
+                return holding;
             }
         }
         kin.add(closer);
         kin.holding(closer, self.sought(), until)
     }
 
-    /// Whether the opener wants to know how its save ends: of its own data, or of
-    /// the loss of any.
+    /// Whether the opener must get the result of its save: it has written data, or data
+    /// was lost.
     fn has_to_tell(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.has_own_data || state.failed.is_some()
     }
 
-    /// A process that wrote, and is not the one that closes now, and has been killed
-    /// before it closed the file; in words.
+    /// An author other than `closer` that was killed before it closed the file, for the
+    /// log.
     pub(super) fn other_killed(&self, closer: Process) -> Option<String> {
         let authors: Vec<Author> = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.authors.holding().cloned().collect()
+            state.authors.not_closed().cloned().collect()
         };
         let mut others = authors.iter().filter(|author| author.process != closer);
         let killed = others.find(|author| author.is_killed())?;
         Some(in_words(killed.process))
     }
 
-    /// Does what a verdict on a close asks for. Waits for the disk.
+    /// Does what the verdict on a close asks for. Waits for the disk.
     fn settle(&self, verdict: Verdict, closer: Process, how: Closer) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(how, Closer::Holds | Closer::Unknown) {
@@ -188,10 +191,10 @@ impl Writer {
                 Ok(())
             }
             Verdict::Last { killed } => {
-                // A process that has written nothing has lost nothing, and one that
-                // was killed before this close is known to its parent by wait(2):
-                // timeout(1), whose output the file is, would end with 125 instead
-                // of 124 for a close that fails.
+                // A process that has written nothing has lost nothing. If an author was
+                // killed before this close, its parent knows that from wait(2). An error
+                // here would make timeout(1) whose output is the file end with 125
+                // instead of 124.
                 let has_written = if closer == self.opener {
                     state.has_own_data
                 } else {
@@ -204,20 +207,19 @@ impl Writer {
             }
         };
         if closer == self.opener {
-            let untold = state.untold.take().map(Fail::Errno);
-            return settled.and(untold.map_or(Ok(()), Err));
+            let unreported = state.unreported.take().map(Fail::Errno);
+            return settled.and(unreported.map_or(Ok(()), Err));
         }
         if let Err(Fail::Errno(errno)) = settled {
-            state.untold = Some(errno);
+            state.unreported = Some(errno);
         }
         settled
     }
 
-    /// A handle is gone. Whatever its closes left undecided is decided now;
-    /// nobody hears of an error any more, so it goes to the log.
-    /// Answers whether it was the last handle.
+    /// A handle is gone. What its closes left undecided is decided now. No call gets the
+    /// error any more, so it goes to the log. Returns whether it was the last handle.
     pub(in crate::fs) fn release(&self) -> bool {
-        // Looked at without the lock, and not where a release does not wait.
+        // Looked at without the lock, and only where a release may wait.
         let killed = self
             .release_waits()
             .then(|| self.other_killed(Process::UNKNOWN));
@@ -250,11 +252,11 @@ impl Writer {
         !matches!(self.lock(Patience::None), Ok(state) if state.is_untouched() || state.handles > 1)
     }
 
-    /// The last close: commits, or abandons a save that must not be. After
-    /// it, a descriptor that turns up late begins a new save.
-    pub(super) fn finish(&self, state: &mut State) -> Result<()> {
+    /// The last close: commits, or abandons a save that must not be made. A descriptor
+    /// that appears after it begins a new save.
+    pub(super) fn finish(&self, state: &mut WriterState) -> Result<()> {
         if self.is_nameless() {
-            // It goes with its last descriptor.
+            // The file goes away with its last descriptor.
             self.slot.free(self.ino);
             return Ok(());
         }
@@ -287,15 +289,15 @@ impl Writer {
             staged.withdraw();
             self.activity.settled();
         }
-        // Before the abandoned file goes: the next writer need not wait until
-        // all its blocks are freed.
+        // Before the abandoned file is closed: the next writer need not wait until all
+        // its blocks are freed.
         self.slot.free(self.ino);
         drop(abandoned);
         result
     }
 }
 
-/// A process in words, for the log; its name is what anybody may have made of it.
+/// A process for the log: its pid and its command, which may contain anything.
 fn in_words(process: Process) -> String {
     let command = holders::command(process.pid);
     match command.is_empty() {

@@ -1,4 +1,4 @@
-//! What is written to a writer, and read from it (DESIGN 2.2, 2.3).
+//! Reads and writes of a writer's content (DESIGN 2.2, 2.3).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
@@ -13,13 +13,13 @@ use crate::proc::identity::Process;
 use crate::repo::{self, Staged};
 use crate::sys;
 
-/// How long a write looks for room on a full disk: a little longer than what is still
-/// being read is looked at (`replaced`).
+/// How long a write waits for room on a full disk: a little longer than the interval at
+/// which replaced checkpoints that are still being read are looked at (`replaced`).
 const ROOM_TIME: Duration = Duration::from_millis(1200);
 
 impl Writer {
-    /// Another handle on it, for the thread `tid`. With `O_TRUNC` the checkpoint is
-    /// as good as replaced: the slot is taken and `EBUSY` told now.
+    /// Opens another handle, for the thread `tid`. `O_TRUNC` is a change: it takes the
+    /// slot now, and may fail with `EBUSY`.
     pub(in crate::fs) fn open(
         &self,
         truncate: bool,
@@ -46,7 +46,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Reads from what this writer has written so far; the bytes read.
+    /// Reads what this writer has written so far. Returns the number of bytes.
     pub(in crate::fs) fn read(
         &self,
         buffer: &mut [u8],
@@ -63,8 +63,8 @@ impl Writer {
         }
     }
 
-    /// Writes all of `bytes`, for the thread `tid`. Where to, the kernel says; but
-    /// of what shares its node with readers it does not know the end.
+    /// Writes all of `bytes`, for the thread `tid`. The kernel gives the position, but
+    /// does not know the end of a file that shares its node with readers.
     pub(in crate::fs) fn write(
         &self,
         bytes: &[u8],
@@ -88,9 +88,9 @@ impl Writer {
         self.keep_failure(&mut state, written)
     }
 
-    /// A full disk may have room in a moment: what a save has replaced is held for a
-    /// while after its last reader has closed it (`replaced`), and RELEASE comes
-    /// after close(2) has returned.
+    /// Writes, and waits for room on a full disk. Room may come soon: a replaced
+    /// checkpoint keeps its blocks for a while after its last reader has closed it
+    /// (`replaced`), and RELEASE comes after close(2) has returned.
     fn write_where_room(
         &self,
         staged: &Staged,
@@ -112,15 +112,15 @@ impl Writer {
         }
     }
 
-    /// A piece could not be kept, for this reason: what it lacks is never
-    /// published. Waits for nobody.
+    /// Notes that a piece of what was written could not be kept, with the reason: the
+    /// save is not published then. Does not wait.
     pub(in crate::fs) fn lose(&self, why: sys::Errno) {
         self.lost.store(why.raw_os_error(), Ordering::SeqCst);
     }
 
-    /// Changes a range of the content, for the thread `tid`: a change like a
-    /// write. An error among `harmless` has lost nothing: it is told, and
-    /// otherwise as if the change had not been asked for.
+    /// Changes a range of the content, for the thread `tid`, as a write does. After an
+    /// error among `harmless` nothing was changed: it is returned, and the save is not
+    /// affected.
     pub(in crate::fs) fn change_range<T>(
         &self,
         tid: u32,
@@ -149,7 +149,7 @@ impl Writer {
         self.keep_failure(&mut state, changed)?
     }
 
-    /// Looks at what has been written so far; `None` where there is nothing.
+    /// Passes what has been written so far to `look`; `None` if there is no content.
     pub(in crate::fs) fn with_content<T>(
         &self,
         patience: Patience,

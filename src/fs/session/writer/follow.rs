@@ -1,11 +1,11 @@
-//! A writer that has changed nothing yet, and starts from another checkpoint than
-//! the one it was opened on (DESIGN 2.9).
+//! Moves a writer that has changed nothing from the checkpoint it was opened on to a
+//! newer one (DESIGN 2.9).
 
 use std::sync::atomic::Ordering;
 
 use crate::fs::errno::Result;
 use crate::fs::request::Patience;
-use crate::fs::session::writer::state::{State, Writer};
+use crate::fs::session::writer::state::{Writer, WriterState};
 use crate::repo::Checkpoint;
 use crate::sys;
 
@@ -15,19 +15,19 @@ impl Writer {
         self.directory
     }
 
-    /// Whether it has changed something that is not saved.
+    /// Whether it has changes that are not saved.
     ///
     /// # Errors
-    /// Only that it would wait.
+    /// Only `WouldBlock`.
     pub(in crate::fs) fn is_unsaved(&self, patience: Patience) -> Result<bool> {
         Ok(self.lock(patience)?.staged.is_some())
     }
 
-    /// After a save point it keeps others from saving until it is closed; but not
-    /// after it has unlocked the session (DESIGN 2.16).
+    /// Frees the slot after a save point, which otherwise keeps it until the close. For a
+    /// writer that has unlocked the session (DESIGN 2.16).
     ///
     /// # Errors
-    /// Only that it would wait.
+    /// Only `WouldBlock`.
     pub(in crate::fs) fn rest(&self, patience: Patience) -> Result<()> {
         let mut state = self.lock(patience)?;
         if state.is_clean() && state.published {
@@ -37,18 +37,17 @@ impl Writer {
         Ok(())
     }
 
-    /// The checkpoint that has replaced the one it starts from, if it has changed
-    /// nothing.
+    /// The checkpoint that has replaced its base, if it has changed nothing itself.
     ///
     /// # Errors
-    /// That it would wait: others may be looking at it, for a moment. As of
+    /// `WouldBlock` if other threads use the writer at the moment. Those of
     /// [`Session::checkpoint`](crate::repo::Session::checkpoint).
     pub(in crate::fs) fn newer(&self, patience: Patience) -> Result<Option<Checkpoint>> {
         let state = self.lock(patience)?;
         if !state.is_clean() || self.is_nameless() {
             return Ok(None);
         }
-        // Its number is no other file's while the base is held.
+        // The base is kept open, so its number is not reused.
         let is_other = |current: &Checkpoint| {
             let base = state.base.as_ref();
             base.is_none_or(|base| !is_same(base, current))
@@ -56,15 +55,15 @@ impl Writer {
         Ok(self.session.checkpoint()?.filter(is_other))
     }
 
-    /// It has been opened otherwise than to append.
+    /// Notes that it was opened for more than appending.
     pub(in crate::fs) fn does_more_than_append(&self) {
         self.only_appends.store(false, Ordering::Relaxed);
     }
 
-    /// A writer that only appends, and has its turn now, goes on from the checkpoint
-    /// that it finds: it has read nothing of the one that it was opened on, and all
-    /// that it writes goes to the end, whatever the kernel takes for that.
-    pub(super) fn follow_in_turn(&self, state: &mut State) -> Result<()> {
+    /// A writer that only appends starts from the current checkpoint when it takes its
+    /// turn. It has read nothing of its old base, and all that it writes goes to the end,
+    /// whatever end the kernel knows.
+    pub(super) fn follow_in_turn(&self, state: &mut WriterState) -> Result<()> {
         let may_follow = self.only_appends.load(Ordering::Relaxed)
             && state.is_clean()
             && !state.published
@@ -73,7 +72,7 @@ impl Writer {
             return Ok(());
         }
         let Some(current) = self.session.checkpoint()? else {
-            // It is gone, which the commit tells.
+            // The checkpoint is gone, and the commit will say so.
             return Ok(());
         };
         if state
@@ -83,7 +82,7 @@ impl Writer {
         {
             return Ok(());
         }
-        // He was let in to another one (DESIGN 13.1).
+        // Access was checked for another checkpoint (DESIGN 13.1).
         {
             let _acting = self.credentials.begin()?;
             sys::access(current.as_path_fd(), libc::W_OK)?;
@@ -92,8 +91,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Starts from this checkpoint. Answers whether it does: not if it has changed
-    /// something meanwhile.
+    /// Makes this checkpoint the base. Returns whether it did: not if the writer has
+    /// changed something meanwhile.
     pub(in crate::fs) fn follow(&self, newer: Checkpoint) -> bool {
         let Ok(mut state) = self.lock(Patience::Wait) else {
             return false;
@@ -105,26 +104,26 @@ impl Writer {
         true
     }
 
-    fn start_from(&self, state: &mut State, newer: Checkpoint) {
+    fn start_from(&self, state: &mut WriterState, newer: Checkpoint) {
         state.has_followed = true;
         state.shown_base = None;
         let number = newer.stat().stx_ino;
         state.set_base(Some(newer));
         if !self.is_shared() {
-            // Which the kernel knows until it asks for attributes.
+            // The kernel knows the old number until it asks for attributes.
             self.shown_before.store(self.shown(), Ordering::Relaxed);
             self.show_as(number);
         }
     }
 }
 
-/// Whether two checkpoints that are both held are one.
+/// Whether two checkpoints are the same. Both are open, so the number suffices.
 fn is_same(one: &Checkpoint, other: &Checkpoint) -> bool {
     one.stat().stx_ino == other.stat().stx_ino
 }
 
-impl State {
-    /// Nothing has been changed since the last save, and nothing has gone wrong.
+impl WriterState {
+    /// Nothing has changed since the last save, and nothing has failed.
     fn is_clean(&self) -> bool {
         self.staged.is_none()
             && self.failed.is_none()

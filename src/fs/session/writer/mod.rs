@@ -1,11 +1,11 @@
 //! A writer: one open for writing of a checkpoint, from its first change to
 //! its last close.
 //!
-//! Until the first change it shows the checkpoint it started from, and takes
-//! nobody's place. The first change takes the session's slot and stages; the
-//! last close commits (DESIGN 5), and so does every fsync on the way. What
-//! went wrong once stays wrong until the writer begins anew by truncating:
-//! a save of which a piece was lost is never published.
+//! Until its first change it shows the checkpoint it started from, and keeps no other
+//! writer out. The first change takes the session's slot and stages. The last close
+//! commits (DESIGN 5), and so does every fsync before. After an error the writer keeps
+//! failing until it starts afresh by truncating to 0: a save that lacks a piece is never
+//! published.
 
 mod attributes;
 mod authors;

@@ -1,5 +1,5 @@
-//! What a writer is known by: its node, the number that programs see, and whether
-//! the name `session` is its own.
+//! How a writer is identified: its node, the inode number that programs see, and whether
+//! it has the name `session`.
 
 use std::sync::atomic::Ordering;
 
@@ -19,28 +19,27 @@ impl Writer {
         self.shown.load(Ordering::Relaxed)
     }
 
-    /// The kernel knows it by the node of its checkpoint, as it does the readers
-    /// of that.
+    /// Makes the writer share the node of its checkpoint with that checkpoint's readers.
     pub(in crate::fs) fn share(&self, node: u64) {
         self.show_as(node);
         self.node.store(node, Ordering::Relaxed);
     }
 
-    /// The node that the kernel knows it by.
+    /// The node by which the kernel knows it.
     pub(in crate::fs) fn node(&self) -> u64 {
         self.node.load(Ordering::Relaxed)
     }
 
-    /// Whether its node is that of a checkpoint, too.
+    /// Whether it shares its node with a checkpoint.
     pub(in crate::fs) fn is_shared(&self) -> bool {
         self.node() != self.ino
     }
 
-    /// Whether the caller may write what it starts from: the kernel has asked of
-    /// the node `id`, which may stand for another file by now.
+    /// Checks that the caller may write the base. The kernel has checked the node `id`,
+    /// which may stand for another file by now.
     ///
     /// # Errors
-    /// `EACCES`
+    /// `EACCES`; `WouldBlock`.
     pub(in crate::fs) fn check_base(&self, id: u64, request: Request) -> Result<()> {
         let state = self.lock(request.patience)?;
         let other = state.base.as_ref().filter(|base| base.stat().stx_ino != id);
@@ -52,9 +51,8 @@ impl Writer {
         Ok(asked.unwrap_or(Ok(()))?)
     }
 
-    /// Its own process has removed it, or put another file in its place: from
-    /// now on it is a file without a name. It can be written and read, and saves
-    /// nothing.
+    /// The process that opened it has removed it, or put another file in its place. From
+    /// now on it is a file without a name: it can be written and read, and saves nothing.
     pub(in crate::fs) fn lose_name(&self) {
         self.is_nameless.store(true, Ordering::SeqCst);
         self.slot.free(self.ino);
@@ -70,13 +68,12 @@ impl Writer {
         self.opener
     }
 
-    /// Whether its opener comes to it by the path as well.
+    /// Whether the opener created it, so that the opener's path leads to it, too.
     pub(in crate::fs) fn is_new(&self) -> bool {
         self.is_new.load(Ordering::Relaxed)
     }
 
-    /// Whether it is open, and the file that its name stands for, or is to stand
-    /// for.
+    /// Whether it is open, and has or will have the name `session`.
     pub(in crate::fs) fn has_name(&self) -> bool {
         !self.is_nameless() && self.is_open()
     }

@@ -1,4 +1,4 @@
-//! Saves of a writer: at a save point, and at its last close (DESIGN 2.5, 13.1).
+//! Saves by a writer: at a save point, and at its last close (DESIGN 2.5, 13.1).
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -7,19 +7,19 @@ use std::time::Instant;
 use crate::fs::errno::{Fail, Result};
 use crate::fs::request::Patience;
 use crate::fs::session::slot::Published;
-use crate::fs::session::writer::state::{State, Writer};
+use crate::fs::session::writer::state::{Writer, WriterState};
 use crate::proc::identity::Process;
 use crate::repo::{Base, Checkpoint, Commit, Committed, Kind, Permit};
 use crate::sys;
 
 impl Writer {
-    /// A save point: what has been written so far becomes the checkpoint, and
-    /// writing may go on (DESIGN 2.5).
+    /// A save point: what has been written so far becomes the checkpoint, and writing may
+    /// go on (DESIGN 2.5).
     pub(in crate::fs) fn sync(&self, patience: Patience) -> Result<()> {
         if patience == Patience::None {
             return Err(Fail::WouldBlock);
         }
-        // Looked at without the lock.
+        // Without the lock: see `is_killed`.
         let killed = self.other_killed(Process::UNKNOWN);
         let mut state = self.lock(patience)?;
         if self.is_nameless() {
@@ -28,7 +28,7 @@ impl Writer {
         if state.staged.is_some() {
             state.killed = state.killed.take().or(killed);
         }
-        if let Some(errno) = state.failed.or(state.untold.take()) {
+        if let Some(errno) = state.failed.or(state.unreported.take()) {
             return Err(Fail::Errno(errno));
         }
         if state.killed.is_some() || state.is_void {
@@ -39,14 +39,15 @@ impl Writer {
                 let committed = self.commit(&mut state);
                 self.keep_failure(&mut state, committed)
             }
-            // Nothing of ours to save; somebody else's save may be unsynced.
+            // Nothing of this writer to save; but the base may be the unsynced save of
+            // another program.
             Some(base) => Ok(sys::fsync(base.open()?)?),
             None => Ok(()),
         }
     }
 
-    /// Publishes what is staged. Afterwards nothing is.
-    pub(super) fn commit(&self, state: &mut State) -> Result<()> {
+    /// Publishes what is staged. Afterwards nothing is staged.
+    pub(super) fn commit(&self, state: &mut WriterState) -> Result<()> {
         let Some(staged) = state.staged.take() else {
             return Ok(());
         };
@@ -63,7 +64,7 @@ impl Writer {
         drop(committing);
         match result {
             Ok(Committed { new, replaced }) => {
-                // Who removed it has had that told.
+                // Watchers of a removed checkpoint have been told of the removal.
                 if state.removed.take().is_none() {
                     state.replaced = Some(replaced);
                 }
@@ -78,7 +79,7 @@ impl Writer {
                 self.log_failure(&error);
                 if error.kind() == Kind::NotDurable {
                     let now = self.session.checkpoint().ok().flatten();
-                    // Unless it has been replaced by now.
+                    // Unless another program has replaced it by now.
                     state.set_base(now.filter(|now| self.credentials.may_write(now).is_ok()));
                 }
                 Err(Fail::of(&error))
@@ -86,7 +87,7 @@ impl Writer {
         }
     }
 
-    /// What its last save has replaced, once.
+    /// What its last save has replaced; returned once.
     pub(in crate::fs) fn take_replaced(&self) -> Option<Option<Checkpoint>> {
         let state = self.state.lock();
         state
@@ -95,8 +96,8 @@ impl Writer {
             .take()
     }
 
-    /// What a save of it may replace, and makes of it.
-    pub(super) fn how<'a>(&'a self, state: &'a State) -> Commit<'a> {
+    /// How a save of it is made: what it may replace, and the attributes it sets.
+    pub(super) fn how<'a>(&'a self, state: &'a WriterState) -> Commit<'a> {
         Commit {
             base: if self.replaces {
                 Base::Any
@@ -112,8 +113,8 @@ impl Writer {
         }
     }
 
-    /// A save point: the opener goes on seeing the number it saw.
-    fn publish(&self, state: &mut State, checkpoint: Checkpoint) {
+    /// Records a save point. The opener goes on seeing the number it saw.
+    fn publish(&self, state: &mut WriterState, checkpoint: Checkpoint) {
         self.slot.publish(Published {
             checkpoint: checkpoint.stat().stx_ino,
             writer: self.ino,

@@ -1,25 +1,24 @@
-//! What a writer's first change does: it takes the session's slot, and stages.
+//! The first change of a writer: it takes the session's slot, and stages.
 
 use std::sync::atomic::Ordering;
 
 use crate::fs::errno::{Fail, Result};
 use crate::fs::request::Patience;
-use crate::fs::session::writer::state::{State, Writer, staged};
+use crate::fs::session::writer::state::{Writer, WriterState, staged};
 use crate::fs::session::writer::wait::Wait;
 use crate::proc::signals;
 use crate::repo::{Checkpoint, Staged};
 
-/// Copies of more than this, in bytes, are not made on a thread that takes
-/// requests.
+/// The most bytes that a thread that takes requests may copy.
 pub(in crate::fs) const QUICK_COPY: u64 = 64 << 10;
 
-/// What of the base is to be in the staged file.
+/// What to copy from the base to the staged file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keep {
-    /// Its first bytes, so many at the most.
+    /// The most bytes of its beginning.
     most: u64,
-    /// Whether it may wait for another writer, and for which thread; the copy ends
-    /// with that.
+    /// Whether to wait for another writer, and for which thread. The copy is given up
+    /// when that thread ends.
     wait: Wait,
 }
 
@@ -32,7 +31,7 @@ impl Keep {
         }
     }
 
-    /// All of it, for a thread.
+    /// Everything, for a thread.
     pub(super) fn all(tid: u32) -> Self {
         Self {
             most: u64::MAX,
@@ -42,10 +41,10 @@ impl Keep {
 }
 
 impl Writer {
-    /// Cuts or extends the content.
+    /// Sets the length of the content.
     pub(super) fn truncate(
         &self,
-        state: &mut State,
+        state: &mut WriterState,
         size: u64,
         wait: Wait,
         patience: Patience,
@@ -54,14 +53,14 @@ impl Writer {
         if size > 0 {
             return self.set_len(state, size, keep, patience);
         }
-        // A fresh start: nothing of what was lost is in it. But one that is not made
-        // changes nothing of that.
+        // A fresh start: earlier failures do not matter to it. But if it is not made,
+        // they remain.
         let failed = state.failed.take();
         let is_void = std::mem::take(&mut state.is_void);
         let lost = self.lost.swap(0, Ordering::SeqCst);
         let done = self.set_len(state, 0, keep, patience);
         if let Err(fail) = done {
-            // Any other error is that of the save from now on.
+            // Any other error has become the error of this save.
             let tried_only = matches!(fail, Fail::WouldBlock | Fail::Errno(libc::EINTR));
             state.failed = state.failed.or(failed.filter(|_| tried_only));
             state.is_void |= is_void;
@@ -70,15 +69,26 @@ impl Writer {
         done
     }
 
-    fn set_len(&self, state: &mut State, size: u64, keep: Keep, patience: Patience) -> Result<()> {
+    fn set_len(
+        &self,
+        state: &mut WriterState,
+        size: u64,
+        keep: Keep,
+        patience: Patience,
+    ) -> Result<()> {
         self.change(state, keep, patience)?;
         let _acting = self.credentials.begin()?;
         self.log_if_failed(staged(state)?.set_len(size))
     }
 
-    /// Makes sure that there is a staged file, with the content of the base
-    /// if that is needed.
-    pub(super) fn change(&self, state: &mut State, keep: Keep, patience: Patience) -> Result<()> {
+    /// Makes sure that there is a staged file, with the content of the base as far as
+    /// `keep` says.
+    pub(super) fn change(
+        &self,
+        state: &mut WriterState,
+        keep: Keep,
+        patience: Patience,
+    ) -> Result<()> {
         if let Some(errno) = state.failed {
             return Err(Fail::Errno(errno));
         }
@@ -92,15 +102,15 @@ impl Writer {
             self.take_slot(keep.wait, patience)?;
         }
         let begun = self.begin(state, keep, patience);
-        // Who would wait comes again.
+        // A request that would have to wait comes again, and keeps the slot.
         if begun.is_err_and(|fail| fail != Fail::WouldBlock) && !state.published {
             self.slot.free(self.ino);
         }
         begun
     }
 
-    /// Stages, in its turn.
-    fn begin(&self, state: &mut State, keep: Keep, patience: Patience) -> Result<()> {
+    /// Stages; the slot is taken.
+    fn begin(&self, state: &mut WriterState, keep: Keep, patience: Patience) -> Result<()> {
         self.follow_in_turn(state)?;
         let len = state.base.as_ref().map_or(0, Checkpoint::len);
         if patience == Patience::None && len.min(keep.most) > QUICK_COPY {
@@ -114,13 +124,14 @@ impl Writer {
         Ok(())
     }
 
-    fn stage(&self, state: &State, keep: Keep) -> Result<Staged> {
+    fn stage(&self, state: &WriterState, keep: Keep) -> Result<Staged> {
         let base = state.base.as_ref();
         let mut staged = self.log_if_failed(self.session.stage())?;
         self.log_if_failed(staged.begin(base, &self.how(state)))?;
         if let Some(base) = base.filter(|_| keep.most > 0) {
             let from = self.log_if_failed(base.open_to_copy())?;
-            // As who writes it: what he has no room for is not copied.
+            // With the opener's credentials, so that the copy counts against the quota of
+            // its user.
             let _acting = self.credentials.begin()?;
             let copied = staged.copy(&from, keep.most, &signals::lives(keep.wait.thread()));
             self.log_if_failed(copied)?;
@@ -128,8 +139,8 @@ impl Writer {
         Ok(staged)
     }
 
-    /// Takes back the staging of a change that was not made.
-    pub(super) fn unstage(&self, state: &mut State) {
+    /// Undoes the staging for a change that was not made.
+    pub(super) fn unstage(&self, state: &mut WriterState) {
         if state.staged.take().is_some() {
             self.activity.settled();
         }

@@ -1,4 +1,4 @@
-//! What a writer is made of, and what becomes of its failures (DESIGN 2.3).
+//! The parts of a writer, and what becomes of its failures (DESIGN 2.3).
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -22,31 +22,28 @@ use crate::repo::{self, Checkpoint, Kind, Session, Staged};
 /// An open for writing, with all descriptors that go back to it.
 #[derive(Debug)]
 pub(in crate::fs) struct Writer {
-    /// The node id, of a range that no filesystem uses.
+    /// The node id, from a range that no filesystem uses.
     pub(in crate::fs) ino: u64,
-    /// The inode number that programs see. Many compare that of the path with
-    /// that of what they have opened (vim, sqlite, crudini): it is the
-    /// checkpoint's.
+    /// The inode number that programs see: the checkpoint's, because many compare the
+    /// number of the path with that of the opened file (vim, sqlite, crudini).
     pub(super) shown: AtomicU64,
-    /// What they have seen before it has gone over to another checkpoint.
+    /// The number that was shown before it moved to another checkpoint.
     pub(super) shown_before: AtomicU64,
-    /// The node that the kernel knows it by: its own, or that of the checkpoint
-    /// that it shares with readers.
+    /// The node by which the kernel knows it: its own, or that of the checkpoint whose
+    /// node it shares.
     pub(super) node: AtomicU64,
-    /// It has lost its name to its own process: it is a file without one, and
-    /// no save.
+    /// Its process has removed or replaced it: it has no name, and saves nothing.
     pub(super) is_nameless: AtomicBool,
-    /// Made where the opener found nothing, and not saved yet: to the opener the path
-    /// leads here.
+    /// The opener created it, and it is not saved yet: the opener's path leads to it.
     pub(super) is_new: AtomicBool,
-    /// Opened for reading, and made or truncated by that.
+    /// Opened for reading, but created or truncated by that open.
     pub(super) is_read_only: bool,
-    /// Opened to append, and for nothing else: where it starts from does not matter.
+    /// Opened only to append: it may start from any checkpoint.
     pub(super) only_appends: AtomicBool,
     /// The device of the mount.
     pub(super) device: Arc<OnceLock<(u32, u32)>>,
     pub(super) session: Session,
-    /// The node of its directory.
+    /// The node of the session's directory.
     pub(super) directory: u64,
     pub(super) slot: Arc<Slot>,
     pub(super) activity: Arc<Activity>,
@@ -56,29 +53,29 @@ pub(in crate::fs) struct Writer {
     /// Opened with `O_TRUNC`: it replaces whatever is there (DESIGN 2.9).
     pub(super) replaces: bool,
     pub(super) opener: Process,
-    /// The FLUSHes that have come so far.
+    /// How many FLUSHes have come so far.
     pub(super) flushes: AtomicU64,
     /// The thread that opened it.
     pub(super) caller: Caller,
-    /// Its ids, as they were then.
+    /// The opener's credentials at the time of the open.
     pub(super) credentials: Credentials,
     pub(super) first_mode: u32,
     pub(super) first_umask: u32,
     pub(super) first_owner: (u32, u32),
-    /// Its descriptors, in the share of its user.
+    /// Its descriptors in its user's share.
     pub(super) _share: Share,
-    /// The errno of a piece that it lacks, which it has not been told of.
+    /// The errno of a piece that was lost, until the writer fails with it; 0 for none.
     pub(super) lost: AtomicI32,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<WriterState>,
 }
 
-/// What a writer is made of.
+/// The values a writer is made from.
 #[derive(Debug)]
 pub(in crate::fs) struct Origin {
     pub(in crate::fs) share: Share,
     pub(in crate::fs) device: Arc<OnceLock<(u32, u32)>>,
     pub(in crate::fs) session: Session,
-    /// The node of its directory.
+    /// The node of the session's directory.
     pub(in crate::fs) directory: u64,
     /// The checkpoint it starts from.
     pub(in crate::fs) base: Option<Checkpoint>,
@@ -94,28 +91,27 @@ pub(in crate::fs) struct Origin {
     pub(in crate::fs) is_new: bool,
     /// Whether it was opened for reading.
     pub(in crate::fs) is_read_only: bool,
-    /// Whether it was opened to append, and for nothing else.
+    /// Whether it was opened only to append.
     pub(in crate::fs) only_appends: bool,
     /// The thread that opens it.
     pub(in crate::fs) caller: Caller,
-    /// Its ids.
+    /// The opener's credentials.
     pub(in crate::fs) credentials: Credentials,
-    /// Mode of a first checkpoint, if the kernel has told it.
+    /// The mode of a first checkpoint, if the kernel has given one.
     pub(in crate::fs) first_mode: Option<u32>,
     /// Owner and group of a first checkpoint.
     pub(in crate::fs) first_owner: (u32, u32),
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct WriterState {
     /// The checkpoint this writer started from, or the one it made last.
     pub(super) base: Option<Checkpoint>,
-    /// The checkpoint that is to be there no more (DESIGN 2.12).
+    /// The checkpoint that its opener has removed (DESIGN 2.12).
     pub(super) removed: Option<Checkpoint>,
-    /// The checkpoint whose number is shown, kept so that no other file gets
-    /// the number meanwhile.
+    /// The checkpoint whose number is shown, kept open so that the number is not reused.
     pub(super) shown_base: Option<Checkpoint>,
-    /// The base, opened for reading when that was needed first.
+    /// The base, opened for reading when first needed.
     pub(super) base_file: Option<File>,
     /// What it has written. `None` while nothing has changed.
     pub(super) staged: Option<Staged>,
@@ -123,28 +119,28 @@ pub(super) struct State {
     pub(super) keeps_privileges: bool,
     /// The processes that have written.
     pub(super) authors: Authors,
-    /// The processes that may hold the file besides its opener.
+    /// The processes that may have the file open besides its opener.
     pub(super) kin: Kin,
-    /// Whether the opener has written anything itself, not only cut it off.
+    /// Whether the opener has written data itself, not only truncated.
     pub(super) has_own_data: bool,
-    /// One that wrote was killed, in words: this save is not to be.
+    /// The author that was killed, for the log: this save must not be made.
     pub(super) killed: Option<String>,
     /// The first error of this save.
     pub(super) failed: Option<i32>,
-    /// The last save was not made: what a descriptor that is left would write is
-    /// no continuation of anything, until it truncates (DESIGN 5).
+    /// The last save failed. What a descriptor that is still open writes continues
+    /// nothing, until it truncates to 0 (DESIGN 5).
     pub(super) is_void: bool,
-    /// What the last save has replaced, for whoever keeps account of that; inside,
-    /// `None` where there was no checkpoint.
+    /// What the last save has replaced, for the caller that keeps account of that; the
+    /// inner `None` if there was no checkpoint.
     pub(super) replaced: Option<Option<Checkpoint>>,
     /// A save point has been made.
     pub(super) published: bool,
-    /// It has gone over to another checkpoint, whose size the kernel may not know.
+    /// It has moved to another checkpoint, whose size the kernel may not know.
     pub(super) has_followed: bool,
-    /// Why the last save was not made, if only another process than the
-    /// opener has been told. Starting a program closes copies of what its
-    /// parent has open: that close may be the last by a hair.
-    pub(super) untold: Option<i32>,
+    /// The error of the last save, if only another process than the opener has got it. A
+    /// program that is started closes the copies of its parent's descriptors, and by
+    /// chance such a close may be the last.
+    pub(super) unreported: Option<i32>,
     pub(super) handles: u32,
 }
 
@@ -181,10 +177,10 @@ impl Writer {
             first_owner: origin.first_owner,
             _share: origin.share,
             lost: AtomicI32::new(0),
-            state: Mutex::new(State {
+            state: Mutex::new(WriterState {
                 base: origin.base,
                 removed: origin.removed,
-                ..State::default()
+                ..WriterState::default()
             }),
         }
     }
@@ -199,7 +195,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn lock(&self, patience: Patience) -> Result<MutexGuard<'_, State>> {
+    pub(super) fn lock(&self, patience: Patience) -> Result<MutexGuard<'_, WriterState>> {
         match patience {
             Patience::Wait => Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner)),
             Patience::None => match self.state.try_lock() {
@@ -212,7 +208,7 @@ impl Writer {
 
     /// Whether it has been opened, and not been released.
     pub(in crate::fs) fn is_open(&self) -> bool {
-        // Busy is open.
+        // A writer that is busy is open.
         !matches!(self.lock(Patience::None), Ok(state) if state.handles == 0)
     }
 
@@ -221,7 +217,7 @@ impl Writer {
             Kind::Locked | Kind::Superseded | Kind::Forbidden | Kind::LockBroken => {
                 log::warn!("{error}");
             }
-            // Who was to be told is dead.
+            // The caller that would have got the error was killed.
             _ if error.errno() == libc::EINTR => log::info!("{error}"),
             _ => log::error!("the save failed: {error}"),
         }
@@ -234,16 +230,16 @@ impl Writer {
         })
     }
 
-    /// A thread has written. What is written back from the page cache (a shared
-    /// mapping) comes from nobody in particular, and counts as the opener's.
-    pub(super) fn note_data(&self, state: &mut State, tid: u32) {
+    /// Notes that a thread has written. A shared mapping is written back by the kernel,
+    /// for no known process, and counts as the opener's data.
+    pub(super) fn note_data(&self, state: &mut WriterState, tid: u32) {
         let author = state.authors.note(tid);
         state.has_own_data |= !author.is_known() || author == self.opener;
     }
 
-    /// Remembers the first error of this save, but not that it would wait, or
-    /// was not waited for any more: then nothing has been lost.
-    pub(super) fn keep_failure<T>(&self, state: &mut State, result: Result<T>) -> Result<T> {
+    /// Remembers the first error of this save. `WouldBlock` and `EINTR` are not
+    /// remembered: nothing has been lost then.
+    pub(super) fn keep_failure<T>(&self, state: &mut WriterState, result: Result<T>) -> Result<T> {
         if let Err(Fail::Errno(errno)) = result
             && errno != libc::EINTR
             && state.failed.is_none()
@@ -257,8 +253,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Normally long since free; a writer that was never opened, or whose
-        // handles went with the mount, must not keep others out.
+        // Normally the slot is free by now. A writer that was never opened, or whose
+        // handles went away with the mount, must not keep others out.
         self.slot.free(self.ino);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if state.staged.take().is_some() {
@@ -267,8 +263,8 @@ impl Drop for Writer {
     }
 }
 
-impl State {
-    /// Nothing has been changed, and nothing has gone wrong.
+impl WriterState {
+    /// Nothing has been changed, and nothing has failed.
     pub(super) fn is_untouched(&self) -> bool {
         self.staged.is_none() && self.failed.is_none() && self.killed.is_none() && !self.published
     }
@@ -291,7 +287,7 @@ impl State {
     }
 }
 
-pub(super) fn staged(state: &State) -> Result<&Staged> {
-    // `change` has just made it.
+pub(super) fn staged(state: &WriterState) -> Result<&Staged> {
+    // The caller has called `change`, which stages.
     state.staged.as_ref().ok_or(Fail::Errno(libc::EIO))
 }

@@ -1,33 +1,32 @@
-//! A change that waits for another writer, or for a foreign `session.next`
-//! (DESIGN 2.8).
+//! Waiting for another writer, or for a foreign `session.next` (DESIGN 2.8).
 
 use std::time::{Duration, Instant};
 
 use crate::fs::errno::{Fail, Result};
-use crate::fs::report::activity::{Activity, Place};
+use crate::fs::report::activity::{Activity, WaitingChange};
 use crate::fs::request::Patience;
 use crate::fs::session::slot::Owner;
 use crate::fs::session::writer::state::Writer;
 use crate::proc::signals::is_interrupted;
 
-/// How often who waits for another writer looks at anything else.
+/// How often a waiting change looks whether to give up.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How often a foreign `session.next` is looked at while waiting for it: it
-/// tells nobody when it goes.
+/// How often to look at a foreign `session.next` while waiting for it: nothing notifies
+/// us when it goes.
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// Whether a change may wait for another writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fs) enum Wait {
-    /// For as long as the mount allows, and this thread wants to.
+    /// For as long as the mount allows, and until this thread is interrupted.
     For(u32),
-    /// Not at all: the kernel holds the lock of the session's directory for it.
+    /// Not at all: the kernel holds the lock of the session's directory for this request.
     Never,
 }
 
 impl Wait {
-    /// The thread that it is for; 0 if nobody knows.
+    /// The thread that it is for; 0 if unknown.
     pub(super) fn thread(self) -> u32 {
         match self {
             Self::For(tid) => tid,
@@ -51,7 +50,7 @@ impl Writer {
             let is_own = owner.process.is_known() && other.process == owner.process;
             if let Err(fail) = waiting.go_on(is_own || self.activity.is_ending()) {
                 if fail == Fail::Errno(libc::EBUSY) {
-                    self.slot.tell_owner(self.session.name());
+                    self.slot.log_owner(self.session.name());
                 }
                 return Err(fail);
             }
@@ -82,13 +81,13 @@ impl Writer {
 
 /// A change that waits for another writer, or for a foreign `session.next`.
 struct Waiting<'a> {
-    /// Where those are counted who wait, and for which user this one does.
+    /// Where waiting changes are counted, and the user for whom this one waits.
     user: (&'a Activity, u32),
-    /// Its place among them, once it has to wait.
-    place: Option<Place<'a>>,
+    /// Its entry among the waiting changes of the user, once it waits.
+    counted: Option<WaitingChange<'a>>,
     /// `None` if it does not wait.
     deadline: Option<Instant>,
-    /// What it is told when it has to go.
+    /// The error if it gives up.
     refused: Fail,
     /// The thread that it is for.
     tid: u32,
@@ -108,7 +107,7 @@ impl<'a> Waiting<'a> {
         };
         Self {
             user,
-            place: None,
+            counted: None,
             deadline: tid
                 .filter(|_| patience == Patience::Wait)
                 .map(|_| now + lock_wait),
@@ -118,16 +117,15 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    /// How long to wait before the next look at anything else; not at all before
-    /// there is a place for it.
+    /// Until when to wait before it looks whether to give up; `None`, for no wait, before
+    /// it is counted as waiting.
     fn step(&self) -> Option<Instant> {
-        self.place.as_ref()?;
+        self.counted.as_ref()?;
         self.deadline.map(|at| at.min(Instant::now() + LOOK))
     }
 
-    /// Fails if the wait is over: in vain, by its time, because a signal waits for
-    /// the thread that it is for, or before it has begun, as too many of its user
-    /// wait.
+    /// Fails if the wait is over: it is in vain, its time is up, the thread has a pending
+    /// signal, or too many changes of its user wait already.
     fn go_on(&mut self, is_in_vain: bool) -> Result<()> {
         let now = Instant::now();
         if is_in_vain && self.refused == Fail::WouldBlock {
@@ -136,10 +134,10 @@ impl<'a> Waiting<'a> {
         if is_in_vain || self.deadline.is_none_or(|at| now >= at) {
             return Err(self.refused);
         }
-        if self.place.is_none() {
+        if self.counted.is_none() {
             let (activity, user) = self.user;
-            let place = activity.place(user);
-            self.place = Some(place.ok_or(Fail::Errno(libc::EBUSY))?);
+            let counted = activity.begin_wait(user);
+            self.counted = Some(counted.ok_or(Fail::Errno(libc::EBUSY))?);
         }
         if now.duration_since(self.looked) >= LOOK {
             self.looked = now;
