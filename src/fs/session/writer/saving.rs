@@ -70,7 +70,7 @@ impl Writer {
                 }
                 self.publish(state, new);
                 state.published = true;
-                // Everybody finds it now, its opener as well.
+                // Every caller finds it by its path now, including its opener.
                 self.is_new.store(false, Ordering::Relaxed);
                 self.statistics.saved(self.session.name(), took);
                 Ok(())
