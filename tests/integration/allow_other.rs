@@ -1,5 +1,5 @@
-//! `sessionfs mount --allow-other`: who gets in, by a daemon of root and by one
-//! of an ordinary user, and what is made and saved by others.
+//! `sessionfs mount --allow-other`, by a daemon of root and by one of an ordinary user:
+//! which users get in, and what they make and save.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -26,7 +26,7 @@ fn what_is_made_belongs_to_its_maker_from_the_first_moment() {
             let mut seen = 0;
             while !ended.load(Ordering::Relaxed) {
                 for entry in fs::read_dir(&session.in_repository).unwrap() {
-                    // One that is gone again belongs to nobody.
+                    // A file that has gone again cannot be listed.
                     if let Ok(made) = entry.unwrap().metadata() {
                         assert_eq!((made.uid(), made.gid()), (61001, 61001), "{made:?}");
                         seen += 1;
@@ -103,21 +103,21 @@ fn the_mount_is_no_way_around_the_directories_above_the_repository() {
         ("chmod 755 above/between", [true, true, true]),
     ] {
         output_of(mount.disk.path(), "sh", &["-c", change]);
-        // Again and again: nothing that is remembered lets anybody in.
+        // Repeated, because nothing that is remembered may let a user in.
         for _ in 0..2 {
             assert_eq!([Ann, Bob, Cid].map(compare), who, "{change}");
         }
         assert!(compare(Root));
     }
-    // To where nobody can follow.
+    // To a place that no other user can reach.
     output_of(mount.disk.path(), "mv", &["above", "closed/above"]);
     let output = run_as(Ann, Path::new("/"), &through);
     assert!(told(&output).contains("Permission denied"), "{output:?}");
     assert_eq!(fs::read_to_string(session.file()).unwrap(), "saved");
 }
 
-/// Who holds a descriptor of what he may not open any more goes on, as
-/// anywhere; and a save keeps the owner of what it replaces.
+/// A process that has a descriptor may go on using it when it may not open the file any
+/// more, as anywhere; and a save keeps the owner of what it replaces.
 #[test]
 fn rule_2_7_a_save_by_another_user_keeps_the_owner() {
     let mount = shared_mount(Backing::Ext4);
@@ -184,7 +184,7 @@ fn rule_2_6_a_killed_writer_of_another_user_saves_nothing() {
     assert_saved(&session, "whole\n");
 }
 
-/// In a mount namespace of its own, with `/dev/fuse` for everybody, and
+/// In a mount namespace of its own, with a `/dev/fuse` that all users may open, and
 /// `user_allow_other` in `/etc/fuse.conf` for the second mount.
 const AN_ORDINARY_USER_LETS_OTHERS_IN: &str = r#"
 exec 2>&1
@@ -233,8 +233,8 @@ cd above/repository; stat -c "%n %u:%g %a" */*
 grep -v ' info: ' ../../log
 "#;
 
-/// What comes of it: who may not read in the repository may not read here,
-/// and others make nothing and save nothing, whatever the modes say.
+/// The result: a user who may not read in the repository may not read here, and other
+/// users can make and save nothing, whatever the modes say.
 const WHAT_OTHERS_GET: &str = "\
 sessionfs: cannot mount on /mnt: fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf
 status 1

@@ -74,7 +74,7 @@ fn rule_2_7_a_save_keeps_what_was_set_in_the_repository(backing: Backing) {
     fs::write(session.file(), "new").unwrap();
     assert_kept(&session, &set, "new");
     assert_ne!(session.inode(), inode, "it was no save");
-    // What is taken off again stays off.
+    // What is removed again stays removed.
     let take_off = "setfacl -b session && setfattr -x user.first session && chmod 0640 session";
     output_of(&session.in_repository, "sh", &["-c", take_off]);
     let set = attributes(&session.checkpoint());
@@ -133,7 +133,7 @@ fn rule_2_7_a_first_checkpoint_gets_the_umask(backing: Backing) {
         ] {
             number += 1;
             let session = mount.session(format!("{number}"));
-            // Who only cuts it off asks for no mode.
+            // An open that only truncates passes no mode.
             let asked = if save.contains("os.truncate") {
                 0o644
             } else {
@@ -269,7 +269,7 @@ os.close(fd)
 print(sorted(said))
 ";
     let program = format!("{}{program}", crate::common::side_by_side::TRY);
-    // Where there is no room is told at once: the rest is saved.
+    // An attribute for which there is no room is refused at once; the rest is saved.
     assert_eq!(python(&session.on_mount, &program), "['ENOSPC']");
     crate::common::assert_checkpoint(&session, "new");
     let most = observe::status(mount.pid(), "VmHWM");
@@ -316,7 +316,7 @@ fn set_times(file: &fs::File, seconds: u64) {
         .unwrap();
 }
 
-/// Sets one of everything on an open file.
+/// Sets one attribute of each kind on an open file.
 fn set_on(file: &fs::File, number: u32) {
     file.set_permissions(fs::Permissions::from_mode(0o600 | number))
         .unwrap();
@@ -360,7 +360,7 @@ fn section_4_attributes_set_before_a_change_are_set_at_once(backing: Backing) {
     close(writer).unwrap();
     assert_eq!(session.inode(), inode, "it was a save");
     assert_eq!(number_in(session.checkpoint()), Some(1));
-    // With a change after it: of that the time of modification is.
+    // A change of the content after it sets the mtime again.
     let writer = open_rw(session.file()).unwrap();
     set_on(&writer, 2);
     writer.write_all_at(b"new", 0).unwrap();

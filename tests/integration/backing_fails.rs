@@ -1,7 +1,7 @@
-//! The filesystem under the mount refuses, goes away and comes back: what is
-//! told is its error, the old checkpoint stands, nothing is left, and it works
-//! again as soon as the filesystem does (DESIGN 2.3, I1, I4, I5). A disk that
-//! fails is in `failing_disk`, one that is full in `full_disk`.
+//! The filesystem under the mount refuses, goes away and comes back. Programs get its
+//! error, the old checkpoint stands, nothing is left behind, and all works again as soon
+//! as the filesystem does (DESIGN 2.3, I1, I4, I5). A disk that fails is in
+//! `failing_disk`, one that is full in `full_disk`.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -31,7 +31,7 @@ fn remount(disk: &Path, options: &str) {
     run("mount", ["-o".as_ref(), options.as_ref(), disk.as_os_str()]);
 }
 
-/// Every change that a program may ask for gets this errno; to read goes on.
+/// Every change that a program may ask for gets this errno; reading still works.
 #[track_caller]
 fn assert_all_refused(mount: &Mount, session: &Session, expected: i32) {
     let a_name = session.on_mount.join("a-name");
@@ -97,12 +97,12 @@ fn rule_2_3_a_filesystem_that_makes_itself_read_only_says_so() {
     let device = String::from_utf8(output.stdout).unwrap();
     let name = device.trim().strip_prefix("/dev/").unwrap();
     fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "a test").unwrap();
-    // Of an fsync ext4 says EIO then, of a change EROFS: Linux 6.18.
+    // ext4 answers EIO to an fsync then, and EROFS to a change (Linux 6.18).
     let closed = errno(close(writer));
     assert!([libc::EIO, libc::EROFS].contains(&closed), "{closed}");
     assert_all_refused(&mount, &session, libc::EROFS);
-    // access(2) does not know of it (Linux 6.18). Whoever asks ends with it: it is
-    // not promised to him either (DESIGN 2.12).
+    // access(2) does not see it (Linux 6.18). The removal ends with its process, so it
+    // must be refused and not deferred (DESIGN 2.12).
     let other = mount.mountpoint.join("other.session");
     assert_eq!(errno(fs::rename(&session.on_mount, &other)), libc::EROFS);
     for command in ["rm a.session/session", "rm -r a.session"] {
@@ -117,7 +117,7 @@ fn rule_2_3_a_filesystem_that_makes_itself_read_only_says_so() {
     assert!(mount.wait().success(), "{}", mount.log());
     let image = mount.disk.image();
     unmount("umount", &[mount.disk.path()]);
-    // It repairs what we have said is broken, with status 1.
+    // fsck exits with 1: it has repaired what we marked as broken.
     let repaired = std::process::Command::new("e2fsck")
         .arg("-fy")
         .arg(&image)
@@ -146,7 +146,7 @@ fn rule_2_3_a_filesystem_without_inodes_says_enospc() {
         Disk::with_options(&tmpfs),
     ] {
         let (mount, session) = mounted(disk);
-        // What the kernel still knows of saves gives its inode back.
+        // The kernel forgets replaced checkpoints, which gives their inodes back.
         drop(fs::read(session.file()));
         let fillers = mount.disk.path().join("fillers");
         fs::create_dir(&fillers).unwrap();
@@ -165,8 +165,8 @@ fn rule_2_3_a_filesystem_without_inodes_says_enospc() {
             assert_all_refused(&mount, &session, libc::ENOSPC);
         }
         assert_eq!(session.inode(), inode);
-        // Two: tmpfs takes the mark of the staged file, an attribute, from the
-        // room for inodes as well (Linux 6.18).
+        // Two, because tmpfs also takes the room for an attribute, the mark of the staged
+        // file, from the room for inodes (Linux 6.18).
         for name in ["1", "2"] {
             fs::remove_file(fillers.join(name)).unwrap();
         }
@@ -207,7 +207,7 @@ fn rule_2_3_a_filesystem_over_quota_says_edquot() {
     }
     let log = mount.log();
     assert!(log.contains("Disk quota exceeded"), "{log}");
-    // What fits, fits while the limit is there.
+    // What fits within the quota still works.
     assert_next_save_works(&session);
     limit("none");
     let big = vec![b'b'; 16 << 20];
@@ -217,8 +217,8 @@ fn rule_2_3_a_filesystem_over_quota_says_edquot() {
     mount.assert_nothing_leaked(before);
 }
 
-/// The daemon holds the repository open: for the mount nothing changes, and the
-/// same filesystem is there when it is mounted again.
+/// The daemon keeps the repository open. For the mount nothing changes, and the same
+/// filesystem is there when it is mounted again.
 #[test]
 fn invariant_2_a_filesystem_that_is_unmounted_lazily_keeps_what_is_saved() {
     for backing in [Backing::Ext4, Backing::Xfs] {

@@ -1,5 +1,5 @@
-//! Bad input to the commands on the storage: one clear line, an exit status
-//! that says what is wrong, and nothing changed.
+//! Bad input to the commands on the storage gives one clear line and an exit status that
+//! says what is wrong, and changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,7 +53,7 @@ fn place() -> Disk {
     disk
 }
 
-/// Runs a command that is refused with this status; the line that it says.
+/// Runs a command that must be refused with this status; returns the line it prints.
 #[track_caller]
 fn refused(disk: &Disk, status: i32, arguments: &[&str]) -> String {
     let before = tree(disk.path());
@@ -317,7 +317,7 @@ fn in_namespace(disk: &Disk, script: &str) -> std::process::Output {
         .unwrap()
 }
 
-/// Root mounts by itself, others by fusermount3.
+/// Root mounts directly, other users by fusermount3.
 #[test]
 fn a_missing_fuse_device_is_told_and_no_mountpoint_is_left() {
     let disk = place();
@@ -346,7 +346,7 @@ umount /dev dev";
     }
 }
 
-/// An ordinary user, and a repository that root alone may write, or see.
+/// An ordinary user, and a repository that only root may write, or see.
 #[test]
 fn what_a_user_may_not_do_is_told_and_changes_nothing() {
     let disk = place();
@@ -381,7 +381,7 @@ fn what_a_user_may_not_do_is_told_and_changes_nothing() {
                 continue;
             }
             assert_eq!(output.status.code(), Some(1), "{line}: {said}");
-            // A removal goes on, with a line for each thing that stays.
+            // A removal goes on, and prints a line for each thing that stays.
             let lines = if may_read && command == "remove" {
                 4
             } else {

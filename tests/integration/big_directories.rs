@@ -1,5 +1,5 @@
-//! Large, deep and long: directories of many entries that are read while they
-//! change, paths up to `PATH_MAX`, and beyond by descriptor (DESIGN 2.13).
+//! Directories of many entries that are read while they change, and paths of up to
+//! `PATH_MAX`, and of more by descriptor (DESIGN 2.13).
 
 use std::fs;
 
@@ -68,8 +68,8 @@ t('gone', lambda: os.path.exists('d'))
     let both = SideBySide::new(backing);
     // Enough for several rounds of getdents(2).
     let count = times(50_000);
-    // btrfs lists for a directory that is open what was there when it was opened,
-    // until it is rewound.
+    // On btrfs an open directory lists the entries that were there at the open, until it
+    // is rewound.
     let is_btrfs = backing == Backing::Btrfs;
     let variables = format!("COUNT = {count}\nBTRFS = {}\n", i32::from(is_btrfs));
     let said = both.same(&format!("{STREAM}{variables}{program}"));
@@ -119,7 +119,7 @@ t('left', lambda: sorted(len(name) for name in os.listdir('.') if len(name) > 20
     assert!(said.contains("below (7, b'content', None)"), "{said}");
 }
 
-/// A checkpoint that comes, is replaced or goes while a session is listed.
+/// A checkpoint that is made, replaced or removed while its session is listed.
 fn section_1_a_session_that_is_shown_is_listed_once(backing: Backing) {
     let program = "
 def all():
@@ -182,7 +182,7 @@ fn fill(dir: &std::path::Path, count: usize, len: usize, end: &str) {
     }
 }
 
-/// Listings that somebody has begun, and that he has read, and keeps.
+/// Python: opens listings of a directory, reads them partly, and keeps them.
 const BEGUN: &str = "
 import errno, os, sys
 def begin(count, between=lambda: None):
@@ -224,8 +224,8 @@ fn rule_13_3_an_open_listing_takes_little_memory(backing: Backing) {
     assert!(now < before + (4 << 10), "{before} KiB became {now} KiB");
 }
 
-/// In the root, which is sorted, each listing that is not the same as another takes
-/// memory: up to the user's share.
+/// In the root, which is sorted, each listing that differs from the last one takes
+/// memory, up to the user's share.
 #[test]
 fn rule_13_3_listings_of_the_root_have_a_share() {
     let mount = shared_mount_by(&[], Backing::Tmpfs, &[]);

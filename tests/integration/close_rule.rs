@@ -1,4 +1,4 @@
-//! DESIGN 5: which close is the last, and what it answers.
+//! DESIGN 5: which close is the last one, and what it answers.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,12 +12,12 @@ use crate::common::{Backing, Mount, Session, times};
 
 const OLD: &str = "old\n";
 
-/// What is to be true at a pause of a program: the content, and how many
-/// saves there have been.
+/// What must be true at a pause of a program: the content, and the number of saves so
+/// far.
 type Step<'a> = (&'a str, usize);
 
-/// Runs a program on a session and looks at the session whenever it pauses,
-/// and in the end.
+/// Runs a program on a session, and looks at the session at each of its pauses and at the
+/// end.
 fn run_in_steps(session: &Session, program: &str, script: &str, steps: &[Step<'_>]) -> Output {
     fs::write(session.file(), OLD).unwrap();
     let mut saves = Saves::of(session);
@@ -53,8 +53,8 @@ fn in_steps(program: &str, script: &str, steps: &[Step<'_>]) {
     assert_eq!(output.stderr, b"", "{output:?}");
 }
 
-/// A child is born with a copy of the descriptor every now and then, whether
-/// it is close-on-exec or not; none of them delays the save.
+/// Children start with a copy of the descriptor now and then, whether it is close-on-exec
+/// or not; none of them delays the save.
 #[test]
 fn rule_2_3_a_close_saves_while_other_threads_start_programs() {
     let mount = Mount::new(Backing::Tmpfs);
@@ -96,8 +96,8 @@ sys.exit(bad != 0)
     assert_eq!(saves.count(), rounds);
 }
 
-/// To a program that has made a save point the new checkpoint is the file that
-/// it has open, and has its number: reading it is not holding the writer.
+/// For a program that has made a save point, the new checkpoint is the file it has open,
+/// with the same number: a descriptor that reads it does not count as the writer.
 #[test]
 fn rule_5_1_a_reader_of_the_save_point_is_not_taken_for_the_writer() {
     let mount = Mount::new(Backing::Tmpfs);
@@ -119,8 +119,8 @@ fn rule_5_1_a_reader_of_the_save_point_is_not_taken_for_the_writer() {
     assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), "one");
 }
 
-/// Who has opened it for reading and truncated it holds it all the same: a copy
-/// that a child closes is not the last.
+/// A process that has opened the file for reading, and truncated it, holds it, too: the
+/// close of a copy by its child is not the last.
 #[test]
 fn rule_5_2_a_child_does_not_close_what_was_truncated_for_reading() {
     for open in [
@@ -242,11 +242,11 @@ fn rule_5_2_a_file_opened_for_a_child_is_saved_when_the_child_has_closed_it() {
 fn rule_2_3_a_descriptor_closed_on_exec_is_saved_before_the_program_starts() {
     for exec in [
         "os.execv('/bin/sh', sh)",
-        // By another thread than the first, while others are there.
+        // By another thread than the first, while the process has others.
         "import threading
 for _ in range(3): threading.Thread(target=threading.Event().wait).start()
 threading.Thread(target=lambda: os.execv('/bin/sh', sh)).start(); threading.Event().wait()",
-        // With nothing else in its table of descriptors.
+        // With no other descriptor in its table.
         "os.closerange(0, fd); os.closerange(fd + 1, 1 << 16); os.execv('/bin/sh', sh)",
     ] {
         let script = format!(
@@ -298,7 +298,7 @@ os.kill(pid, signal.SIGCONT); os.waitpid(pid, 0)
     );
 }
 
-/// Reopening the file of a writer gives another handle on what it has written.
+/// Reopening a writer's file gives another handle on the same staged file.
 #[test]
 fn a_writer_reopened_by_proc_or_dev_is_the_same_file() {
     let mount = Mount::new(Backing::Ext4);
@@ -355,7 +355,7 @@ fn one_process_writes_on_two_mounts_at_once() {
         mounts[0].session("b"),
         mounts[1].session("b"),
     ];
-    // Looked at by the program itself, at once: a save at RELEASE is too late.
+    // Checked by the program itself, at once: a save at RELEASE would be too late.
     let script = r"
 import itertools, os
 files = [os.environ[name] for name in 'ABCD']

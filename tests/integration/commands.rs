@@ -1,5 +1,5 @@
-//! The commands on the storage: the same results on a repository, beside its
-//! mount, and through the mount (DESIGN 1).
+//! The commands on the storage do the same in a repository, beside its mount, and through
+//! the mount (DESIGN 1).
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -31,8 +31,8 @@ fn sessionfs(arguments: &[&str], input: &[u8]) -> Output {
     output
 }
 
-/// Does everything there is in a repository, given with `-r`; `backing` is
-/// the same one beside any mount. The transcript, without the path.
+/// Runs all commands in a repository, given with `-r`; `backing` is the same one beside
+/// any mount. Returns the transcript, without the path.
 fn everything(repository: &Path, backing: &Path) -> Vec<String> {
     let path = repository.to_str().unwrap();
     let mut transcript = Vec::new();
@@ -109,7 +109,7 @@ fn everything(repository: &Path, backing: &Path) -> Vec<String> {
     assert_eq!(names(backing), ["a.session"]);
     assert_eq!(names(&backing.join("a.session")), ["session"]);
 
-    // Two in one second, of which one may be the next one.
+    // Two in one second, of which one may be in the next.
     let created = |output: Output| {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout)
@@ -158,9 +158,9 @@ fn rule_1_a_path_says_where_the_session_is() {
     }
 }
 
-/// Makes a file of a little more than 2 GiB, in an ordinary run 256 MiB, that takes
-/// little room, with something at the beginning, around that mark and at the end.
-/// Its size.
+/// Makes a file of a little more than 2 GiB, in an ordinary run 256 MiB. It takes little
+/// disk space, and has data at the beginning, around that mark and at the end. Returns
+/// its size.
 fn large(path: &Path) -> u64 {
     let mark = 1 << if is_full() { 31 } else { 28 };
     let size = mark + (8 << 20);
@@ -258,7 +258,7 @@ fn rule_1_the_default_location_is_that_of_the_original() {
     assert!(warning.contains(fresh.to_str().unwrap()), "{warning}");
 }
 
-/// I1: what is read would be gone before it is read.
+/// I1: the output would truncate the checkpoint before it is read.
 #[test]
 fn i1_load_does_not_write_over_the_checkpoint_itself() {
     let disk = Disk::new(Backing::Here);

@@ -1,5 +1,5 @@
-//! DESIGN 2.8, with many at once, and what waits for others: who is refused, who
-//! waits, who never does, and who can be killed while it waits.
+//! DESIGN 2.8, with many processes at once: which of them are refused, which wait, which
+//! never wait, and which can be killed while they wait.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ on_each_filesystem!(
     rule_2_9_who_only_appends_goes_on_from_what_it_finds_in_its_turn,
 );
 
-/// How long `--lock-wait` is where nobody is to wait for it.
+/// `--lock-wait` where no process must wait that long.
 const LONG: &str = "600";
 
 /// Much less than that, and enough for a busy machine.
@@ -34,8 +34,8 @@ fn mounted(backing: Backing, options: &[&str]) -> (Mount, Session) {
     (mount, session)
 }
 
-/// Python: `crowd(size, rounds, do)` lets so many processes do something at once, and
-/// prints how often each was told what.
+/// Python: `crowd(size, rounds, do)` lets this many processes do something at once, and
+/// prints how often each result came.
 const CROWD: &str = "
 import collections, errno, os
 def crowd(size, rounds, do):
@@ -62,7 +62,7 @@ def save(number, turn):
     finally: os.close(fd)
 ";
 
-/// What a crowd was told, and how often.
+/// The results of a crowd, and how often each came.
 fn crowd(session: &Session, script: &str) -> Vec<(String, usize)> {
     let printed = python(&session.on_mount, &format!("{CROWD}{script}"));
     let lines = printed.lines().map(|line| {
@@ -78,7 +78,7 @@ fn rule_2_8_sixty_at_once_are_told_0_or_ebusy(backing: Backing) {
     let told = crowd(&session, "crowd(60, 5, save)");
     let saved = match &told[..] {
         [(busy, _), (ok, saved)] if busy == "EBUSY" && ok == "OK" => *saved,
-        // On one that is busy with other tests they may come one by one.
+        // On a machine that is busy with other tests they may come one by one.
         [(ok, saved)] if ok == "OK" => *saved,
         _ => panic!("{told:?}"),
     };
@@ -95,7 +95,7 @@ fn rule_2_8_with_lock_wait_all_of_sixty_are_saved(backing: Backing) {
     assert_next_save_works(&session);
 }
 
-/// However long ago it was opened: nothing that it writes depends on the content.
+/// It may have been opened long ago: what it writes does not depend on the content.
 fn rule_2_9_who_only_appends_goes_on_from_what_it_finds_in_its_turn(backing: Backing) {
     let (_mount, session) = mounted(backing, &["--lock-wait", LONG]);
     let script = "
@@ -109,7 +109,7 @@ crowd(30, 3, append)";
     let content = fs::read_to_string(session.checkpoint()).unwrap();
     let lines: BTreeSet<&str> = content.strip_prefix("old").unwrap().lines().collect();
     assert_eq!(lines.len(), 90, "{content}");
-    // One that reads as well has perhaps read what is no more (rule 2.9).
+    // A writer that also reads may have read an old checkpoint (rule 2.9).
     let changes = [
         ("os.O_WRONLY | os.O_APPEND", "0", "newer+"),
         ("os.O_RDWR | os.O_APPEND", "116", "newer"),
@@ -145,7 +145,7 @@ except OSError as e: tell(e.errno)",
     assert_next_save_works(&session);
 }
 
-/// Some find no `session`, and others have made one by the time they make theirs.
+/// Some find no `session`, but others have made one before they make theirs.
 fn rule_2_8_a_crowd_that_removes_and_makes_anew_meets_no_other_error(backing: Backing) {
     let (_mount, session) = mounted(backing, &[]);
     let script = "
@@ -158,8 +158,8 @@ def remake(number, turn):
 crowd(30, 5, remake)";
     let told = crowd(&session, script);
     let told: BTreeSet<&str> = told.iter().map(|(what, _)| &**what).collect();
-    // ESTALE is what a writer is told that started from what has been removed
-    // (rule 2.9), and none of these does.
+    // ESTALE is for a writer that started from a removed checkpoint (rule 2.9), which
+    // none of these did.
     assert!(told.is_subset(&BTreeSet::from(["OK", "EBUSY"])), "{told:?}");
     assert!(told.contains("OK"), "{told:?}");
     assert_next_save_works(&session);
@@ -227,7 +227,7 @@ fn rule_2_8_a_writer_that_waits_can_be_killed() {
     }
 }
 
-/// A signal that the program takes is no failure of what it has written.
+/// A signal that the program handles does not make its write fail.
 #[test]
 fn rule_2_8_a_writer_that_waits_hears_of_a_signal() {
     let (_mount, session) = mounted(Backing::Tmpfs, &["--lock-wait", LONG]);
@@ -255,8 +255,8 @@ fd = os.open('session', os.O_RDWR); os.write(fd, b'y'); os.close(fd)"
     assert_saved(&session, "yeld");
 }
 
-/// Requests that hold the lock of the session's directory in the kernel: who waits
-/// there keeps everybody from the session, its readers too.
+/// Requests during which the kernel locks the session's directory: if one waited, nobody
+/// could use the session, nor read it.
 #[test]
 fn rule_2_8_what_holds_a_directory_never_waits() {
     let (_mount, session) = mounted(Backing::Tmpfs, &["--lock-wait", LONG]);
@@ -274,7 +274,7 @@ except OSError as e: print(errno.errorcode[e.errno])"
         assert_eq!(told, "EBUSY", "{what}");
     };
     assert_eq!(errno(fs::rename(&other, session.file())), libc::EBUSY);
-    // Its own process finds nothing after the removal, and makes it anew.
+    // The process that removed it finds nothing, and makes it anew.
     busy("os.unlink('session'); os.close(os.open('session', os.O_CREAT | os.O_WRONLY))");
     busy("os.unlink('session'); os.mknod('session')");
     busy("os.unlink('session'); os.link('other', 'session')");
@@ -282,7 +282,7 @@ except OSError as e: print(errno.errorcode[e.errno])"
     finishes(first);
     assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), "held");
 
-    // And where somebody has left a `session.next`.
+    // The same with a left-over `session.next`.
     let next = session.in_repository.join("session.next");
     fs::write(&next, "foreign").unwrap();
     let start = Instant::now();
@@ -337,8 +337,8 @@ fn rule_2_8_a_second_mount_says_so_and_so_does_status() {
     assert!(!alone.contains("also mounted"), "{alone}");
 }
 
-/// Between two mounts, and between a mount and a command, it is not the writer that
-/// is there first who counts, but the save.
+/// Between two mounts, and between a mount and a command, the first save wins, not the
+/// first writer.
 #[test]
 fn rule_2_9_two_mounts_and_a_command_beside_a_writer() {
     let (mount, session) = mounted(Backing::Tmpfs, &[]);
@@ -376,7 +376,7 @@ fn rule_2_9_two_mounts_and_a_command_beside_a_writer() {
     assert_next_save_works(&same);
 }
 
-/// Runs a program on the session, which has to come to its end by itself.
+/// Runs a program on the session, which must end by itself.
 fn ends(session: &Session, program: &str, script: &str) -> String {
     let start = Instant::now();
     let printed = output_of(&session.on_mount, program, &["-c", script]);
@@ -430,8 +430,8 @@ Promise.allSettled(appends).then(all => {
     assert_next_save_works(&session);
 }
 
-/// The program that times another one out has written nothing itself: its close
-/// tells it of no failure that it could not know.
+/// timeout(1) has written nothing itself: its close must not get an error for the killed
+/// command.
 #[test]
 fn rule_2_6_a_program_that_is_timed_out_saves_nothing_and_timeout_says_so() {
     let (_mount, session) = mounted(Backing::Tmpfs, &[]);

@@ -1,5 +1,5 @@
-//! The daemon as a process: what it keeps of what it has served, how it ends
-//! and what it leaves, however it ends (DESIGN 3 I4, 5, 7).
+//! The daemon as a process: what it keeps of what it has served, and what it leaves
+//! behind, however it ends (DESIGN 3 I4, 5, 7).
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -41,8 +41,8 @@ fn thousands_of_saves_leave_no_descriptor_no_thread_and_no_memory() {
             content + "more"
         );
     };
-    // One worker may stay: anybody's `sessionfs status` asks every daemon, and gives
-    // its worker something to do.
+    // One worker may stay: any user's `sessionfs status` asks every daemon, and gives a
+    // worker something to do.
     let others = || {
         let threads = named_threads(mount.pid());
         let is_worker = |(_, name): &&(u32, String)| name == "worker";
@@ -99,7 +99,7 @@ fn a_save_keeps_no_descriptor_of_its_session() {
 fn a_slow_fsync_delays_nobody_but_its_own_save() {
     let (mount, slow) = mounted(Backing::Here);
     let quick = mount.session("b");
-    // Only one thread is held up, and it is the one to get the next save.
+    // Only one thread is held up, and it would be the one to get the next save.
     let workers = || threads(mount.pid(), Some("worker"));
     let delay = "inject=fsync:delay_enter=3000000";
     let (worker, _strace) = loop {
@@ -140,8 +140,8 @@ fn a_slow_fsync_delays_nobody_but_its_own_save() {
     assert_checkpoint(&slow, "new");
 }
 
-/// Twelve that hold a writer, more than threads take requests; one of them
-/// makes a save point, which takes long, and the others are killed meanwhile.
+/// Twelve processes with a writer, more than the threads that take requests. One makes a
+/// save point, which takes long, and the others are killed meanwhile.
 const KILLED_DURING_A_SAVE_POINT: &str = r"
 import os, signal, sys, time
 writer = os.open('session', os.O_WRONLY | os.O_TRUNC)
@@ -303,13 +303,13 @@ fn a_client_in_another_pid_namespace_saves_in_all_ways() {
     ];
     for shell in ["bash", "dash"] {
         for (line, content) in lines {
-            // The save of `:` is made when its file is released: the next one
-            // may come before the end of that.
+            // The save of `:` is made at the release of its file, so the next one may
+            // come before it has ended.
             wait_until(line, || {
                 let output = crate::common::shell(shell, &session.on_mount, line);
                 output.status.success()
             });
-            // Without a write the close of `:` tells nothing, and nobody.
+            // Without a write, the close of `:` cannot be judged, and reports nothing.
             wait_until("the last handle is gone", || {
                 let saved = fs::read_to_string(session.checkpoint());
                 saved.is_ok_and(|saved| saved == content)
@@ -360,8 +360,9 @@ fn a_client_in_another_pid_namespace_never_reads_a_mix() {
             }
         })
     };
-    // In a process of its own: this one starts programs for other tests, which
-    // close what they inherit, and without its id nobody can tell (DESIGN 5.6).
+    // In a process of its own: this one starts programs for other tests, which close what
+    // they inherit; for a client without a pid these closes look like its own (DESIGN
+    // 5.6).
     let writing = format!(
         "
 import os
@@ -384,8 +385,8 @@ for number in range(1, {rounds} + 1):
     assert_eq!(session.names(), ["session"]);
 }
 
-/// In a mount namespace of its own, with a `/dev/fuse` that everybody may
-/// open, and as a user who may nothing else.
+/// In a mount namespace of its own, with a `/dev/fuse` that all users may open, as a user
+/// without privileges.
 const AS_AN_ORDINARY_USER: &str = r#"
 set -eu
 mount -t tmpfs -o mode=0755 tmpfs "$1/dev"
@@ -455,7 +456,7 @@ fn an_ordinary_user_mounts_with_fusermount3() {
     );
 }
 
-/// Section 7: who is killed while it asks its own mount whether it answers does
+/// Section 7: a daemon that is killed while it asks its own mount whether it answers must
 /// not wait for itself. The answers are held up, so that it does ask.
 #[test]
 fn section_7_a_daemon_that_is_killed_while_it_asks_itself_is_gone() {
@@ -489,7 +490,7 @@ fn section_7_a_daemon_that_is_killed_while_it_asks_itself_is_gone() {
     assert!(!mount.wait().success());
 }
 
-/// Section 7: the number of a device that is gone belongs to somebody else.
+/// Section 7: after its end, the device number of a mount may belong to another mount.
 #[test]
 fn section_7_an_end_unmounts_nobody_elses_mount() {
     use std::os::unix::fs::MetadataExt;

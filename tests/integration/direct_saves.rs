@@ -20,7 +20,7 @@ on_each_filesystem!(
 
 const NO_PASSTHROUGH: &[&str] = &["--no-passthrough"];
 
-/// A content that tells the round it is of, of a size that changes.
+/// A content that shows from which round it is, with a size that changes.
 fn content(round: usize) -> Vec<u8> {
     let line = format!("round {round};");
     let size = match round % 7 {
@@ -115,7 +115,7 @@ fn changes_are_seen(backing: Backing, options: &[&str]) {
         direct.unwrap().write_all(line.as_bytes()).unwrap();
         expected.extend(line.as_bytes());
         assert_read(&session, &expected, round);
-        // Of the same size: only the time tells.
+        // Of the same size: only the mtime differs.
         expected[0] = b'a' + (round % 26) as u8;
         let direct = fs::File::options().write(true).open(session.checkpoint());
         direct.unwrap().write_all_at(&expected[..1], 0).unwrap();

@@ -218,7 +218,7 @@ fn doctor_changes_nothing_in_a_repository_that_is_read_only() {
         "mount",
         [OsStr::new("-o"), OsStr::new("remount,ro"), disk.as_os_str()],
     );
-    // Nothing is found, but nothing was tried either.
+    // It finds nothing, but has tried nothing either.
     let (status, report) = doctor(&repository.path, &[]);
     assert_eq!(status, 1);
     assert_eq!(report["healthy"], false);
@@ -250,13 +250,13 @@ fn who_may_not_look_into_a_session_is_told_so() {
     let repository = Repository::new(Backing::Here);
     let session = repository.session("private", "secret");
     repository.session("public", "1");
-    // Not even whether a save of ours made it may be seen.
+    // It cannot even see whether a save of this program made it.
     let next = leave_dead(&repository.session("saved", "1"));
     fs::set_permissions(&next, fs::Permissions::from_mode(0o600)).unwrap();
     let _owner = Process::owner_of(&next);
     let disk = repository.path.parent().unwrap();
     let program = disk.join("sessionfs");
-    // By another process: what this one writes, its children may hold open.
+    // By another process: children of this one may keep open what it writes.
     run("cp", [Path::new(SESSIONFS), &program]);
     for (path, mode) in [
         (disk.parent().unwrap(), 0o755),

@@ -1,6 +1,6 @@
-//! Programs that are started while a checkpoint is being written. The kernel
-//! closes the close-on-exec files in execve(2), where it waits for us, with a lock
-//! that readers of some files in /proc wait for.
+//! Programs that are started while a checkpoint is being written. The kernel closes
+//! close-on-exec files during execve(2), and waits for us there, with a lock for which
+//! readers of some files in /proc wait.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::common::observe::state;
 use crate::common::storage::text;
 use crate::common::{Backing, Mount, SESSIONFS, assert_checkpoint, mounted, wait_until};
 
-/// Starts a program, which is to end within this time.
+/// Starts a program, which must end in this time.
 const WITH_A_CHILD: &str = r"
 import os, sys, time
 def run(child):
@@ -22,7 +22,7 @@ def run(child):
         time.sleep(0.01)
 ";
 
-/// The child has nothing but the writer open, and that until execve(2).
+/// The child has only the writer open, until execve(2).
 const OF_THE_PARENT: &str = r"
 writer = os.open('session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 os.write(writer, b'new')
@@ -35,8 +35,8 @@ run(child)
 os.close(writer)
 ";
 
-/// One copy goes in execve(2), and the other is the output of the program.
-/// Attributes have been asked for, so /proc shows both as the checkpoint's.
+/// One copy is closed in execve(2), the other is the output of the program. Attributes
+/// have been asked for, so /proc shows both with the checkpoint's number.
 const OF_ITS_OWN: &str = r"
 child = os.fork()
 if child == 0:
@@ -59,7 +59,7 @@ fn starts(script: &str, arguments: &[&str]) {
         .output()
         .unwrap();
     if !output.status.success() {
-        // Only an abort of the connection gets the child out of it.
+        // Only an abort of the connection releases the child.
         crate::common::run("umount", [OsStr::new("-f"), mount.mountpoint.as_os_str()]);
     }
     assert!(output.status.success(), "{output:?}");
@@ -77,8 +77,8 @@ fn a_program_is_started_whose_output_is_the_writer_that_its_starter_had() {
     starts(OF_ITS_OWN, &["after data"]);
 }
 
-/// In execve(2) for as long as this lives: in the close of a file on a mount
-/// whose daemon is stopped.
+/// A process that stays in execve(2) until this value is dropped: it closes a file on a
+/// mount whose daemon is stopped.
 struct Stuck {
     mount: Mount,
     process: Child,
@@ -104,8 +104,8 @@ os.execv('/bin/sleep', ['sleep', '600'])
             .spawn()
             .unwrap();
         let stuck = Self { mount, process };
-        // That of python itself is over when it has stopped the daemon. The new
-        // memory has no code yet.
+        // python's own exec is over once it has stopped the daemon. The new memory has no
+        // code yet.
         wait_until("it is in exec", || {
             if state(stuck.mount.pid()) != Some('T') {
                 return false;
@@ -129,7 +129,7 @@ impl Drop for Stuck {
     }
 }
 
-/// Who only looks at all processes does not wait for one of them.
+/// A command that looks at all processes must not wait for one of them.
 #[test]
 fn status_and_umount_do_not_wait_for_a_program_that_does_not_start() {
     let (mut mount, session) = mounted(Backing::Here);

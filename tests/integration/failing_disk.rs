@@ -1,6 +1,5 @@
-//! A disk that fails under the mount, and works again: the error is that of the
-//! disk, told to the one whose call it was, and the old checkpoint stands
-//! (DESIGN 2.3, I1, I5).
+//! A disk that fails under the mount, and works again. The program whose call failed gets
+//! the disk's error, and the old checkpoint stands (DESIGN 2.3, I1, I5).
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -34,7 +33,7 @@ fn mounted_on(disk: Disk, options: &[&str]) -> (Mount, Session) {
     (mount, session)
 }
 
-/// The page cache keeps nothing of a file, so that reading it asks the disk.
+/// Drops a file from the page cache, so that reading it asks the disk.
 fn forget(file: &Path) {
     let file = File::open(file).unwrap();
     file.sync_all().unwrap();
@@ -53,8 +52,7 @@ fn mount_anew(device: &FailingDevice, mount: &mut Mount) {
     mount.restart(&NO_PATH);
 }
 
-/// A block cannot be written, and all others can: the save that has it fails,
-/// and the next ones do not.
+/// One block cannot be written: the save that needs it fails, and the next ones do not.
 #[test]
 fn rule_2_3_a_block_that_cannot_be_written_fails_the_save() {
     for filesystem in FILESYSTEMS {
@@ -69,7 +67,7 @@ fn rule_2_3_a_block_that_cannot_be_written_fails_the_save() {
             let mut writer = open_rw(session.file())?;
             writer.write_all(FAULTY)?;
             let synced = writer.sync_all();
-            // Told once more to whoever looks only at close.
+            // Reported again at close, for programs that look only there.
             assert_eq!(errno(close(writer)), libc::EIO);
             synced
         };
@@ -93,7 +91,7 @@ fn rule_2_3_a_block_that_cannot_be_written_fails_the_save() {
         assert_eq!(errno(renamed), libc::EIO, "{filesystem}");
         fs::remove_file(&new).unwrap();
         assert_saved(&session, "old");
-        // While the disk has that fault still, and when it is gone.
+        // While the disk has that fault, and after it.
         assert_next_save_works(&session);
         device.faults.writes.store(false, Ordering::SeqCst);
         save(session.file(), FAULTY).unwrap();
@@ -105,8 +103,8 @@ fn rule_2_3_a_block_that_cannot_be_written_fails_the_save() {
     }
 }
 
-/// A checkpoint that cannot be read is told as that, to readers of all kinds
-/// and to writers that need what is in it; who replaces it does not.
+/// A checkpoint that cannot be read gives that error to all readers, and to writers that
+/// need its content, but not to writers that replace it.
 #[test]
 fn rule_2_3_a_checkpoint_that_cannot_be_read_is_an_error_of_the_disk() {
     for filesystem in FILESYSTEMS {
@@ -137,9 +135,8 @@ fn rule_2_3_a_checkpoint_that_cannot_be_read_is_an_error_of_the_disk() {
     }
 }
 
-/// Nothing can be written, the journal neither: the filesystem gives up. What
-/// is told is its error, readers go on, and after it has been mounted anew all is
-/// there.
+/// Nothing can be written, not even the journal: the filesystem shuts down. Programs get
+/// its error, readers go on, and after a new mount everything is there.
 #[test]
 fn rule_2_3_a_filesystem_that_gives_up_loses_nothing() {
     for filesystem in FILESYSTEMS {
@@ -160,15 +157,15 @@ fn rule_2_3_a_filesystem_that_gives_up_loses_nothing() {
         let made = mount.mountpoint.join("c.session");
         let made = errno(device.faults.prompt(|| fs::create_dir(made)));
         assert!(failures.contains(&made), "{filesystem}: {made}");
-        // Of a checkpoint it is only promised otherwise (DESIGN 2.12).
+        // The removal of a checkpoint would only be deferred (DESIGN 2.12).
         let removed = errno(device.faults.prompt(|| fs::remove_file(session.file())));
         assert!(failures.contains(&removed), "{filesystem}: {removed}");
-        // It lives, and says so.
+        // It is alive, and says so.
         let status = Command::new(SESSIONFS).arg("status").output().unwrap();
         let status = String::from_utf8(status.stdout).unwrap();
         let place = mount.mountpoint.to_str().unwrap();
         assert!(status.contains(place), "{status}");
-        // An xfs that has shut down reads nothing either.
+        // An xfs that has shut down cannot be read either.
         let expected = if filesystem == "xfs" {
             Err(libc::EIO)
         } else {
@@ -187,8 +184,8 @@ fn rule_2_3_a_filesystem_that_gives_up_loses_nothing() {
     }
 }
 
-/// What is small is metadata to btrfs: both copies of a block of it cannot be
-/// written, and everything else can. The filesystem makes itself read-only.
+/// btrfs keeps small files with its metadata. Both copies of one such block cannot be
+/// written, everything else can. The filesystem makes itself read-only.
 #[test]
 fn rule_2_3_metadata_that_cannot_be_written_loses_nothing() {
     let device = FailingDevice::with("btrfs");
@@ -198,15 +195,15 @@ fn rule_2_3_metadata_that_cannot_be_written_loses_nothing() {
     let saved = errno(device.faults.prompt(|| save(refused.file(), FAULTY)));
     assert!([libc::EIO, libc::EROFS].contains(&saved), "{saved}");
     assert!(device.failed() > 0, "it was not the disk");
-    // The disk writes everything else, and the filesystem nothing any more.
+    // The disk would write everything else, but the filesystem writes nothing any more.
     for _ in 0..3 {
         let saved = device.faults.prompt(|| save(session.file(), b"new"));
         assert_eq!(errno(saved), libc::EROFS);
     }
     let removed = errno(device.faults.prompt(|| fs::remove_file(session.file())));
     assert!([libc::EIO, libc::EROFS].contains(&removed), "{removed}");
-    // What was in the same block as what could not be written is not read either,
-    // until it is mounted anew (Linux 6.18).
+    // Until the next mount, other data of the block that could not be written cannot be
+    // read either (Linux 6.18).
     match device.faults.prompt(|| fs::read(session.file())) {
         Ok(read) => assert_eq!(read, b"old"),
         Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EIO)),
@@ -219,16 +216,16 @@ fn rule_2_3_metadata_that_cannot_be_written_loses_nothing() {
     assert_next_save_works(&refused);
 }
 
-/// The disk stops to write before a change of names, which the filesystem makes
-/// in its memory: that is no success. Whether a session has its new name
-/// afterwards, the disk alone knows; its checkpoint is there.
+/// The disk stops writing before a change of names, which the filesystem makes only in
+/// memory: the call must fail. Whether a session has its new name afterwards depends on
+/// the disk; its checkpoint is there.
 #[test]
 fn rule_2_3_a_change_of_names_that_is_not_durable_is_no_success() {
     type Change = fn(&Mount, &Session) -> std::io::Result<()>;
     let make: Change = |mount, _| fs::create_dir(mount.mountpoint.join("new.session"));
     let rename: Change =
         |mount, session| fs::rename(&session.on_mount, mount.mountpoint.join("new.session"));
-    // What is removed is so for good when somebody syncs, as in any directory.
+    // As in any directory, a removal is durable after the next sync.
     fn sync(mount: &Mount) -> std::io::Result<()> {
         fs::File::open(&mount.mountpoint)?.sync_all()
     }
@@ -236,8 +233,8 @@ fn rule_2_3_a_change_of_names_that_is_not_durable_is_no_success() {
         fs::remove_dir(mount.mountpoint.join("empty.session"))?;
         sync(mount)
     };
-    // As `rm -r`: with the second call it relies on the first, which is only a
-    // promise (DESIGN 2.12).
+    // As `rm -r` does: the second call needs the first one, a removal that is only
+    // deferred so far (DESIGN 2.12).
     let remove_all: Change = |mount, session| {
         fs::remove_file(session.file())?;
         fs::remove_dir(&session.on_mount)?;
@@ -271,15 +268,15 @@ fn rule_2_3_a_change_of_names_that_is_not_durable_is_no_success() {
     }
 }
 
-/// The tests share the table of mounts, in which the repository of one may lie on
-/// a filesystem that does not even tell its attributes: another test makes
-/// filesystems meanwhile (see [`NO_PATH`]).
+/// All tests see one table of mounts. The repository in one of them may lie on a
+/// filesystem that does not even return attributes, while another test makes filesystems
+/// (see [`NO_PATH`]).
 #[test]
 fn filesystems_are_made_while_one_has_shut_down() {
     let device = FailingDevice::with("xfs");
     let (mut mount, session) = mounted(&device, &[]);
     device.faults.all_writes.store(true, Ordering::SeqCst);
-    // It gives up when its log cannot be written.
+    // It shuts down when its log cannot be written.
     let made = mount.mountpoint.join("b.session");
     let made = errno(device.faults.prompt(|| fs::create_dir(made)));
     assert_eq!(made, libc::EIO);

@@ -1,6 +1,6 @@
-//! Every type of file under every name that means something, put there in the
-//! repository: nothing hangs, nothing is followed, no fifo or device is opened,
-//! the errno is the true one, and all others go on (DESIGN 1, 2.8, 2.13).
+//! Every type of file under every special name, put there in the repository: nothing
+//! hangs, no link is followed, no fifo or device is opened, the errno is the real one,
+//! and everything else goes on (DESIGN 1, 2.8, 2.13).
 
 use std::fs::{self, File};
 use std::io;
@@ -65,15 +65,14 @@ impl Kind {
         matches!(self, Empty | Regular)
     }
 
-    /// What opens of it say on the mount, for reading and for writing, where
-    /// none of its names is followed: as in any directory that is mounted with
-    /// nodev.
+    /// The results of opening it on the mount, for reading and for writing, where its
+    /// name is not followed: as in any directory that is mounted with nodev.
     fn opens(self) -> [i32; 2] {
         match self {
             Empty | Regular => [0, 0],
             Directory | FullDirectory | MarkedDirectory => [0, libc::EISDIR],
             Outside | Inside | Dangling | Loop => [libc::ELOOP; 2],
-            // For reading it does not wait, for writing nobody reads.
+            // An open for reading does not wait; for writing there is no reader.
             Fifo => [0, libc::ENXIO],
             Socket => [libc::ENXIO; 2],
             Null | Zero | Block => [libc::EACCES; 2],
@@ -81,7 +80,7 @@ impl Kind {
     }
 }
 
-/// Makes one; of a fifo, its end for reading.
+/// Makes one; returns the reading end of a fifo.
 fn make(kind: Kind, path: &Path, outside: &Path) -> Option<File> {
     let node = |kind, major, minor| {
         mknodat(CWD, path, kind, Mode::from(0o666), makedev(major, minor)).unwrap();
@@ -130,7 +129,7 @@ fn make(kind: Kind, path: &Path, outside: &Path) -> Option<File> {
     None
 }
 
-/// Nobody has ever had the other end of a fifo: there was no hang-up.
+/// The other end of a fifo was never opened: there was no hang-up.
 fn assert_untouched(fifo: Option<&File>, what: &str) {
     if let Some(fifo) = fifo {
         let mut polled = [PollFd::new(fifo, PollFlags::IN)];
@@ -201,7 +200,7 @@ fn assert_nothing_followed(outside: &Path, good: &Session, what: &str) {
     assert_next_save_works(good);
 }
 
-/// The names that mean something in a session, and others that look like them.
+/// The special names in a session, and others that look like them.
 const IN_A_SESSION: [&str; 9] = [
     "session",
     "session.next",
@@ -234,7 +233,7 @@ fn section_1_every_type_of_file_under_every_name_in_a_session() {
                 listed.iter().any(|listed| listed == name),
                 "{what}: {listed:?}"
             );
-            // What opens say. A link elsewhere is followed by who opens it.
+            // The results of opens. A program follows a link elsewhere by itself.
             if is_checkpoint || is_lock || !kind.is_link() {
                 let nonblock = libc::O_NONBLOCK;
                 let mut options = File::options();
@@ -277,7 +276,7 @@ fn section_1_every_type_of_file_under_every_name_in_a_session() {
             if in_full(cases) || is_lock || is_checkpoint {
                 let lists = [&["--long"][..], &["--json"], &[]];
                 for (number, arguments) in lists.into_iter().enumerate() {
-                    // They look at the whole machine.
+                    // They look at all processes of the machine.
                     if !in_full(cases + number) {
                         continue;
                     }
@@ -289,19 +288,19 @@ fn section_1_every_type_of_file_under_every_name_in_a_session() {
                     );
                 }
                 let doctor = command(&mount, "doctor", &[]);
-                // Who has the fifo open is this test, so that the lock is in use.
+                // This test has the fifo open, so the lock counts as in use.
                 let is_found = name == ".session.1.0"
                     || is_lock && kind != Fifo
                     || is_checkpoint && !kind.is_file();
                 assert_eq!(doctor.status.success(), !is_found, "{what}: {doctor:?}");
             }
-            // The lock is broken whatever it is, but for a directory.
+            // A lock of any type is broken, except a directory.
             let broken = command(&mount, "break-lock", &["--force", "a"]);
             let breaks = !(is_lock && kind.is_directory());
             assert_eq!(broken.status.success(), breaks, "{what}: {broken:?}");
             let is_there = fs::symlink_metadata(session.in_repository.join(name)).is_ok();
             assert_eq!(is_there, !(is_lock && breaks), "{what}");
-            // It moves, and goes, as in any directory.
+            // It can be moved and removed as in any directory.
             if is_there && !is_checkpoint {
                 let moved = session.on_mount.join("moved");
                 fs::rename(&on_mount, &moved).unwrap_or_else(|e| panic!("{what}: {e}"));

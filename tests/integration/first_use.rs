@@ -1,5 +1,5 @@
-//! Where a new user or an administrator stumbles: what is told then, in words
-//! that say what to do (DESIGN 1, 13.5).
+//! Mistakes of a new user or administrator, and the messages that say what to do (DESIGN
+//! 1, 13.5).
 
 use std::fs;
 use std::path::Path;
@@ -206,7 +206,7 @@ fn doctor_and_break_lock_agree_about_a_directory_in_the_place_of_a_lock() {
     assert_eq!(told["found"][0]["kind"], "directory_as_lock");
 }
 
-/// Of a mount whose repository goes and comes.
+/// For a mount whose repository is removed and made again.
 #[test]
 fn section_1_a_repository_that_is_missing_is_an_empty_directory() {
     let disk = Disk::new(Backing::Here);

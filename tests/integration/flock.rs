@@ -1,5 +1,5 @@
-//! flock(2) on the mount: of `session` it is a lock of the session, whatever is
-//! saved meanwhile, and those who take turns with it lose nothing (DESIGN 2.16).
+//! flock(2) on the mount: of `session` it is a lock of the session, whatever is saved
+//! meanwhile, and programs that take turns with it lose nothing (DESIGN 2.16).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,10 +18,10 @@ on_each_filesystem!(
     rule_2_16_locks_are_those_of_a_directory,
 );
 
-/// Processes that take turns.
+/// How many processes take turns.
 const PROCESSES: usize = 6;
 
-/// Runs a script of Python so many times at once.
+/// Runs a Python script in that many processes at once.
 fn at_once(session: &Session, script: &str) {
     let running: Vec<_> = (0..PROCESSES)
         .map(|_| Running::start("python3", &session.on_mount, script, &[]))
@@ -45,7 +45,7 @@ fn rule_2_16_commands_under_a_lock_lose_no_update(backing: Backing) {
     assert_saved(&session, &format!("{count}\n"));
 }
 
-/// Adds one, `ROUNDS` times, in a way of `HOW`.
+/// Python: adds one, `ROUNDS` times, in the way that `HOW` says.
 const ADD: &str = "
 import fcntl, os
 def start():
@@ -116,7 +116,7 @@ for i in range({rounds}):
     assert_eq!(lines.len(), PROCESSES * rounds);
     assert!(lines.iter().all(|line| line.contains(' ')), "{lines:?}");
 
-    // What it was opened on was longer, and shorter.
+    // The checkpoint it was opened on was longer, or shorter.
     for content in ["short\n", &"long\n".repeat(2000)] {
         save(session.file(), "what was there\n").unwrap();
         let script = format!(
@@ -203,8 +203,8 @@ fn rule_2_16_locks_are_those_of_a_directory(backing: Backing) {
     }
 }
 
-/// A lock that was given back is free for the next one, who does not wait, though
-/// the kernel does not wait for us when it tells of the last close.
+/// A lock that was given back is free for the next caller with `LOCK_NB`, though the
+/// kernel tells us of the last close without waiting for us.
 #[test]
 fn rule_2_16_a_lock_of_one_who_has_ended_is_free() {
     let mount = Mount::new(Backing::Tmpfs);
@@ -218,7 +218,7 @@ fn rule_2_16_a_lock_of_one_who_has_ended_is_free() {
     output_of(&session.on_mount, "bash", &["-c", &line]);
 }
 
-/// Whatever the checkpoint is that a descriptor is of.
+/// Whatever checkpoint a descriptor is of.
 #[test]
 fn rule_2_16_the_lock_is_one_of_the_session() {
     let mount = Mount::new(Backing::Here);
@@ -265,7 +265,7 @@ print(os.fstat(writer).st_ino == os.stat('session').st_ino, os.fstat(writer).st_
     assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), "last");
 }
 
-/// One who has changed something is not moved: it would lose that, or what came
+/// A writer that has changed something is not moved: it would lose its change, or one in
 /// between.
 #[test]
 fn rule_2_9_a_writer_that_has_changed_something_is_refused_in_the_end() {
@@ -295,7 +295,7 @@ except OSError as e: print(e.errno)
     assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), "another");
 }
 
-/// Nobody is moved to a checkpoint that it could not have opened.
+/// No writer is moved to a checkpoint that it could not have opened.
 #[test]
 fn rule_13_1_a_lock_is_no_way_to_a_checkpoint_of_another_user() {
     let mount = shared_mount(Backing::Ext4);
@@ -340,7 +340,7 @@ fd = opened(); replace('secret', 0o600); lock(fd)
     assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), "secret");
 }
 
-/// Has the lock of a session for as long as it lives.
+/// A process that locks a session until this value is dropped.
 fn holder(session: &Session) -> Running {
     let script = "import fcntl, os, signal\nfd = os.open('session', os.O_RDONLY)\n\
                   fcntl.flock(fd, fcntl.LOCK_EX)\npause()";
@@ -356,8 +356,8 @@ fn is_waiting(pid: u32) -> bool {
         .any(|&tid| is_in_call(tid, libc::SYS_flock))
 }
 
-/// The kernel waits for our answer, whatever signal comes: fuser answers none of
-/// its interrupts.
+/// The kernel waits for our answer, whatever signal comes: fuser does not handle its
+/// interrupts.
 #[test]
 fn rule_2_16_who_waits_for_a_lock_can_be_killed() {
     let mount = Mount::new(Backing::Here);
@@ -383,7 +383,7 @@ for one in t: one.join()\"";
             wait_until("it has ended", || has_ended(waiter.pid));
         }
     }
-    // One that is stopped and goes on, and one whose handler returns, wait on.
+    // One that is stopped and continued, and one whose handler returns, go on waiting.
     let script = "
 import fcntl, signal
 seen = []
@@ -418,8 +418,8 @@ print(len(seen) > 0)
     }
 }
 
-/// A signal that another thread takes is no end of the wait: the thread would be
-/// told an errno that no program knows.
+/// A signal that another thread takes does not end the wait: the thread would get an
+/// errno that no program knows.
 #[test]
 fn rule_2_16_a_signal_for_another_thread_ends_no_wait() {
     let mount = Mount::new(Backing::Here);
@@ -460,7 +460,7 @@ t.join()
     );
 }
 
-/// As many as may wait do, on no thread of the daemon each; others are told.
+/// As many requests wait as may, without a thread each; further ones are refused.
 #[test]
 fn rule_13_3_one_user_waits_for_so_many_locks() {
     let mount = Mount::new(Backing::Here);
@@ -486,7 +486,7 @@ print(told.count('got'), told.count('ENOLCK'))
     let script = format!("{PYTHON_PAUSE}{script}");
     let mut waiter = Running::start("python3", &session.on_mount, &script, &[]);
     waiter.told();
-    // Those that the many opens have needed are idle, and end.
+    // The threads that the many opens needed are idle, and end.
     wait_until("nobody waits on a thread", || {
         threads(mount.pid(), None).len() < 40
     });
@@ -502,8 +502,8 @@ print(told.count('got'), told.count('ENOLCK'))
     );
 }
 
-/// One who gets its lock is moved, which writes back what it has mapped, which waits
-/// for the writer that has the session. Nobody else's lock waits for that.
+/// A writer that gets its lock is moved. That writes back what it has mapped, which waits
+/// for the writer in the slot. Other locks must not wait for that.
 #[test]
 fn rule_13_4_a_mapping_that_waits_for_a_writer_holds_up_no_lock() {
     let mount = Mount::with(Backing::Here, &["--lock-wait", "600"]);

@@ -1,6 +1,6 @@
-//! Requests that wait for a disk, and those that need none meanwhile (DESIGN 13.4):
-//! the repository's filesystem is frozen (fsfreeze(8)), so that nothing can be
-//! changed there and everything read.
+//! Requests that wait for a disk, and others that need none meanwhile (DESIGN 13.4): the
+//! repository's filesystem is frozen (fsfreeze(8)), so that it can be read but not
+//! changed.
 
 use std::fs;
 use std::io::Seek;
@@ -12,7 +12,7 @@ use crate::common::tools::{assert_next_save_works, assert_saved};
 use crate::common::users::{Program, User, run_as, shared_mount_by, told};
 use crate::common::{Backing, Mount, Session, run, wait_until};
 
-// Those that can be frozen.
+// Filesystems that can be frozen.
 mod ext4 {
     use super::Backing::Ext4;
 
@@ -37,11 +37,11 @@ on_each_filesystem!(in_full xfs Xfs
     rule_13_3_what_waits_to_be_written_is_bounded
 );
 
-/// A filesystem that is frozen while this lives.
+/// A filesystem that is frozen until this value is dropped.
 struct Frozen(PathBuf);
 
 impl Frozen {
-    /// That on which the repository of a mount is, and nothing else.
+    /// The filesystem of a mount's repository.
     fn disk_of(mount: &Mount) -> Self {
         let path = mount.disk.path();
         run("mountpoint", ["-q".as_ref(), path.as_os_str()]);
@@ -57,7 +57,8 @@ impl Drop for Frozen {
     }
 }
 
-/// A command that is on its way. What it waits for in vain thaws at its end.
+/// A running command. At its end the filesystem is thawed, so that it does not wait for
+/// ever.
 struct Running {
     child: Child,
     disk: PathBuf,
@@ -68,7 +69,7 @@ impl Running {
         Self::reading(mount, directory, command, Stdio::null())
     }
 
-    /// It goes to its directory itself: what waits there is not this process.
+    /// The command changes its directory itself, so that this process does not wait.
     fn reading(mount: &Mount, directory: &Path, command: &str, input: Stdio) -> Self {
         let child = Command::new("dash")
             .args(["-c", &format!("cd '{}' && {command}", directory.display())])
@@ -85,7 +86,7 @@ impl Running {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// What it prints, once it has ended well.
+    /// Its output, after it has ended well.
     fn output(mut self) -> String {
         wait_until("a command ends", || self.has_ended());
         assert!(self.child.wait().unwrap().success());
@@ -133,8 +134,8 @@ fn assert_others_are_served(mount: &Mount, reader: &fs::File) {
     }
 }
 
-/// A mount with so many sessions, another one, and a reader of the first that has
-/// read it.
+/// A mount with this many sessions, another session, and a reader that has read the first
+/// one.
 fn prepared(
     backing: Backing,
     options: &[&str],
@@ -179,7 +180,7 @@ fn rule_13_4_who_needs_no_disk_does_not_wait_for_it(backing: Backing) {
     }
 }
 
-/// What each of them waits in, more or less: it is what tells that all have come.
+/// The system calls in which they wait: they show that all have arrived.
 const CHANGES: [&str; 16] = [
     "echo new > session",
     "echo more >> session",
@@ -241,8 +242,8 @@ fn rule_13_4_every_kind_of_change_leaves_a_thread_free(backing: Backing) {
     }
 }
 
-/// Each write that waits is kept in memory; beyond a bound the user is told so,
-/// and what has lost a piece is never a checkpoint.
+/// Each write that waits is kept in memory. Beyond a limit the user gets an error, and a
+/// save that lacks a piece is never published.
 fn rule_13_3_what_waits_to_be_written_is_bounded(backing: Backing) {
     const WRITERS: usize = 200;
     let mut mount = shared_mount_by(&[], backing, &["--threads=2"]);
@@ -276,8 +277,7 @@ for n in told: print(n, flush=True)"
     let before = status(mount.pid(), "RssAnon");
     let frozen = Frozen::disk_of(&mount);
     program.go_on();
-    // Each that waits to be written is with a thread of its own, but for those that
-    // are refused.
+    // Each waiting write has a thread of its own, except those that are refused.
     wait_until("all writes wait, or are refused", || {
         let waiting = inside(&mount, &[libc::SYS_pwrite64]);
         waiting >= 60 && program.threads() <= waiting + 1
@@ -298,7 +298,7 @@ for n in told: print(n, flush=True)"
         let content = fs::read(session).unwrap();
         match *told {
             0 => assert_eq!(content.len(), 4096 + (1 << 20)),
-            // Of the write, and again of the close, which some programs look at only.
+            // From the write, and again from the close, as some programs look only there.
             errno => {
                 assert_eq!(errno, libc::ENOMEM + 1000 * libc::ENOMEM);
                 assert_eq!(content, b"old\n");

@@ -1,5 +1,5 @@
-//! A disk that is full: the error is told, the old checkpoint stands, and
-//! nothing is left (DESIGN 2.3, I1, I4).
+//! A disk that is full: programs get the error, the old checkpoint stands, and nothing is
+//! left behind (DESIGN 2.3, I1, I4).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use crate::common::{Backing, Mount, Session, times};
 /// The size of the disk in KiB: about 2 MiB for files, beside the journal.
 const DISK: u32 = 3072;
 
-/// As much as it takes once, but not twice.
+/// A size that fits once, but not twice.
 const BIG: usize = 1300 << 10;
 
 /// A mount of a small disk with a session whose checkpoint says `old`.
@@ -23,7 +23,7 @@ fn small_disk(old: &[u8]) -> (Mount, Session) {
     (mount, session)
 }
 
-/// Bytes that tell where they are from.
+/// Bytes that show where they are from.
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 251) as u8 ^ i as u8 ^ seed).collect()
 }
@@ -54,7 +54,7 @@ fn rule_2_3_a_writer_hears_of_a_full_disk_and_the_old_checkpoint_stands() {
         let new = pattern(2, 3 << 20);
         let written = new.chunks(64 << 10).try_for_each(|c| writer.write_all(c));
         let closed = close(writer);
-        // Told at both: whoever looks only at one of them has to know.
+        // Reported by both calls, as a program may look at only one of them.
         assert_eq!(errno(written), libc::ENOSPC, "round {round}");
         assert_eq!(errno(closed), libc::ENOSPC, "round {round}");
         assert_stands(&session, &old, inode);
@@ -99,7 +99,7 @@ fn rule_2_3_replaced_checkpoints_do_not_fill_the_disk() {
         let closed = close(writer);
         assert!(closed.is_ok(), "round {round}: {closed:?}");
         match round % 3 {
-            // Read, looked at, or listed: all of it looks the checkpoint up.
+            // Reading, stat and listing all look the checkpoint up.
             0 => assert!(fs::read(session.file()).unwrap() == content),
             1 => assert_eq!(fs::metadata(session.file()).unwrap().len(), 700 << 10),
             _ => assert_eq!(fs::read_dir(&session.on_mount).unwrap().count(), 1),
@@ -132,7 +132,7 @@ fn rule_2_1_a_reader_keeps_its_checkpoint_on_a_disk_that_fills_up() {
     let (_mount, session) = small_disk(&old);
     let mut reader = fs::File::open(session.file()).unwrap();
     fs::write(session.file(), pattern(2, 700 << 10)).unwrap();
-    // Both are there, so the third finds no place.
+    // Both files are there, so a third does not fit.
     let mut writer = fs::File::create(session.file()).unwrap();
     assert_eq!(
         errno(writer.write_all(&pattern(3, 700 << 10))),
@@ -173,7 +173,7 @@ print(errors > 30)",
     );
     assert_eq!(told, "fsync 28\nclose 28\nTrue");
     assert_stands(&session, &old, inode);
-    // The same by a program that only ends.
+    // The same by a program that ends without closing.
     let shell = crate::common::shell(
         "bash",
         &session.on_mount,
@@ -243,7 +243,7 @@ fn rule_2_3_an_append_whose_copy_does_not_fit_fails() {
         .open(session.file())
         .unwrap();
     assert_eq!(errno(writer.write_all(b"more")), libc::ENOSPC);
-    // Neither by a second try, nor by its end.
+    // Neither a second write nor its end makes a save of it.
     assert_eq!(errno(writer.write_all(b"more")), libc::ENOSPC);
     assert_eq!(errno(close(writer)), libc::ENOSPC);
     assert_stands(&session, &old, inode);

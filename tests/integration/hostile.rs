@@ -1,5 +1,5 @@
-//! Who means ill, or is out of hand: symlinks swapped under the mount, clients
-//! in great number, and a daemon that may have little.
+//! Hostile or broken clients: symlinks swapped under the mount, very many clients, and a
+//! daemon with tight limits.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -38,8 +38,8 @@ fn snapshot(directory: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, Vec<u8>)> {
     all
 }
 
-/// What is done on the mount, whatever comes of it: all that leads to a file by
-/// its name. Answers what has been read.
+/// Uses everything on the mount that leads to a file by its name, whatever the result.
+/// Returns what was read.
 fn use_files(directory: &Path, round: u64) -> Vec<u8> {
     let file = directory.join("file");
     let other = directory.join(format!("other-{round}"));
@@ -94,7 +94,7 @@ fn use_files(directory: &Path, round: u64) -> Vec<u8> {
 #[test]
 fn section_1_nothing_outside_is_reached_while_symlinks_are_swapped() {
     let mut mount = Mount::new(Backing::Tmpfs);
-    // Of a checkpoint that is a symlink at the moment.
+    // Read through a checkpoint that was a symlink at that moment.
     mount.may_complain = true;
     let canary = mount.disk.path().join("canary");
     fs::create_dir(&canary).unwrap();
@@ -109,8 +109,8 @@ fn section_1_nothing_outside_is_reached_while_symlinks_are_swapped() {
     fs::write(session.file(), "ours").unwrap();
     let outside = snapshot(&canary);
 
-    // Each with a symlink beside it, to be exchanged with it; by descriptors of
-    // their directories, or the swaps themselves would lead outside.
+    // Each has a symlink beside it, to be exchanged with it; by descriptors of their
+    // directories, as the swaps themselves would lead outside otherwise.
     let (repository, inside) = (&mount.repository, &session.in_repository);
     let swapped = [
         (inside.clone(), "logs", "../../canary"),
@@ -192,7 +192,7 @@ fn too_few_descriptors_are_an_error_and_no_end() {
         }
     };
     assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
-    // Whatever a save says, it is true.
+    // What a save reports must be true.
     let saved = fs::write(session.file(), "new").is_ok();
     drop(open);
     let expected = if saved { "new" } else { "old" };
@@ -207,7 +207,7 @@ fn too_few_descriptors_are_an_error_and_no_end() {
     assert_eq!(checkpoint(), "newer");
 }
 
-/// Processes without number, all at once, on few sessions.
+/// Very many processes at once on few sessions.
 #[test]
 fn rule_2_3_a_flood_of_processes_is_served() {
     let mount = Mount::new(Backing::Tmpfs);
@@ -244,8 +244,8 @@ done"#;
     }
 }
 
-/// Clients that stop, or never close, hold up nobody but who wants the same
-/// session; and it is told who they are.
+/// Clients that stop, or never close, hold up only those that want the same session, and
+/// can be found out.
 #[test]
 fn rule_2_8_writers_that_stand_still_hold_up_no_other_session() {
     let mount = Mount::new(Backing::Tmpfs);

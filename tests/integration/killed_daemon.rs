@@ -1,6 +1,6 @@
-//! The daemon is killed at any system call of a save (I1, I2, I4): the old
-//! checkpoint is there or the new one, what was acknowledged is not lost, and a
-//! new mount works at once, without any repair.
+//! The daemon is killed at any system call of a save (I1, I2, I4): the old or the new
+//! checkpoint is there, acknowledged saves are not lost, and a new mount works at once,
+//! without any repair.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,8 +14,8 @@ on_each_filesystem!(
     invariant_2_the_daemon_killed_at_any_time_under_load,
 );
 
-/// Calls that a thread makes while it waits for work: it would be killed before
-/// the save has begun. None of them touches the repository.
+/// System calls of a thread that waits for work: killed there, the save would not have
+/// begun. None of them touches the repository.
 const WAITING: [&str; 8] = [
     "accept4",
     "clock_nanosleep",
@@ -27,19 +27,19 @@ const WAITING: [&str; 8] = [
     "rt_sigtimedwait",
 ];
 
-/// Ways of saving, by programs that look at what close(2) says, which the shells
-/// themselves do not.
+/// Ways of saving, by programs that look at the result of close(2); the shells themselves
+/// do not.
 const WAYS: [&str; 3] = [
     "printf new | dd of=session status=none",
     "printf ew | dd of=session bs=1 seek=1 conv=notrunc,fsync status=none",
     "printf new | dd of=other status=none && mv other session",
 ];
 
-/// What each way makes of what was there.
+/// The content that each way makes of the old one.
 const OLD: &str = "nld";
 
-/// The calls that the daemon makes in a save, and how often one of its threads
-/// makes each at the most.
+/// The system calls of the daemon in a save, each with the largest number of times that
+/// one thread makes it.
 fn calls_of(mount: &Mount, session: &Session, way: &str) -> BTreeMap<String, usize> {
     fs::write(session.file(), OLD).unwrap();
     let trace = mount.disk.beside("trace");
@@ -49,7 +49,8 @@ fn calls_of(mount: &Mount, session: &Session, way: &str) -> BTreeMap<String, usi
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let trace = fs::read_to_string(trace).unwrap();
     for line in trace.lines() {
-        // PID NAME(ARGUMENTS) = RESULT; what goes on has no name.
+        // PID NAME(ARGUMENTS) = RESULT; the second line of an interrupted call has no
+        // name.
         let Some((pid, rest)) = line.split_once(' ') else {
             continue;
         };
@@ -69,8 +70,8 @@ fn calls_of(mount: &Mount, session: &Session, way: &str) -> BTreeMap<String, usi
     most
 }
 
-/// One save, with the daemon killed when one of its threads enters the call
-/// `name` for the time `number`. Answers whether that happened.
+/// One save, during which the daemon is killed when one of its threads enters the call
+/// `name` for the time `number`. Returns whether it was.
 fn kill_at(mount: &mut Mount, session: &Session, way: &str, (name, number): (&str, usize)) -> bool {
     let what = format!("{way}: killed at {name}, {number}");
     fs::write(session.file(), OLD).unwrap();
@@ -86,8 +87,8 @@ fn kill_at(mount: &mut Mount, session: &Session, way: &str, (name, number): (&st
     } else {
         assert!(there == "new" || there == OLD, "{what}: {there:?}");
     }
-    // One that has been killed after its answer may take a moment to end, in which
-    // it answers nothing any more.
+    // If it is killed after its answer, it may take a moment to end, and answers nothing
+    // in that time.
     if acknowledged && fs::metadata(session.file()).is_ok() {
         return false;
     }
@@ -99,7 +100,7 @@ fn kill_at(mount: &mut Mount, session: &Session, way: &str, (name, number): (&st
     }
     mount.restart(&[]);
     assert_eq!(fs::read_to_string(session.file()).unwrap(), there, "{what}");
-    // Of the program's own making.
+    // A file that the saving program made.
     drop(fs::remove_file(session.on_mount.join("other")));
     assert_next_save_works(session);
     true
@@ -118,7 +119,7 @@ fn invariant_4_the_daemon_killed_at_any_call_of_a_save(backing: Backing) {
         let all = calls
             .iter()
             .flat_map(|(name, count)| (1..=*count).map(move |n| (&**name, n)));
-        // Some of them only, unless in full.
+        // Only some of them, except in a full run.
         for at in all.step_by(10 / times(10)) {
             cases += 1;
             // The requests of a save are shared out among threads, each time anew: the
@@ -131,8 +132,8 @@ fn invariant_4_the_daemon_killed_at_any_call_of_a_save(backing: Backing) {
     assert!(kills * 2 > cases, "{kills} of {cases}");
 }
 
-/// Saves one number after the other until it is refused, each in as many lines
-/// as it takes to be longer than a piece, and notes those that are acknowledged.
+/// Saves increasing numbers until it is refused, each in enough lines to be longer than a
+/// piece, and notes the acknowledged ones.
 const SAVER: &str = r"
 import os, sys
 number = int(sys.argv[2])
@@ -178,7 +179,7 @@ fn invariant_2_the_daemon_killed_at_any_time_under_load(backing: Backing) {
             .iter()
             .enumerate()
             .map(|(n, session)| {
-                // What is there may be newer than what was acknowledged.
+                // The content may be newer than the last acknowledged one.
                 let begin =
                     number_in(&fs::read_to_string(session.checkpoint()).unwrap_or_default());
                 std::process::Command::new("python3")
@@ -191,7 +192,7 @@ fn invariant_2_the_daemon_killed_at_any_time_under_load(backing: Backing) {
             })
             .collect();
         let begin = acknowledged(0);
-        // Not always after as many.
+        // After a number of saves that changes.
         let enough = 1 + round as u64 * 7 % 20;
         wait_until("there are enough saves", || {
             acknowledged(0) >= begin + enough
@@ -204,7 +205,7 @@ fn invariant_2_the_daemon_killed_at_any_time_under_load(backing: Backing) {
         mount.restart(&[]);
         for (n, session) in sessions.iter().enumerate() {
             let content = fs::read_to_string(session.file()).unwrap();
-            // None at all is shown as an empty one.
+            // A missing checkpoint is shown as an empty one.
             let checkpoint = fs::read_to_string(session.checkpoint()).unwrap_or_default();
             assert_eq!(content, checkpoint);
             let (there, least) = (number_in(&content), acknowledged(n));
@@ -212,7 +213,7 @@ fn invariant_2_the_daemon_killed_at_any_time_under_load(backing: Backing) {
                 there >= least,
                 "session {n}: {there}, and {least} was acknowledged"
             );
-            // Nobody is in the way of the next save, and nothing stays behind.
+            // Nothing is in the way of the next save, and nothing is left behind.
             fs::write(session.file(), content).unwrap();
             assert_eq!(session.names(), ["session"]);
         }

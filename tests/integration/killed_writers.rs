@@ -19,8 +19,8 @@ on_each_filesystem!(
 const OLD: &str = "old checkpoint\n";
 const SIGNALS: [&str; 4] = ["KILL", "TERM", "INT", "SEGV"];
 
-/// Writes for ever, in pieces that take a while, to `session` or to what it is
-/// given as standard output; tells its process id when it is at it.
+/// Writes for ever, in pieces that take a while, to `session` or to its standard output;
+/// prints its process id once it writes.
 const WRITER: &str = "
 import resource, signal, sys, threading
 for s in (signal.SIGTERM, signal.SIGINT, signal.SIGSEGV): signal.signal(s, signal.SIG_DFL)
@@ -36,7 +36,7 @@ tell(os.getpid())
 write()
 ";
 
-/// Tries `act` on a session each, with every signal, all at once.
+/// Runs `act` for every signal, each on a session of its own, all at once.
 fn with_each_signal(backing: Backing, act: impl Fn(&Trial<'_>) + Sync) {
     let mount = Mount::new(backing);
     std::thread::scope(|scope| {
@@ -65,8 +65,8 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Runs a command that tells its writer's process id, kills as asked, and
-    /// waits for the end of all: nothing has been saved.
+    /// Runs a command that prints the process id of its writer, kills as asked, and waits
+    /// until all have ended: nothing has been saved.
     fn killed(&self, shell: &str, command: &str, more: &[(&str, &str)], target: Target) {
         let mut saves = Saves::of(self.session);
         let inode = self.session.inode();
@@ -80,7 +80,7 @@ impl Trial<'_> {
         let what = format!("{command}, {}: {output:?}", self.signal);
         self.nothing_is_saved(&what, &mut saves);
         assert_eq!(self.session.inode(), inode, "{what}");
-        // At once, with no second try.
+        // At once, not at a second try.
         fs::write(self.session.file(), "next").expect(&what);
         assert_eq!(fs::read(self.session.checkpoint()).unwrap(), b"next");
         fs::write(self.session.file(), OLD).expect(&what);
@@ -108,7 +108,7 @@ impl Trial<'_> {
 }
 
 enum Target {
-    /// The process that the command has told of.
+    /// The process whose id the command has printed.
     Told,
     /// All processes of the command.
     Group,
@@ -124,7 +124,7 @@ fn rule_2_6_a_writer_killed_alone_saves_nothing(backing: Backing) {
             let line = "exec python3 \"$WRITER\"";
             trial.killed("dash", line, &[("HOW", how)], Target::Told);
         }
-        // Others of its threads are writing, too.
+        // Other threads of it are writing, too.
         let threads = [("HOW", truncating.as_str()), ("THREADS", "3")];
         trial.killed("dash", "exec python3 \"$WRITER\"", &threads, Target::Told);
         for shell in ["bash", "dash"] {
@@ -142,7 +142,7 @@ fn rule_2_6_a_writer_killed_by_timeout_saves_nothing(backing: Backing) {
             "HOW=1 timeout -s SIGNAL SECONDS python3 \"$WRITER\"",
             "{ echo a; timeout -s SIGNAL SECONDS python3 \"$WRITER\"; } > session",
         ] {
-            // Should the time be up before it has begun to write: again.
+            // If the time is up before it has begun to write: again.
             let tried = [1, 4, 16].into_iter().find(|seconds| {
                 let command = command.replace("SIGNAL", trial.signal);
                 let command = command.replace("SECONDS", &seconds.to_string());
@@ -150,8 +150,8 @@ fn rule_2_6_a_writer_killed_by_timeout_saves_nothing(backing: Backing) {
                 let has_begun = running.told_before_its_end().is_some();
                 let output = running.finish();
                 if !has_begun {
-                    // A killed process that has not written spoils nothing: what
-                    // `timeout` and the shell did to the file may be saved.
+                    // A killed process that has not written does no harm: what `timeout`
+                    // and the shell did to the file may be saved.
                     fs::write(trial.session.file(), OLD).unwrap();
                     saves = Saves::of(trial.session);
                     return false;
@@ -188,7 +188,7 @@ fn rule_2_6_a_writer_killed_in_a_pipeline_saves_nothing(backing: Backing) {
         ] {
             trial.killed(shell, line, &[], target);
         }
-        // What writes the file is the last of the line, and none of ours.
+        // The last program of the pipeline writes the file; it is not our writer.
         let mut saves = Saves::of(trial.session);
         let line = "{ head -c 300000 /dev/zero; exec sleep 1000; } | \
                     { cd ..; exec dash -c 'echo $$ > \"$TOLD\"; exec cat'; } > session";
@@ -256,7 +256,7 @@ fn rule_2_6_a_killed_process_that_did_not_write_spoils_nothing(backing: Backing)
                 "( echo a; BYSTANDER; : ) >> session",
                 "old checkpoint\na\n",
             ),
-            // It is even the last that has the file.
+            // It is even the last process that has the file open.
             ("bash", "( echo a; BYSTANDER & ) > session", "a\n"),
             (
                 "dash",
@@ -286,7 +286,7 @@ fn rule_2_6_a_killed_process_that_did_not_write_spoils_nothing(backing: Backing)
     });
 }
 
-/// `exit_group` ends all threads but one by the means of a signal.
+/// exit_group(2) ends all threads but one by a signal.
 #[test]
 fn rule_2_6_an_end_by_exit_is_no_kill_whichever_thread_is_the_last() {
     let mount = Mount::new(Backing::Tmpfs);
@@ -317,8 +317,8 @@ for i in range(ROUNDS):
     assert content == 'save %d' % i, (i, content)
 "
     );
-    // A round is 160 ms of copying, on any filesystem: no program may take
-    // longer than the harness has patience for.
+    // A round takes 160 ms of copying, on any filesystem: no program may take longer than
+    // the tests wait for.
     let rounds = 20;
     let script = script.replace("ROUNDS", &rounds.to_string());
     fs::write(session.file(), OLD).unwrap();
@@ -342,7 +342,7 @@ fn rule_2_6_an_end_without_close_saves() {
         "os._exit(1)",
         "sys.exit(255)",
         "raise Exception",
-        // The first thread is gone before the one that wrote.
+        // The first thread ends before the one that has written.
         "threading.Thread(target=lambda: os._exit(7)).start(); threading.Event().wait()",
         "os.execv('/bin/true', ['true'])",
         "os.set_inheritable(f.fileno(), True); os.execv('/bin/true', ['true'])",

@@ -1,5 +1,5 @@
-//! DESIGN 5 and 2.6: programs that open `session` for others, and let go of it
-//! before those write, while they do, or after.
+//! DESIGN 5 and 2.6: programs that open `session` for others, and close it before, while
+//! or after those write.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -9,7 +9,7 @@ use crate::common::{Backing, Mount, Session, shell, wait_until};
 
 const OLD: &str = "old\n";
 
-/// What a child does: it waits until it is told, and writes.
+/// Python, for a child: it waits until it is told to go on, and writes.
 const LATE: &str = r#"read go <"$GO"; echo late"#;
 
 fn old_session(mount: &Mount) -> Session {
@@ -25,7 +25,7 @@ fn assert_is(session: &Session, content: &str, what: &str) {
     assert_eq!(session.names(), ["session"], "{what}");
 }
 
-/// Runs a program; the content and the number of saves when it has ended.
+/// Runs a program; returns its output, the content and the number of saves at its end.
 fn run(program: &str, script: &str) -> (Output, String, usize) {
     let mount = Mount::new(Backing::Tmpfs);
     let session = old_session(&mount);
@@ -38,8 +38,8 @@ fn run(program: &str, script: &str) -> (Output, String, usize) {
     (output, content, saves.count())
 }
 
-/// Runs a program of which something is left in the background when it tells that
-/// it is done: nothing is saved then, and what that writes is saved once.
+/// Runs a program that leaves a process in the background and then prints that it is
+/// done: nothing is saved then, and what that process writes is saved once.
 fn background(program: &str, script: &str, expected: &str) {
     let mount = Mount::new(Backing::Tmpfs);
     let session = old_session(&mount);
@@ -58,8 +58,8 @@ fn background(program: &str, script: &str, expected: &str) {
     assert_eq!(saves.count(), 1, "{script}");
 }
 
-/// The ways of a parent that closes its copy before, after and while its child
-/// writes; the child ends as `END` says.
+/// Parents that close their copy before, after and while their child writes; the child
+/// ends as `END` says.
 const PARENTS: [(&str, &str); 5] = [
     (
         "python3",
@@ -106,7 +106,7 @@ def go(): open(os.environ['GO_FILE'], 'w').close()
             .replace("END", end);
         let script = match program {
             "python3" => format!("{python}{script}"),
-            // In double quotes.
+            // Within double quotes.
             "sh" => script.replace('$', "\\$"),
             _ => script,
         };
@@ -199,7 +199,8 @@ f.close(); os.waitpid(pid, 0)",
     }
 }
 
-/// A receiver that is older than the open is nobody that could be found.
+/// A receiver that started before the open cannot be found among the opener's
+/// descendants.
 #[test]
 fn rule_2_6_what_a_killed_opener_has_handed_on_is_no_continuation() {
     let script = r"
@@ -227,7 +228,7 @@ if sys.argv[1:] == ['anew']:
     assert_eq!((content.as_str(), saves), ("new\n", 1));
 }
 
-/// A process that shares its table of descriptors closes nothing at its end.
+/// A process that shares its table of descriptors closes nothing when it ends.
 #[test]
 fn rule_2_6_a_killed_process_that_shared_its_descriptors_saves_nothing() {
     for opens in ["child", "parent"] {
@@ -257,7 +258,7 @@ assert error == errno.ECANCELED, error
     }
 }
 
-/// DESIGN 13.2: processes that have nothing to do with a save cost it nothing.
+/// DESIGN 13.2: processes that have nothing to do with a save do not slow it down.
 #[test]
 fn rule_13_2_a_save_does_not_look_at_the_processes_of_others() {
     let mount = Mount::new(Backing::Tmpfs);

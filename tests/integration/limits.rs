@@ -1,5 +1,4 @@
-//! Names, attributes and open files at their limits, and writers that nobody
-//! closes.
+//! Names, attributes and open files at their limits, and writers that are never closed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -55,7 +54,8 @@ fn section_1_names_beyond_their_limit_are_refused_everywhere(backing: Backing) {
     assert_saved(&longest, "by rename");
 }
 
-/// Deeper than the kernel takes a path: by a working directory that goes down.
+/// A path longer than the kernel takes, used by a working directory that goes down step
+/// by step.
 fn rule_2_13_a_path_beyond_path_max_is_used_step_by_step(backing: Backing) {
     let mount = Mount::new(backing);
     let session = mount.session("a");
@@ -79,9 +79,8 @@ except OSError as e: print(e.errno)";
     assert!(names_in(&mount.mountpoint).is_empty());
 }
 
-/// The longest names and values that the filesystem takes, and as many as it
-/// takes: each save keeps all of them, though its mark (DESIGN 3) has no room beside
-/// them.
+/// The longest names and values that the filesystem takes, and as many as it takes: each
+/// save keeps all of them, even if its mark (DESIGN 3) has no room beside them.
 fn rule_2_7_attributes_at_their_limits_are_kept(backing: Backing) {
     let mut mount = Mount::new(backing);
     mount.may_complain = true;
@@ -91,7 +90,7 @@ fn rule_2_7_attributes_at_their_limits_are_kept(backing: Backing) {
     let set = |path: &std::path::Path, name: &str, len| {
         setxattr(path, name, &vec![b'v'; len], XattrFlags::empty())
     };
-    // The same on both sides, at and beyond each limit.
+    // Mount and repository agree at and beyond each limit.
     let ordinary = mount.disk.path().join("ordinary");
     fs::write(&ordinary, "").unwrap();
     let longest = format!("user.{}", "n".repeat(250));
@@ -107,7 +106,7 @@ fn rule_2_7_attributes_at_their_limits_are_kept(backing: Backing) {
         let expected = set(&ordinary, &name, len);
         assert_eq!(set(&file, &name, len), expected, "{} {len}", name.len());
     }
-    // Until not the least is taken any more.
+    // Until not even the smallest fits.
     let (mut count, mut refused) = (0, None);
     for len in [100, 10, 0] {
         refused = loop {
@@ -138,7 +137,7 @@ fn rule_2_7_attributes_at_their_limits_are_kept(backing: Backing) {
     let before = all(&checkpoint);
     println!("{backing:?}: {} attributes, then {full:?}", before.len());
     assert_eq!(all(&file), before);
-    // A buffer that is too small, and the question for the length.
+    // A buffer that is too small, and a call that only asks for the length.
     let mut small = [0; 5];
     assert_eq!(
         getxattr(&file, &*longest, &mut small),
@@ -157,7 +156,7 @@ print(libc.getxattr(path, sys.argv[2].encode(), None, 0), libc.listxattr(path, N
     };
     assert!(ask(&file).starts_with("10 "), "{}", ask(&file));
     assert_eq!(ask(&file), ask(&checkpoint));
-    // What is kept fills the block that our mark needs, too.
+    // The kept attributes fill the block in which our mark would be, too.
     for round in 0..3 {
         let content = format!("round {round}");
         let mut writer = File::create(&file).unwrap();
@@ -171,8 +170,8 @@ print(libc.getxattr(path, sys.argv[2].encode(), None, 0), libc.listxattr(path, N
     }
 }
 
-/// A python program on a mount, which has said a line and waits for its input to
-/// end.
+/// A python program on a mount, which has printed a line and waits for the end of its
+/// input.
 fn started(mount: &Mount, arguments: &[String]) -> (Child, String) {
     let mut child = Command::new("python3")
         .arg("-c")
@@ -236,13 +235,13 @@ fn with_sessions(starter: &[&str], count: usize) -> Mount {
     Mount::started_by(starter, disk, repository, &[])
 }
 
-/// A hundred thousand files, held open in many programs; on several mounts where
-/// one process may not have as many descriptors. All of it is given back.
+/// A hundred thousand files, kept open by many programs; on several mounts if one process
+/// may not have as many descriptors. All of them are given back.
 #[test]
 fn a_hundred_thousand_open_files_are_held_and_let_go() {
     let wanted = if is_full() { 100_000 } else { 5_000 };
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    // The daemon keeps a quarter for itself, 4,096 at the most, and the others save.
+    // The daemon keeps a quarter for itself, at most 4,096, and other users can save.
     let each = most.map_or(wanted, |most| {
         let free = most - (most / 4).min(4096) - 100;
         usize::try_from(free).unwrap().min(wanted)
@@ -282,8 +281,7 @@ fn a_hundred_thousand_open_files_are_held_and_let_go() {
     }
 }
 
-/// The same with fewer descriptors than are asked for, of readers, of other
-/// files and of writers.
+/// The same with fewer descriptors than are asked for: readers, other files and writers.
 #[test]
 fn too_many_open_files_are_emfile_and_all_work_afterwards() {
     let mut mount = with_sessions(&["prlimit", "--nofile=1200:1200"], 1000);
@@ -310,8 +308,8 @@ fn too_many_open_files_are_emfile_and_all_work_afterwards() {
     }
 }
 
-/// A client that never closes its writers: the others save, and `status` tells
-/// who it is, by its number, its name and its sessions.
+/// A client that never closes its writers: the others can save, and `status` shows its
+/// pid, its name and its sessions.
 #[test]
 fn rule_2_8_status_tells_who_never_closes() {
     let mount = with_sessions(&[], 20);

@@ -1,5 +1,5 @@
-//! What the commands tell of sessions: `list` and `break-lock`, beside a
-//! mount and without one.
+//! What the commands show of sessions: `list` and `break-lock`, beside a mount and
+//! without one.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -128,7 +128,7 @@ fn a_session_that_is_being_saved_is_told_with_the_process() {
     assert_eq!(about(&mount.repository, "a")["state"], "clean");
 }
 
-/// While the daemon is held between linkat(2) and rename(2).
+/// While the daemon is stopped between linkat(2) and rename(2).
 #[test]
 fn a_living_lock_is_broken_by_force_only() {
     let mut mount = Mount::new(Backing::Here);
@@ -160,7 +160,7 @@ fn a_living_lock_is_broken_by_force_only() {
     );
     assert!(!next.exists());
     drop(held);
-    // Rust's write does not look at the close: the old one stands all the same.
+    // Rust's write ignores the error of the close; the old checkpoint stands.
     let _ = saving.join().unwrap();
     crate::common::wait_until("the save has failed", || mount.log().contains("lock"));
     assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), "old");
@@ -200,7 +200,7 @@ fn a_foreign_lock_lives_while_somebody_has_it_open() {
         assert_eq!(about(&mount.repository, "a")["state"], "locked");
         drop(lock);
         let mut output = sessionfs(&mount.repository, &["break-lock", "a"]);
-        // The daemon closes its own a moment later.
+        // The daemon closes its own descriptor a moment later.
         crate::common::wait_until("nobody has it open", || {
             if output.status.code() == Some(6) {
                 output = sessionfs(&mount.repository, &["break-lock", "a"]);

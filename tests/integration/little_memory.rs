@@ -1,6 +1,5 @@
-//! A daemon whose memory is limited (`ulimit -v`, prlimit(2)): it refuses to
-//! mount, or serves and answers `ENOMEM`; it does not end, and nothing that it
-//! has acknowledged is lost (I2).
+//! A daemon whose memory is limited (`ulimit -v`, prlimit(2)): it refuses to mount, or
+//! serves and answers `ENOMEM`. It does not end, and no acknowledged save is lost (I2).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,14 +15,13 @@ use crate::common::{
     Backing, Disk, Mount, SESSIONFS, Session, is_full, is_mounted, run, times, unmount, wait_until,
 };
 
-/// How often each errno was told.
+/// How often each errno was returned.
 type Told = Mutex<BTreeMap<i32, usize>>;
 
-/// What a session may have for its checkpoint.
+/// The contents that a session's checkpoint may have.
 type Contents = Mutex<Vec<Vec<u8>>>;
 
-/// Counts an error, which has to be that of want of memory, or of another
-/// writer.
+/// Counts an error, which must mean too little memory, or another writer.
 fn note<T>(told: &Told, result: io::Result<T>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
@@ -42,9 +40,9 @@ fn content(session: usize, number: usize) -> Vec<u8> {
     format!("{session} {number} ").repeat(400 * pages).into()
 }
 
-/// Saves, reads, lists, attributes and files, by several threads at once; answers
-/// what was told. Of each session the last content that was acknowledged, and
-/// each that may have been saved since, are in `last`.
+/// Saves, reads, lists, attributes and files, by several threads at once; returns the
+/// errors. For each session, `last` has the last content that was acknowledged, and those
+/// that may have been saved since.
 fn load(mount: &Mount, sessions: &[Session], last: &[Contents], rounds: usize) -> Told {
     let told = Told::default();
     thread::scope(|scope| {
@@ -54,7 +52,8 @@ fn load(mount: &Mount, sessions: &[Session], last: &[Contents], rounds: usize) -
                 for round in 0..rounds {
                     let mut last = last.lock().unwrap();
                     let next = content(number, last.len() + round);
-                    // One that fails at close, or is not told of, may be there.
+                    // A save that fails at close, or whose result is unknown, may be
+                    // there.
                     last.push(next.clone());
                     if note(told, save(session.file(), &next)).is_some() {
                         *last = vec![next];
@@ -87,7 +86,7 @@ fn load(mount: &Mount, sessions: &[Session], last: &[Contents], rounds: usize) -
     told
 }
 
-/// Each session is whole, and its last acknowledged save or a later one.
+/// Each session is whole: its last acknowledged save or a later one.
 fn assert_nothing_lost(sessions: &[Session], last: &[Contents]) {
     for (number, session) in sessions.iter().enumerate() {
         let found = fs::read(session.checkpoint()).unwrap();
@@ -113,12 +112,12 @@ fn sessions(mount: &Mount) -> (Vec<Session>, Vec<Contents>) {
     (sessions, last)
 }
 
-/// What is left of addresses goes down to nothing and up again, while it is
-/// used: what cannot be done is told, and all works again with more.
+/// The remaining address space goes down to nothing and up again, under load: what cannot
+/// be done is reported, and all works again later.
 #[test]
 fn invariant_2_a_daemon_that_gets_no_memory_answers_enomem() {
-    // With a limit from the beginning, however high, it keeps no addresses in
-    // reserve; otherwise each thread has 64 MiB of them.
+    // With any limit from the beginning it keeps no address space in reserve; otherwise
+    // each thread has 64 MiB of it.
     let limited = ["prlimit", "--as=8000000000:"];
     for (starter, options) in [
         (&limited[..], &["--no-passthrough"][..]),
@@ -184,8 +183,8 @@ impl Drop for Daemon<'_> {
     }
 }
 
-/// From what is not enough to begin with on: it mounts and serves, or says why
-/// not, and leaves no mount behind.
+/// Beginning with far too little: it mounts and serves, or says why not, and leaves no
+/// mount behind.
 #[test]
 fn section_7_with_too_little_memory_nothing_is_mounted() {
     let (mut mounted, mut refused) = (0, 0);

@@ -1,5 +1,5 @@
-//! The tests of the built program, each module with one subject, in one binary:
-//! one is built in a fraction of the time of fifty.
+//! The tests of the built program: one module for each subject, in one binary, which
+//! builds in a fraction of the time of fifty.
 
 #![allow(
     clippy::unwrap_used,

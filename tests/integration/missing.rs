@@ -1,6 +1,6 @@
-//! What a session without a checkpoint shows: an empty `session`, which becomes a
-//! real one when it is renamed or linked, or with `--missing absent` nothing
-//! (DESIGN 1, load).
+//! What a session without a checkpoint shows: an empty `session`, which becomes a real
+//! file when it is renamed or linked; or nothing, with `--missing absent` (DESIGN 1,
+//! load).
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -21,12 +21,12 @@ on_each_filesystem!(
 
 const ABSENT: [&str; 2] = ["--missing", "absent"];
 
-/// What a shell prints in a session's directory; the line has to work.
+/// The output of a shell line in a session's directory; the line must succeed.
 fn run(session: &Session, line: &str) -> String {
     output_of(&session.on_mount, "bash", &["-ec", line])
 }
 
-/// All ways to give the shown file another name, or another file its name.
+/// All ways to rename or link the shown file, or another file to its name.
 const RENAMED: &str = "
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -42,7 +42,7 @@ os.mkdir('dir')
 
 fn section_1_what_is_shown_becomes_a_real_file(backing: Backing) {
     let mount = Mount::new(backing);
-    // What is done, and what is there afterwards, each with its content.
+    // Each line, and the files afterwards with their content.
     let ways = [
         ("os.rename('session', 'x')", "dir session= there=there x="),
         ("os.rename('session', 'there')", "dir session= there="),
@@ -78,7 +78,7 @@ fn section_1_what_is_shown_becomes_a_real_file(backing: Backing) {
         let session = mount.session(number.to_string());
         python(&session.on_mount, &format!("{RENAMED}{way}"));
         assert_eq!(content(&session.on_mount), expected, "{way}");
-        // What is left is no lock, and nothing hidden.
+        // What is left is no lock, and no hidden file.
         let names = session.names();
         let is_known = |name: &String| ["dir", "session", "there", "x"].contains(&&**name);
         assert!(names.iter().all(is_known), "{way}: {names:?}");
@@ -97,7 +97,7 @@ fn section_1_what_is_shown_becomes_a_real_file(backing: Backing) {
     assert_eq!(run(&session, "stat -c %a:%s x y"), "640:0\n640:0");
     assert_saved(&session_without(&session, &["x", "y"]), "");
     assert_next_save_works(&session);
-    // Two sessions change theirs, of which one is there.
+    // An exchange between two sessions, one of which has a checkpoint.
     let (one, two) = (mount.session("one"), mount.session("two"));
     save(one.file(), "one").unwrap();
     let exchange = "rename('one.session/session', 'two.session/session', 2)";
@@ -107,7 +107,7 @@ fn section_1_what_is_shown_becomes_a_real_file(backing: Backing) {
     assert_saved(&one, "");
 }
 
-/// The session, when other files are gone.
+/// The session, once these other files are removed.
 fn session_without(session: &Session, files: &[&str]) -> Session {
     for file in files {
         fs::remove_file(session.on_mount.join(file)).unwrap();
@@ -139,8 +139,8 @@ fn section_1_what_is_absent_is_made_as_in_a_directory(backing: Backing) {
         assert_eq!(session.names(), [""; 0]);
     };
     is_absent();
-    // The first save is one, seen when it is closed (2.2, 2.4); a second writer is
-    // told (2.8).
+    // The first save is seen when it is closed (2.2, 2.4); a second writer gets EBUSY
+    // (2.8).
     let mut saves = Saves::of(&session);
     let mut writer = File::create(&file).unwrap();
     writer.write_all(b"first").unwrap();
@@ -156,11 +156,11 @@ fn section_1_what_is_absent_is_made_as_in_a_directory(backing: Backing) {
     assert_eq!(saves.count(), 1);
     assert_eq!(run(&session, "ls"), "session");
 
-    // Removed, it is absent for all when the process has ended (2.12).
+    // After a removal it is absent for all when the process has ended (2.12).
     run(&session, "rm session");
     wait_until("it is removed", || session.names().is_empty());
     is_absent();
-    // Who is killed makes none (2.6).
+    // A killed writer makes none (2.6).
     let script =
         format!("{PYTHON_PAUSE}f = open('session', 'w'); f.write('x'); f.flush(); pause()");
     let mut running = Running::start("python3", &session.on_mount, &script, &[]);
@@ -168,21 +168,21 @@ fn section_1_what_is_absent_is_made_as_in_a_directory(backing: Backing) {
     kill("KILL", &running.pid.to_string());
     running.finish();
     is_absent();
-    // One that is made in the repository is there at once, and goes so (2.10).
+    // A checkpoint made or removed in the repository is seen at once (2.10).
     for _ in 0..20 {
         fs::write(session.checkpoint(), "direct").unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "direct");
         fs::remove_file(session.checkpoint()).unwrap();
         is_absent();
     }
-    // Who opens it to read, and makes it with that (flock(1)), keeps out nobody.
+    // An open for reading that creates it (flock(1)) keeps no writer out.
     let line = "flock session sh -c 'cat session; echo x > session'; cat session; rm session";
     assert_eq!(run(&session, line), "x");
     wait_until("it is removed", || session.names().is_empty());
     let line = "umask 026; touch session; stat -c %a session";
     assert_eq!(run(&session, line), "640");
     assert_saved(&session, "");
-    // The commands read what is missing as empty, as ever.
+    // The commands read a missing checkpoint as empty, as always.
     mount.session("b");
     let loaded = output_of(&mount.repository, SESSIONFS, &["load", "-r", ".", "b"]);
     assert_eq!(loaded, "");
@@ -219,7 +219,7 @@ fn section_1_tools_that_replace_nothing_work_where_it_is_absent(backing: Backing
     }
 }
 
-/// Emacs renames what it finds to make a backup of it: that is the shown file.
+/// To make a backup, Emacs renames the file it finds, which is the shown one.
 #[test]
 fn section_1_the_first_save_of_emacs_with_backups_works_where_it_is_shown() {
     let mount = Mount::new(Backing::Here);

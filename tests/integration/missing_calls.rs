@@ -14,7 +14,7 @@ use crate::common::storage::leave_dead;
 use crate::common::tools::{assert_next_save_works, assert_saved, close, errno};
 use crate::common::{SESSIONFS, times};
 
-/// strace(1) of a program for which flock(2) fails so.
+/// strace(1) of a program for which flock(2) fails with this errno.
 fn without_flock(errno: &str) -> [String; 7] {
     let inject = format!("inject=flock:error={errno}");
     let options = ["strace", "-f", "-q", "-o/dev/null", "-e", "trace=flock"];
@@ -35,14 +35,14 @@ fn command(starter: &[String], arguments: &[&str], repository: &Path, input: &st
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // One that is refused does not read it.
+    // A command that is refused does not read its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
 
-/// Section 3: without flock saves are made by the exclusive creation alone, and a
-/// lock of ours that a crash has left may be a living one's: it refuses every save
-/// until it is broken by hand.
+/// Section 3: without flock, saves rely on the exclusive creation alone. A lock that a
+/// crash has left may belong to a living save: it refuses every save until it is broken
+/// by hand.
 #[test]
 fn invariant_4_without_flock_the_dead_look_like_the_living() {
     for (home, errno_of_flock) in [
@@ -65,7 +65,7 @@ fn invariant_4_without_flock_the_dead_look_like_the_living() {
         let writer = fs::File::create(session.file()).unwrap();
         assert_eq!(errno(fs::File::create(session.file())), libc::EBUSY);
         if home == Home::Bindfs {
-            // The staged file has the name already.
+            // The staged file has its name already.
             let saved = command(&starter, &["save", "a"], repository, "meanwhile");
             assert_eq!(saved.status.code(), Some(4), "{saved:?}");
         }
@@ -99,8 +99,7 @@ fn invariant_4_without_flock_the_dead_look_like_the_living() {
     }
 }
 
-/// An error of flock that does not say that there is none is told as it is, and
-/// nothing is saved.
+/// Any other error of flock is reported as it is, and nothing is saved.
 #[test]
 fn invariant_5_a_flock_that_fails_is_told() {
     for home in [Home::Tmpfs, Home::Bindfs] {
@@ -118,8 +117,8 @@ fn invariant_5_a_flock_that_fails_is_told() {
     }
 }
 
-/// Saves by many at once: each is made or is refused because of another, and
-/// nothing is left of it.
+/// Many saves at once: each is made, or refused because of another, and leaves nothing
+/// behind.
 fn race(home: Home, starter: &[String]) {
     let place = Place::new(home);
     let repository = place.path.join("repository");
@@ -169,8 +168,8 @@ fn rule_2_8_one_of_many_saves_is_made_on_fuse() {
     }
 }
 
-/// Section 3: a filesystem that cannot sync directories is no I/O error, and told
-/// of once.
+/// Section 3: that a filesystem cannot sync directories is no I/O error, and is logged
+/// once.
 #[test]
 fn section_3_a_directory_that_cannot_be_synced_is_warned_about_once() {
     let settled = Settled::new(Home::Tmpfs);

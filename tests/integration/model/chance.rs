@@ -4,10 +4,10 @@ use super::reference::Model;
 use super::step::{DESCRIPTORS, FILES, Flags, SESSIONS, Step};
 use crate::common::random::{Random as Numbers, any_seed};
 
-/// What is said instead of a seed by chance.
+/// The value that asks for a random seed.
 pub const SEED: &str = "SESSIONFS_MODEL_SEED";
 
-/// What steps are made of.
+/// The source of random steps.
 pub struct Random(Numbers);
 
 impl Random {
@@ -15,7 +15,7 @@ impl Random {
         Self(Numbers::new(seed))
     }
 
-    /// The seed that the environment names, or any.
+    /// The seed in the environment, or a random one.
     pub fn seed() -> u64 {
         match std::env::var(SEED) {
             Ok(seed) => seed.parse().expect("a seed is a number"),
@@ -32,7 +32,7 @@ impl Random {
     }
 
     fn session(&mut self) -> usize {
-        // One more often than the others: that is where they meet.
+        // One session more often than the others, so that the steps meet there.
         self.below(SESSIONS + 2).saturating_sub(2)
     }
 
@@ -44,7 +44,7 @@ impl Random {
         b'a' + self.below(26) as u8
     }
 
-    /// Short as a rule; a long one is copied by another thread of the daemon.
+    /// Normally short; a long one is copied by another thread of the daemon.
     fn len(&mut self) -> usize {
         if self.one_in(40) {
             70_000
@@ -74,7 +74,7 @@ impl Random {
         Flags(WAYS[self.below(WAYS.len())])
     }
 
-    /// The next step; mostly one that means something to the model as it is.
+    /// The next step; mostly one that has an effect in the present state.
     pub fn step(&mut self, model: &Model) -> Step {
         loop {
             let step = self.any_step(model);

@@ -1,5 +1,5 @@
-//! A sequence, done on a mount and by the model, and compared step by step;
-//! one that differs is made as short as it can be.
+//! A sequence of steps, done on a mount and by the model, and compared step by step. One
+//! that differs is made as short as possible.
 
 use std::fmt::Write as _;
 
@@ -9,11 +9,11 @@ use super::reference::{Model, Rules};
 use super::step::{DESCRIPTORS, SESSIONS, Session, Step};
 use crate::common::Mount;
 
-/// How often all of the mount is looked at.
+/// After how many steps all of the mount is looked at.
 const LOOK: usize = 8;
 
-/// What is compared on the way. A look at the mount is a lookup, an open and a
-/// read: that must neither hide nor heal anything.
+/// What is compared on the way. A look at the mount is a lookup, an open and a read,
+/// which must neither hide nor repair anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Looks {
     /// What the step has touched, after every step.
@@ -26,12 +26,12 @@ pub enum Looks {
 pub struct Difference {
     pub steps: Vec<Step>,
     pub looks: Looks,
-    /// What the last step showed.
+    /// The difference after the last step.
     pub what: String,
 }
 
 impl Difference {
-    /// For the one who is to find the reason.
+    /// A text for finding the reason.
     pub fn in_words(&self) -> String {
         let mut words = String::from("the mount is not as the model after\n");
         for step in &self.steps {
@@ -42,7 +42,7 @@ impl Difference {
     }
 }
 
-/// A run of both.
+/// A sequence that runs on both.
 struct Comparison<'a> {
     model: Model,
     real: Real<'a>,
@@ -104,7 +104,7 @@ fn touched(step: Step) -> Vec<Session> {
         | Step::RenameOnto(s, _, t)
         | Step::RenameAway(s, t, _)
         | Step::RenameCheckpoint(s, t) => vec![s, t],
-        // Of whichever session it is.
+        // The session is not known here: all of them.
         Step::Close(_) | Step::Sync(_) => (0..SESSIONS).collect(),
         Step::Dup(..) | Step::Read(..) | Step::Write(..) | Step::Seek(..) | Step::SetLen(..) => {
             vec![0]
@@ -112,7 +112,7 @@ fn touched(step: Step) -> Vec<Session> {
     }
 }
 
-/// Does as many random steps, and closes everything.
+/// Does this many random steps, and closes everything.
 pub fn by_chance(
     mount: &Mount,
     random: &mut Random,
@@ -142,7 +142,7 @@ pub fn by_chance(
     Ok(())
 }
 
-/// Does these steps, as far as there is no difference.
+/// Does these steps, up to the first difference.
 pub fn in_order(
     mount: &Mount,
     steps: &[Step],
@@ -159,7 +159,7 @@ pub fn in_order(
     Ok(())
 }
 
-/// Leaves out steps for as long as what is left still differs.
+/// Leaves out steps as long as the rest still differs.
 pub fn shrink(mount: &Mount, mut difference: Difference, rules: Rules) -> Difference {
     let mut piece = difference.steps.len().div_ceil(2);
     loop {
