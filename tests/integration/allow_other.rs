@@ -26,7 +26,7 @@ fn what_is_made_belongs_to_its_maker_from_the_first_moment() {
             let mut seen = 0;
             while !ended.load(Ordering::Relaxed) {
                 for entry in fs::read_dir(&session.in_repository).unwrap() {
-                    // A file that has gone again cannot be listed.
+                    // A file that has gone again has no owner to look at.
                     if let Ok(made) = entry.unwrap().metadata() {
                         assert_eq!((made.uid(), made.gid()), (61001, 61001), "{made:?}");
                         seen += 1;

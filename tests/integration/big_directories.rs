@@ -182,7 +182,7 @@ fn fill(dir: &std::path::Path, count: usize, len: usize, end: &str) {
     }
 }
 
-/// Python: opens listings of a directory, reads them partly, and keeps them.
+/// Python: opens listings of a directory, reads the first entry of each, and keeps them.
 const BEGUN: &str = "
 import errno, os, sys
 def begin(count, between=lambda: None):

@@ -180,7 +180,7 @@ fn rule_13_4_who_needs_no_disk_does_not_wait_for_it(backing: Backing) {
     }
 }
 
-/// The system calls in which they wait: they show that all have arrived.
+/// Changes of every kind, each of which waits for the disk in its own system call.
 const CHANGES: [&str; 16] = [
     "echo new > session",
     "echo more >> session",

@@ -94,7 +94,7 @@ fn use_files(directory: &Path, round: u64) -> Vec<u8> {
 #[test]
 fn section_1_nothing_outside_is_reached_while_symlinks_are_swapped() {
     let mut mount = Mount::new(Backing::Tmpfs);
-    // Read through a checkpoint that was a symlink at that moment.
+    // A checkpoint may be a symlink at some moment, which the daemon logs.
     mount.may_complain = true;
     let canary = mount.disk.path().join("canary");
     fs::create_dir(&canary).unwrap();

@@ -1,5 +1,5 @@
-//! `sessionfs status` for whoever watches over mounts (13.2): an exit status that
-//! says what is wrong, and an answer whoever hangs.
+//! `sessionfs status` for monitoring (13.2): an exit status that says what is wrong, and
+//! an answer even if something hangs.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use crate::common::storage::text;
 use crate::common::tools::{copy_sessionfs, end};
 use crate::common::{Backing, Disk, Mount, SESSIONFS, shell, wait_until};
 
-/// `sessionfs status` with a time that nothing here may take.
+/// `sessionfs status` with a time limit that it must not need here.
 fn status(arguments: &[&str], mountpoint: Option<&Path>) -> Output {
     Command::new("timeout")
         .args(["60", SESSIONFS, "status"])
@@ -67,8 +67,8 @@ fn rule_13_2_a_daemon_that_hangs_or_is_dead_is_an_exit_status() {
     assert_code(&mount, 0);
 }
 
-/// A daemon that has read the question and does not answer: who asked cannot be
-/// killed until it does (request_wait_answer, fs/fuse/dev.c, Linux 6.18).
+/// A daemon that has read the question and does not answer: the thread that asks cannot
+/// be killed until it does (request_wait_answer, fs/fuse/dev.c, Linux 6.18).
 #[test]
 fn rule_13_2_a_daemon_that_hangs_with_the_question_keeps_nobody() {
     let mount = Mount::with(Backing::Here, &["--threads", "1"]);
@@ -101,8 +101,8 @@ fn rule_13_2_a_daemon_that_hangs_with_the_question_keeps_nobody() {
     );
 }
 
-/// In a mount namespace of its own, with a `/dev/fuse` that everybody may open: a
-/// mount of an ordinary user, which nobody else gets into, and who is told of it.
+/// In a mount namespace of its own, with a `/dev/fuse` that all users may open: a mount
+/// of an ordinary user, and which users see its status.
 const OF_A_USER: &str = r#"
 set -u
 cd "$1"
@@ -168,7 +168,7 @@ fn root_is_told_of_the_mounts_of_everybody_and_others_of_their_own() {
             "{said}"
         );
     }
-    // Somebody else is not told, and of all mounts that is no fault.
+    // Another user sees nothing of it, and for a status of all mounts that is no error.
     let rest = [
         first.as_str(),
         "  its daemon cannot be asked: Permission denied",
@@ -223,9 +223,9 @@ fn the_status_is_shown_again_and_again_for_as_long_as_somebody_reads_it() {
     }
 }
 
-/// Holds its own memory's lock for as long as another filesystem hangs: a page
-/// that has to be written back before it is unmapped, and somebody who waits for
-/// the lock behind that.
+/// A process whose memory lock is taken as long as another filesystem hangs: one thread
+/// unmaps a page that must be written back first, and another waits for the lock behind
+/// it.
 const STUCK: &str = r"
 import ctypes, os, sys, threading, time
 c = ctypes.CDLL(None)
@@ -270,7 +270,7 @@ fn rule_13_2_status_and_umount_do_not_wait_for_a_process_that_is_stuck_elsewhere
     input.write_all(b"go\n").unwrap();
     assert_eq!(said.next().unwrap().unwrap(), "unmapping");
     let pid = stuck.0.id();
-    // What ps(1) reads: it waits.
+    // What ps(1) reads; it waits.
     wait_until("the process is stuck", || {
         let read = format!("timeout 1 cat /proc/{pid}/cmdline > /dev/null");
         shell("sh", Path::new("/"), &read).status.code() == Some(124)
@@ -298,8 +298,8 @@ fn rule_13_2_status_and_umount_do_not_wait_for_a_process_that_is_stuck_elsewhere
     assert!(mount.wait().success());
 }
 
-/// Neither the command nor the daemon reads what a process can keep from being
-/// read: on kernels where that is more than `cmdline`, too.
+/// Neither the command nor the daemon reads a file in /proc that another process can
+/// block: on some kernels that is more than `cmdline`.
 #[test]
 fn rule_13_2_nothing_is_read_that_waits_for_the_memory_of_others() {
     let disk = Disk::new(Backing::Here);
@@ -362,7 +362,7 @@ fn rule_13_2_nothing_is_read_that_waits_for_the_memory_of_others() {
     }
 }
 
-/// What one process has open costs nobody else the answer.
+/// A process with very many open files must not keep others from an answer.
 #[test]
 fn rule_13_2_processes_with_very_many_descriptors_are_looked_at_in_part() {
     let mount = Mount::new(Backing::Here);

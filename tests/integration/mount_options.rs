@@ -1,5 +1,5 @@
-//! The options of a mount, and the ways of giving them: the program's own,
-//! mount(8)'s and fstab's.
+//! The options of a mount, and the ways to give them: those of the program itself, of
+//! mount(8), and of fstab.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::common::tools::copy_sessionfs;
 use crate::common::users::{self, User};
 use crate::common::{Backing, Disk, Mount, SESSIONFS, is_mounted, run, wait_until};
 
-/// A program whose directory is the disk's.
+/// Runs a program in the directory of the disk.
 fn program(name: &str, disk: &Disk, arguments: &[&str]) -> Output {
     Command::new(name)
         .args(arguments)
@@ -131,7 +131,7 @@ fn a_mount_shows_what_it_is_asked_to_and_is_still_ours() {
     assert!(mount.wait().success());
 }
 
-/// Rule 2.10 holds for checkpoints whatever the kernel may believe otherwise.
+/// Rule 2.10 holds for checkpoints, whatever timeouts are given.
 #[test]
 fn rule_2_10_timeouts_are_not_for_checkpoints() {
     let options = ["-o", "entry_timeout=1000,attr_timeout=1000"];
@@ -152,7 +152,7 @@ fn rule_2_10_timeouts_are_not_for_checkpoints() {
             assert_eq!(fs::metadata(seen).unwrap().len(), round as u64);
         }
     }
-    // What is believed: the attributes of the same file.
+    // The attributes of the other file are kept by the kernel.
     let mode = || fs::metadata(&beside.0).unwrap().permissions().mode() & 0o777;
     let before = mode();
     fs::set_permissions(&beside.1, PermissionsExt::from_mode(0o711)).unwrap();
@@ -232,8 +232,8 @@ fn allow_root_lets_in_root_and_nobody_else() {
     assert!(denied.contains("Permission denied"), "{denied}");
 }
 
-/// In a mount namespace in which mount(8) finds its helper, and everybody may
-/// open `/dev/fuse`. The fstab is a private one.
+/// In a mount namespace in which mount(8) finds its helper, and all users may open
+/// `/dev/fuse`. The fstab is a private one.
 const BY_MOUNT_8: &str = r#"
 set -eu
 cd "$1"

@@ -43,7 +43,7 @@ fn sessionfs(directory: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Fails unless a command has told in one line why it did nothing.
+/// Fails unless a command has said in one line why it did nothing.
 #[track_caller]
 fn assert_refused(output: &Output, status: i32, reason: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
@@ -77,7 +77,7 @@ fn a_pipe_behind_mount_ends() {
     let place = Place::new();
     let mount = "mount --log-level=off repository mnt";
     let line = format!("'{SESSIONFS}' {mount} 2>&1 | cat; echo \"${{PIPESTATUS[0]}}\"");
-    // It hangs for ever, and the test with it, if the daemon has the pipe.
+    // If the daemon had the pipe, this would hang for ever.
     assert_eq!(
         output_of(place.disk.path(), "timeout", &["60", "bash", "-c", &line]),
         "0"
@@ -153,7 +153,7 @@ fn mount_refuses_a_place_where_it_has_mounted_already() {
     mount.session("a");
 }
 
-/// By its type it is another program's.
+/// By its filesystem type it belongs to another program.
 #[test]
 fn a_dead_mount_of_another_program_is_left_alone() {
     let mut mount = Mount::with(Backing::Here, &["--subtype", "other"]);
@@ -214,8 +214,8 @@ fn umount_of_what_is_in_use_is_refused_unless_it_is_lazy() {
     assert_eq!(mount.wait().code(), Some(0));
 }
 
-/// Many find the same dead mount; one of them gets the place, and none detaches
-/// the live mount of another.
+/// Many processes find the same dead mount; one of them gets the mountpoint, and none
+/// detaches the new mount of another.
 #[test]
 fn only_a_dead_mount_is_removed_however_many_want_the_place() {
     let place = Place::new();

@@ -1,7 +1,7 @@
-//! A session's directory that goes away in the repository while files of it
-//! are open on the mount: removed, renamed, or with a symlink or another session
-//! in its place. What was open is of the old one to the end; nothing is written
-//! to what has taken its place (DESIGN 2.1, 2.3, I1).
+//! A session's directory is removed or renamed in the repository, or replaced by a
+//! symlink or another session, while files of it are open on the mount. Open files stay
+//! those of the old session; nothing is written to what has taken its place (DESIGN 2.1,
+//! 2.3, I1).
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ on_each_filesystem!(
     rule_2_3_nothing_is_saved_in_another_session_of_the_same_name,
 );
 
-/// What is open on the mount of a session.
+/// The files that are open on the mount of a session.
 struct Open {
     /// The checkpoint, read to its half.
     reader: File,
@@ -48,7 +48,7 @@ impl Open {
         }
     }
 
-    /// All of it works on; answers what comes of the save.
+    /// All of them can still be used; returns the result of the save.
     fn finish(mut self) -> std::io::Result<()> {
         self.other.write_all(b"other").unwrap();
         self.other.sync_all().unwrap();
@@ -81,7 +81,7 @@ fn rule_2_3_a_session_that_is_removed_takes_no_save(backing: Backing) {
     assert_eq!(errno(File::create(session.file())), libc::ENOENT);
     let log = mount.log();
     assert!(log.contains("a.session"), "{log}");
-    // Made anew it is another one.
+    // A new session of that name is another one.
     assert_next_save_works(&mount.session("a"));
     mount.assert_nothing_leaked(before);
 }
@@ -110,8 +110,8 @@ fn rule_2_3_nothing_is_saved_through_a_symlink_in_place_of_a_session(backing: Ba
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("session"), "outside").unwrap();
     let open = Open::of(&session);
-    // By it a name is asked for without the link, which the program would
-    // follow by itself.
+    // Names are asked for below this directory, without the link, which the program
+    // itself would follow otherwise.
     let directory = File::open(&session.on_mount).unwrap();
     let moved = mount.disk.path().join("elsewhere");
     fs::rename(&session.in_repository, &moved).unwrap();
@@ -126,7 +126,7 @@ fn rule_2_3_nothing_is_saved_through_a_symlink_in_place_of_a_session(backing: Ba
     }
     assert_eq!(fs::read(outside.join("session")).unwrap(), b"outside");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
-    // The program has been told that it is saved, so it is.
+    // The close has returned 0, so it must be saved.
     assert_eq!(fs::read(moved.join("session")).unwrap(), b"new content");
     assert!(!moved.join("session.next").exists());
     drop(directory);

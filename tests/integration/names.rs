@@ -1,5 +1,5 @@
-//! Names of sessions and of what is beside them, and the root that shows
-//! sessions only (DESIGN 1).
+//! Names of sessions and of files beside them, and the root, which shows only sessions
+//! (DESIGN 1).
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -25,7 +25,7 @@ on_each_filesystem!(
     invariant_1_nothing_but_a_regular_file_becomes_a_checkpoint,
 );
 
-/// Ids of sessions that a careless program would stumble over.
+/// Ids of sessions that could confuse a careless program.
 fn ids() -> Vec<OsString> {
     let longest = 255 - ".session".len();
     [
@@ -195,7 +195,8 @@ fn section_1_sessions_are_made_renamed_and_removed(backing: Backing) {
     assert_eq!(names_in(&root.join("a.session")), ["session"]);
     assert_eq!(fs::read(root.join("a.session/session")).unwrap(), b"");
     assert!(names_in(&mount.repository.join("a.session")).is_empty());
-    // An empty one goes by rmdir, and is empty in spite of what it shows.
+    // An empty session can be removed by rmdir: the empty `session` that it shows does
+    // not count.
     output_of(root, "rmdir", &["b.session"]);
     assert_eq!(names_in(&mount.repository), ["a.session"]);
     let fill = "echo content > session; mkdir -p io-logs/deep; echo log > io-logs/deep/log";
@@ -216,7 +217,7 @@ fn section_1_sessions_are_made_renamed_and_removed(backing: Backing) {
     fs::write(renamed.join("session"), "saved").unwrap();
     let checkpoint = mount.repository.join("new name.session/session");
     assert_eq!(fs::read(checkpoint).unwrap(), b"saved");
-    // Not onto one that has something in it; onto an empty one.
+    // Not onto a session that has something in it; onto an empty one.
     fs::create_dir(root.join("full.session")).unwrap();
     fs::write(root.join("full.session/session"), "full").unwrap();
     let full = root.join("full.session");
@@ -237,7 +238,8 @@ fn section_1_sessions_are_made_renamed_and_removed(backing: Backing) {
     assert!(names_in(root).is_empty() && names_in(&mount.repository).is_empty());
 }
 
-/// Who is in a session goes on while it is renamed, by names below it.
+/// A program that has a session as its working directory goes on while it is renamed, by
+/// relative names.
 fn section_1_a_session_in_use_is_renamed(backing: Backing) {
     let mount = Mount::new(backing);
     let session = mount.session("a");
@@ -261,7 +263,7 @@ print(failed)";
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // What starts it may go there by the name first.
+    // Its starter may go there by the name first.
     let mut said = std::io::BufReader::new(reader.stdout.take().unwrap()).lines();
     assert_eq!(said.next().unwrap().unwrap(), "here");
     for round in 0..times(400) {
@@ -299,7 +301,7 @@ fn section_1_ten_thousand_sessions_list_in_order(backing: Backing) {
             output_of(root, "ls", &["-U"]) == names.trim(),
             "ls -U, round {round}"
         );
-        // By what the mount says of their times.
+        // By the times that the mount shows.
         assert!(
             output_of(root, "ls", &["-t"]) == names.trim(),
             "ls -t, round {round}"
@@ -365,14 +367,14 @@ fn section_1_a_missing_repository_is_empty_until_the_first_create(backing: Backi
     fs::write(mount.mountpoint.join(&name).join("session"), "x").unwrap();
     let loaded = sessionfs(&mount.repository, "load", [id.trim()]);
     assert_eq!(loaded.stdout, b"x");
-    // It may go again, and come back.
+    // It may be removed, and made again.
     fs::remove_dir_all(&mount.repository).unwrap();
     assert!(names_in(&mount.mountpoint).is_empty());
     mount.session("again");
     assert_eq!(names_in(&mount.repository), ["again.session"]);
 }
 
-/// Tries to make everything but a file of the name `session`.
+/// Tries to make everything but a regular file of the name `session`.
 const OTHER_KINDS: &str = "
 import ctypes, errno, os, socket
 libc = ctypes.CDLL(None, use_errno=True)
@@ -400,7 +402,7 @@ if os.stat('session').st_size:
 for name in sorted(os.listdir()): print(name, oct(os.lstat(name).st_mode >> 12))
 ";
 
-/// Nothing could be read or saved there any more.
+/// Otherwise nothing could be read or saved there any more.
 fn invariant_1_nothing_but_a_regular_file_becomes_a_checkpoint(backing: Backing) {
     let mount = Mount::new(backing);
     let (absent, session) = (mount.session("absent"), mount.session("a"));
@@ -421,7 +423,7 @@ fn invariant_1_nothing_but_a_regular_file_becomes_a_checkpoint(backing: Backing)
         made.replace("EPERM", "EEXIST")
     );
     assert_eq!(said.replace('\n', " "), expected);
-    // Between sessions, with what was put there in the repository.
+    // Between sessions, with files that were put there in the repository.
     fs::rename(
         absent.in_repository.join("fifo"),
         absent.in_repository.join("session"),

@@ -1,6 +1,6 @@
-//! Everything in a session but its checkpoint behaves as in any directory
-//! (DESIGN 2.13): the same programs are run on the mount and in a directory of
-//! the backing filesystem, and have to see and to leave the same.
+//! Everything in a session but its checkpoint behaves as in any directory (DESIGN 2.13).
+//! The same programs run on the mount and in a directory of the backing filesystem, and
+//! must see and leave the same.
 
 use std::fs;
 use std::io::{Read, Seek, Write};
@@ -31,9 +31,9 @@ const TREE: &str = "find . -mindepth 1 ! -path ./a.session/session ! -path ./b.s
     sed 's/ 1[67][0-9]\\{8\\}$/ now/; s/ 1[89][0-9]\\{8\\}$/ now/' | sort; \
     find . -type f ! -path './?.session/session' -exec md5sum {} + | sort -k 2";
 
-/// Runs a python program in two sessions on the mount and in two plain
-/// directories: both print the same, and leave the same trees, the mount's in
-/// the repository as well. Answers what they print.
+/// Runs a python program in two sessions on the mount, and in two plain directories. Both
+/// must print the same, and leave the same trees, also in the repository of the mount.
+/// Returns what they print.
 #[track_caller]
 fn same_as_in_a_directory(backing: Backing, program: &str) -> String {
     let mount = Mount::new(backing);
@@ -53,7 +53,7 @@ fn same_as_in_a_directory(backing: Backing, program: &str) -> String {
     here
 }
 
-/// Says what an operation answers, or how it fails.
+/// Python: prints the result of an operation, or how it fails.
 const TRY: &str = "
 import os, stat, errno
 def t(name, f):
@@ -306,7 +306,7 @@ fn rule_2_13_a_file_called_session_deeper_down_is_a_file(backing: Backing) {
         let inode = file.metadata().unwrap().ino();
         let mut second = fs::File::create(path.join("session")).unwrap();
         second.write_all(b"second").unwrap();
-        // Seen before it is closed.
+        // It is seen before it is closed.
         assert_eq!(fs::read(path.join("session")).unwrap(), b"second");
         file.write_all(b"SE").unwrap();
         assert_eq!(fs::read(path.join("session")).unwrap(), b"SEcond");
@@ -466,8 +466,8 @@ fn rule_2_13_changes_on_the_mount_are_seen_in_the_repository(backing: Backing) {
             log.write_all(line.as_bytes()).unwrap();
             expected.push_str(&line);
             assert_eq!(fs::read_to_string(&path).unwrap(), expected);
-            // Two writers of a log, one of them beside the mount: the end is
-            // where the other one has left it.
+            // Two writers of a log, one of them beside the mount: each appends where the
+            // other has ended.
             let mut direct = fs::File::options().append(true).open(&path).unwrap();
             direct.write_all(b"direct\n").unwrap();
             expected.push_str("direct\n");

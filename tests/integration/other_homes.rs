@@ -51,7 +51,7 @@ in_each_home!(
     Sshfs sshfs,
 );
 
-// What is about FUSE.
+// Filesystems that are FUSE themselves.
 in_each_home!(
     [
         rule_2_1_readers_see_no_piece,
@@ -150,7 +150,7 @@ fn rule_2_3_all_ways_of_saving(home: Home) {
             "{way}"
         );
         let left = session.names();
-        // libfuse keeps what is replaced while it is open under such a name.
+        // libfuse keeps a replaced file under such a name while it is open.
         let hides = |name: &String| name.starts_with(".fuse_hidden") && is_fuse(home);
         assert!(
             left.iter().all(|name| name == "session" || hides(name)),
@@ -214,7 +214,7 @@ fn rule_2_7_attributes_stay(home: Home) {
     let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     fs::set_permissions(session.file(), fs::Permissions::from_mode(0o640)).unwrap();
     if home == Home::BindfsWithoutMark {
-        // A mode is what the file was created with there: that of a staged file.
+        // A mode stays what the file was created with there: that of a staged file.
         assert_eq!(mode(session.checkpoint()), 0o600);
         fs::write(session.file(), "new").unwrap();
         assert_eq!(mode(session.checkpoint()), 0o600);
@@ -230,7 +230,7 @@ fn rule_2_7_attributes_stay(home: Home) {
         "echo new > session",
         "echo 1 > other; mv other session; echo >> session",
     ] {
-        // What a rename puts there has its own, as anywhere.
+        // A renamed file brings its own attributes, as anywhere.
         if way.contains("mv") {
             let copy = "cp --preserve=all session other";
             assert!(shell("bash", &session.on_mount, copy).status.success());
@@ -280,7 +280,7 @@ fn rule_2_8_one_writer_at_a_time(home: Home) {
         assert_eq!(fs::read_to_string(&next).unwrap(), "foreign");
         fs::remove_file(&next).unwrap();
     } else {
-        // It was ours, from the opening on, and who writes into it ...
+        // It was our own file from the beginning, and a program that writes into it ...
         saved.unwrap();
     }
     assert_next_save_works(&session);
@@ -345,7 +345,7 @@ fn invariant_4_a_daemon_that_dies_in_a_save(home: Home) {
     mount.restart(&[]);
     assert_eq!(fs::read_to_string(session.file()).unwrap(), "old");
     if home == Home::BindfsWithoutMark {
-        // Nothing tells it from a foreign program's.
+        // Nothing tells it from the lock of a foreign program.
         assert_eq!(errno(fs::File::create(session.file())), libc::EBUSY);
         let broken = sessionfs(&mount.repository, "break-lock", ["a"]);
         assert!(broken.status.success(), "{broken:?}");
@@ -356,7 +356,7 @@ fn invariant_4_a_daemon_that_dies_in_a_save(home: Home) {
 fn a_repository_that_is_made_anew_is_noticed(home: Home) {
     let (settled, session) = with_checkpoint(home);
     let repository = &settled.mount.repository;
-    // Not at once where the daemon's own files are hidden for a moment more.
+    // Not at once, where the daemon's own files are hidden for a moment more.
     wait_until("the repository is removed", || {
         fs::remove_dir_all(repository).is_ok()
     });
@@ -370,7 +370,7 @@ fn a_repository_that_is_made_anew_is_noticed(home: Home) {
     fs::remove_dir(session.on_mount.join("beside")).unwrap();
     assert_next_save_works(&session);
 
-    // One that is moved is the same one still.
+    // A repository that is moved stays the same one.
     let elsewhere = settled.place.path.join("elsewhere (deleted)");
     fs::rename(repository, &elsewhere).unwrap();
     fs::write(session.file(), "moved").unwrap();
@@ -463,7 +463,7 @@ fn rule_2_1_readers_see_no_piece(home: Home) {
                 assert!(is_whole(&loaded.stdout), "{} bytes", loaded.stdout.len());
             }
         });
-        // In the scope it is told of a reader that has failed, at its end.
+        // In the scope, its end would report a reader that has failed.
         let saved: Vec<_> = (1..times(200))
             .map(|n| fs::write(session.file(), content(n)))
             .collect();

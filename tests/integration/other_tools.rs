@@ -1,5 +1,5 @@
-//! What the tools show of a mount that people look at any filesystem with, and
-//! what graphical file managers try to leave in its root.
+//! What ordinary tools show of a mount, and what graphical file managers try to leave in
+//! its root.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,7 +11,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a program says, in words, without the places where the test is.
+/// The output of a program, in words, without the paths of the test.
 fn words(program: &str, arguments: &[&str], mount: &Mount) -> Vec<String> {
     let said = text(&run(program, arguments).stdout);
     let said = said.replace(mount.mountpoint.to_str().unwrap(), "MOUNT");
@@ -72,7 +72,7 @@ fn who_has_a_checkpoint_open_is_shown_by_its_path() {
         let access = if is_writer { "\naw\n" } else { "\nar\n" };
         assert!(shown.contains(access), "{shown}");
         assert!(shown.contains(&format!("n{}", path.display())), "{shown}");
-        // Where it may not look at a process it says so, and fails.
+        // If it may not look at a process, it says so, and fails.
         for of_mount in [false, true] {
             let mut fuser = Command::new("fuser");
             if of_mount {
@@ -88,8 +88,8 @@ fn who_has_a_checkpoint_open_is_shown_by_its_path() {
     }
 }
 
-/// The trash and the probes of file managers: no room is made for them in the
-/// root, and the log does not fill with it.
+/// The trash and the probes of file managers: they cannot be made in the root, and do not
+/// fill the log.
 #[test]
 fn what_file_managers_try_in_the_root_is_refused_quietly() {
     let mount = Mount::with(Backing::Here, &["--log-level", "info"]);

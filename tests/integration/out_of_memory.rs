@@ -1,6 +1,6 @@
-//! The OOM killer ends the daemon, in a memory cgroup of its own (I1, I2, I4):
-//! every acknowledged save is there, each session is whole, and a new mount works
-//! at once without any repair.
+//! The OOM killer ends the daemon, which is in a memory cgroup of its own (I1, I2, I4):
+//! every acknowledged save is there, each session is whole, and a new mount works at once
+//! without any repair.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -36,7 +36,7 @@ impl Group {
                 "memory.oom_control",
             )
         } else {
-            // What is not handed down yet.
+            // Controllers that are not handed down to its children yet.
             let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
             (root.to_owned(), "memory.max", "memory.events")
         };
@@ -74,12 +74,12 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // A daemon that lives after all, in a test that has failed.
+        // If a test has failed, its daemon may still live.
         let members = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
         for pid in members.lines() {
             let _ = fs::write(self.path.join("../cgroup.procs"), pid);
         }
-        // A process that has just been killed is in it for a moment still.
+        // A process that has just been killed stays in the group for a moment.
         let mut result = Ok(());
         for _ in 0..1000 {
             result = fs::remove_dir(&self.path);
@@ -94,7 +94,7 @@ impl Drop for Group {
     }
 }
 
-/// What the OOM killer did is seen by the daemon's end, and by its own count.
+/// The daemon's end shows the OOM killer, and so does its own count.
 fn assert_killed(mount: &mut Mount, group: &Group) {
     let status = mount.wait();
     assert_eq!(status.signal(), Some(libc::SIGKILL), "{}", mount.log());
@@ -106,7 +106,7 @@ fn content(session: usize, number: u64) -> String {
     format!("{session} {number} ").repeat(1000)
 }
 
-/// The number of the save that this is the content of, which has to be whole.
+/// The number of the save with this content, which must be whole.
 fn number_of(session: usize, found: &str) -> u64 {
     let number = found
         .split(' ')
@@ -154,8 +154,8 @@ fn invariant_4_the_daemon_is_out_of_memory_in_a_save() {
     }
 }
 
-/// Under load: another process of the group takes all memory at a random moment
-/// of saves, and the daemon is the one that is killed.
+/// Under load: another process of the group takes all memory at a random moment during
+/// saves, and the daemon is the one that is killed.
 #[test]
 fn invariant_2_nothing_acknowledged_is_lost_to_the_oom_killer() {
     for backing in [Backing::Ext4, Backing::Xfs, Backing::Tmpfs] {
@@ -190,9 +190,9 @@ fn invariant_2_nothing_acknowledged_is_lost_to_the_oom_killer() {
                 }
                 let saved = || last.iter().map(|l| l.load(Ordering::SeqCst)).sum::<u64>();
                 wait_until("it saves", || saved() >= begin + 20 + 7 * round);
-                // It goes into the group before it takes anything. The killer
-                // weighs what a process has mapped against its score (Linux
-                // 6.18): a file in memory counts for the group alone.
+                // It joins the group before it takes any memory. The killer weighs what a
+                // process has mapped against its score (Linux 6.18), and a file in memory
+                // counts for the group only.
                 let script = format!(
                     "import os
 open('{}/cgroup.procs', 'w').write(str(os.getpid()))
@@ -211,7 +211,7 @@ while os.path.exists('/proc/{pid}/fdinfo/0'): os.write(taken, b'x' * (1 << 20))
                 let there = number_of(number, &found);
                 let expected = [acknowledged, acknowledged + 1];
                 assert!(expected.contains(&there), "{there}, not {acknowledged}");
-                // Whatever the last one has left is no lock.
+                // What the last one has left behind is no lock.
                 save(session.file(), content(number, there + 1)).unwrap();
                 assert_eq!(session.names(), ["session"]);
                 last[number].store(there + 1, Ordering::SeqCst);

@@ -1,5 +1,4 @@
-//! A repository on overlayfs, whose files change their birth when they are
-//! copied up.
+//! A repository on overlayfs, whose files get another birth time when they are copied up.
 
 use std::fs;
 use std::process::{Command, Stdio};

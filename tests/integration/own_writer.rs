@@ -1,5 +1,4 @@
-//! DESIGN 2.8, 2.12, 2.15 and 2.17: a process and the writer that it has open
-//! itself.
+//! DESIGN 2.8, 2.12, 2.15 and 2.17: a process and a writer that it has open itself.
 
 use std::fs;
 use std::process::Command;
@@ -24,7 +23,7 @@ fn checks(session: &Session, script: &str) {
 
 fn rule_2_15_truncate_by_path_acts_on_its_own_writer(backing: Backing) {
     let (_mount, session) = mounted(backing);
-    // It has written, has only opened it, and has truncated it.
+    // A writer that has written, one that was only opened, and one that has truncated.
     for (opened, expected) in [
         (
             "fd = os.open('session', os.O_RDWR); os.write(fd, b'OLDER')",
@@ -57,7 +56,7 @@ os.close(fd)",
         assert_checkpoint(&session, expected);
         assert_eq!(saves.count(), 1, "{opened}");
     }
-    // One that appends does so at the new end.
+    // A writer that appends does so at the new end.
     fs::write(session.file(), "old").unwrap();
     checks(
         &session,
@@ -69,8 +68,8 @@ os.write(fd, b'!')
 os.close(fd)",
     );
     assert_checkpoint(&session, "old !");
-    // Without a writer of its own it is a save by itself, also beside a clean one
-    // of another process.
+    // Without a writer of its own it is a save by itself, even beside another process's
+    // writer that has changed nothing.
     let script = format!("{PYTHON_PAUSE}fd = os.open('session', os.O_RDWR); pause()");
     let mut other = Running::start("python3", &session.on_mount, &script, &[]);
     other.told();
@@ -81,7 +80,7 @@ os.close(fd)",
     assert_next_save_works(&session);
 }
 
-/// bindfs truncates by the path what it has open.
+/// bindfs truncates by path a file that it has open.
 #[test]
 fn rule_2_15_a_save_through_bindfs_is_saved() {
     let (mount, session) = mounted(Backing::Tmpfs);
@@ -101,7 +100,7 @@ os.ftruncate(fd, 9)
 os.truncate('session', 4)
 os.close(fd)",
     );
-    // It closes when it is told to, which may be a little later.
+    // bindfs closes when it is told to, which may be a little later.
     wait_until("it is saved", || {
         fs::read_to_string(session.checkpoint()).unwrap() == "some"
     });
@@ -144,7 +143,7 @@ assert reader.read() == 'brand'"
     assert_next_save_works(&session);
 }
 
-/// Ways to have a writer open.
+/// Python: ways to have a writer open.
 const OPENED: [&str; 4] = [
     "fd = os.open('session', os.O_RDWR); os.write(fd, b'mine')",
     "fd = os.open('session', os.O_RDWR | os.O_TRUNC); os.write(fd, b'mine')",
@@ -152,7 +151,7 @@ const OPENED: [&str; 4] = [
     "os.unlink('session'); fd = os.open('session', os.O_RDWR | os.O_CREAT | os.O_EXCL); os.write(fd, b'mine')",
 ];
 
-/// It is written and read as before, and its close tells of nothing.
+/// It is written and read as before, and its close reports no error.
 const WITHOUT_A_NAME: &str = "
 assert os.fstat(fd).st_nlink == 0
 os.write(fd, b' only')
@@ -181,7 +180,7 @@ assert not os.path.exists('session')"
         );
         wait_until("it is gone", || session.names().is_empty());
         assert_next_save_works(&session);
-        // It may make another one meanwhile.
+        // The process may make another one meanwhile.
         fs::write(session.file(), "old").unwrap();
         let mut saves = Saves::of(&session);
         checks(
@@ -234,7 +233,7 @@ assert open('session').read() == 'the draft'"
         assert_saved(&session, "the draft");
         assert_next_save_works(&session);
     }
-    // A rename that fails leaves it its name.
+    // If the rename fails, the writer keeps its name.
     fs::write(session.file(), "old").unwrap();
     checks(
         &session,
@@ -282,7 +281,7 @@ pause()"
     assert!(output.status.success(), "{output:?}");
 }
 
-/// As `crudini --set` does it, and all that guard against a file that is replaced
+/// As `crudini --set` does it, and all programs that guard against a file being replaced
 /// between their open and their lock.
 #[test]
 fn rule_2_17_a_program_that_locks_reopens_and_compares_comes_to_an_end() {
@@ -307,7 +306,7 @@ for turn in range(3):
     assert_saved(&session, "turn 2");
 }
 
-/// What another process does to the name is not this writer's.
+/// What another process does to the name does not concern this writer.
 #[test]
 fn rule_2_8_a_writer_keeps_others_out_who_would_take_its_name() {
     let mount = Mount::new(Backing::Tmpfs);

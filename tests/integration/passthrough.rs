@@ -1,6 +1,5 @@
-//! Files beside the checkpoint are read and written by the kernel itself
-//! where it can (DESIGN 3 and 4), and are the same files whether it does or
-//! not (DESIGN 2.13).
+//! Files beside the checkpoint are read and written by the kernel itself where it can
+//! (DESIGN 3 and 4), and behave the same whether it does or not (DESIGN 2.13).
 
 use std::fs;
 use std::io::{Read, Seek, Write};
@@ -87,8 +86,8 @@ for fd in (w, r, a, d): os.close(fd)
     }
 }
 
-/// What is still written goes into what is the checkpoint now, as in any
-/// directory; and it can be read meanwhile.
+/// What is written later goes into the new checkpoint, as in any directory, and can be
+/// read meanwhile.
 fn rule_2_11_a_file_renamed_onto_the_checkpoint_stays_open(backing: Backing) {
     let program = "
 def get(name):
@@ -129,7 +128,7 @@ fn i1_a_checkpoint_is_not_written_under_another_name() {
         assert_eq!(errno(fs::File::create(&other)), libc::EBUSY);
     }
     assert_eq!(fs::read(session.checkpoint()).unwrap(), b"old");
-    // A backup, once there is another checkpoint.
+    // It is a backup, once there is another checkpoint.
     fs::write(session.file(), "new").unwrap();
     open_rw(&other).unwrap().write_all(b"OLD").unwrap();
     assert_eq!(
@@ -139,8 +138,7 @@ fn i1_a_checkpoint_is_not_written_under_another_name() {
     assert_eq!(fs::read(session.checkpoint()).unwrap(), b"new");
 }
 
-/// The daemon can neither read nor write, and only without passthrough
-/// anybody notices.
+/// The daemon can neither read nor write here, which is noticed only without passthrough.
 #[test]
 fn the_kernel_reads_and_writes_by_itself() {
     for options in WAYS {

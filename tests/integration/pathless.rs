@@ -1,5 +1,5 @@
-//! DESIGN 2.14: opens that walk no path, of a descriptor in `/proc`, of a single
-//! file that is bound somewhere, by a handle.
+//! DESIGN 2.14: opens that walk no path: of a descriptor in `/proc`, of a bind mount of
+//! the single file, by a file handle.
 
 use std::fs;
 
@@ -107,8 +107,8 @@ assert read() == 'from outside, and inside'
     }
 }
 
-/// As anywhere, where a save replaces a file. What is written to it goes to the
-/// session all the same, and from then on it follows that.
+/// As on any filesystem when a save replaces a file. What is written to it still goes to
+/// the session, and from then on it follows the session.
 fn rule_2_14_a_bound_file_that_is_only_read_stays_what_it_was(backing: Backing) {
     let (mount, session) = mounted(backing, &[]);
     let script = "
@@ -128,7 +128,7 @@ assert read() == 'newest+', read()
     container.go_on();
     container.told();
     pauses(&mut container);
-    // By a rename, too, and beyond what is held for a thread that looked it up.
+    // By a rename, too, and more often than looked-up files are kept for a thread.
     fs::write(session.on_mount.join("draft"), "newest").unwrap();
     fs::rename(session.on_mount.join("draft"), session.file()).unwrap();
     container.go_on();
@@ -137,7 +137,7 @@ assert read() == 'newest+', read()
     assert_next_save_works(&session);
 }
 
-/// Its own file is gone then, and nobody could keep it.
+/// Its own file is gone then, and could not be kept.
 #[test]
 fn rule_2_14_a_bound_file_that_is_replaced_beside_the_mount_follows_the_session() {
     let (mount, session) = mounted(Backing::Tmpfs, &[]);
@@ -150,7 +150,7 @@ assert read() == 'direct+', read()
     let mut container = in_container(&mount, &session, script);
     pauses(&mut container);
     let draft = session.in_repository.join("draft");
-    // What the thread that mounted it has looked up is held for some seconds.
+    // The file that the mounting thread has looked up is kept open for some seconds.
     wait_until("nobody holds it", || {
         let held = fs::read_dir(format!("/proc/{}/fd", mount.pid())).unwrap();
         let mut targets = held.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
@@ -203,8 +203,8 @@ pause()";
     );
 }
 
-/// One inode is open in one way only: what the kernel reads by itself cannot be
-/// served by the daemon at the same time.
+/// An inode is open in one way only: while the kernel reads it by itself (passthrough),
+/// the daemon cannot serve it.
 #[test]
 fn rule_2_14_a_reader_that_the_kernel_serves_is_in_the_way() {
     let (mount, session) = mounted(Backing::Tmpfs, &[]);
@@ -284,7 +284,7 @@ assert os.pread(last, 99, 0) == b'old and more'
 ";
     python(&session.on_mount, script);
     assert_saved(&session, "old and more");
-    // What the kernel reads by itself is in the way, and nothing is left of that.
+    // A passthrough reader is in the way, and nothing is left of the attempt.
     let (_mount, session) = mounted(Backing::Tmpfs, &[]);
     let script = "
 import errno, os
@@ -332,7 +332,7 @@ os.close(fd)
     assert_next_save_works(&session);
 }
 
-/// A writer by the path and one without are two writers.
+/// A writer opened by the path, and one without, are two writers.
 #[test]
 fn rule_2_8_a_writer_without_a_path_is_one_of_all() {
     let (mount, session) = mounted(Backing::Tmpfs, &[]);

@@ -1,5 +1,5 @@
-//! Modes, ACLs, times and types of what is made beside the checkpoint
-//! (DESIGN 2.13): what a directory of the backing filesystem makes of them.
+//! Modes, ACLs, times and types of files made beside the checkpoint (DESIGN 2.13) are
+//! those of a directory of the backing filesystem.
 
 use crate::common::Backing;
 use crate::common::side_by_side::{SideBySide, TRY};
@@ -75,8 +75,8 @@ for name in ('file', 'dir', 'fifo', 'link'):
     assert!(said.contains("-1234567890123456789, -1)"), "{said}");
 }
 
-/// A program without `CAP_FSETID`, which takes off setuid, setgid and file
-/// capabilities with every change; and one that has it.
+/// A program without `CAP_FSETID`, whose every change removes setuid, setgid and file
+/// capabilities; and one that has it.
 fn rules_2_7_and_2_13_privileges_go_with_a_change(backing: Backing) {
     let program = "
 import sys, mmap

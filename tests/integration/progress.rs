@@ -1,4 +1,4 @@
-//! Long work shows itself on a terminal, and only there.
+//! Long operations show their progress on a terminal, and only there.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn repository(ids: &[&str]) -> Disk {
     disk
 }
 
-/// The line is taken away before anything else is written.
+/// The line is cleared before anything else is written.
 fn assert_cleared(output: &str, progress: &str) {
     let shown = output.rfind(progress);
     let shown = shown.unwrap_or_else(|| panic!("{progress:?} is not in {output:?}"));
@@ -68,7 +68,7 @@ fn a_long_load_shows_how_far_it_is() {
     assert_cleared(&output, "loading: 16.0 MiB of 40.0 MiB (40 %)");
     assert_eq!(output_of(disk.path(), "cat", &["count"]), "41943040");
     assert_eq!(in_pipe(disk.path(), load), "");
-    // The content has the terminal for itself.
+    // The content has the terminal to itself.
     fs::write(disk.path().join("repository/a.session/session"), "text").unwrap();
     let delayed = format!("{} $S load -r $R a", slow("statx"));
     assert_eq!(on_terminal(disk.path(), "", &delayed), "text");
@@ -94,7 +94,7 @@ fn removing_many_sessions_shows_how_far_it_is() {
     assert_eq!(output, format!("sessionfs: {error}\n3"));
 }
 
-/// There is no colour, so none has to be taken away for `NO_COLOR`.
+/// No colour is ever used, so `NO_COLOR` has nothing to switch off.
 #[test]
 fn nothing_is_coloured_on_a_terminal() {
     let disk = repository(&["a"]);

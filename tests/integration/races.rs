@@ -1,4 +1,4 @@
-//! Read, change, write: whoever lost the race is told (DESIGN 2.9).
+//! Read, change, write: a program that has lost the race gets an error (DESIGN 2.9).
 
 use std::fs;
 use std::io::Write;
@@ -25,7 +25,8 @@ fn mounted(backing: Backing) -> (Mount, Session) {
 fn rule_2_9_a_lost_race_is_estale_at_close(backing: Backing) {
     let (_mount, session) = mounted(backing);
     let slow = open_rw(session.file()).unwrap();
-    // One that reads as well: what only appends goes on from what it finds.
+    // A writer that also reads: one that only appends goes on from the current
+    // checkpoint.
     let append = fs::File::options()
         .read(true)
         .append(true)
@@ -51,7 +52,7 @@ fn rule_2_9_a_lost_race_is_estale_at_fsync(backing: Backing) {
     slow.write_all_at(b"slow", 0).unwrap();
     assert_eq!(errno(slow.sync_all()), libc::ESTALE);
     assert_saved(&session, "newer");
-    // What was lost is not made up for by more.
+    // Further writes do not make up for the lost race.
     let more = slow.write_all_at(b"more", 0);
     let _ = more.and_then(|()| slow.sync_all());
     assert_eq!(errno(close(slow)), libc::ESTALE);

@@ -1,6 +1,6 @@
-//! Calls on ranges of a file: fallocate, `SEEK_DATA` and `SEEK_HOLE`,
-//! copy_file_range; on a file beside the checkpoint as in any directory
-//! (DESIGN 2.13), on the checkpoint as part of a save (DESIGN 2.2).
+//! Calls on ranges of a file: fallocate, `SEEK_DATA` and `SEEK_HOLE`, copy_file_range. On
+//! a file beside the checkpoint they work as in any directory (DESIGN 2.13), on the
+//! checkpoint they are part of a save (DESIGN 2.2).
 
 use std::fs;
 
@@ -55,7 +55,7 @@ t('copy of a reader', lambda: os.copy_file_range(fd, other, 100000, 0, 0))
 
 fn rules_2_2_and_2_13_ranges_are_those_of_a_directory(backing: Backing) {
     let both = SideBySide::new(backing);
-    // btrfs takes an offset before the beginning for the beginning.
+    // btrfs takes a negative offset for 0.
     let btrfs = i32::from(backing == Backing::Btrfs);
     for name in ["file", "session"] {
         let said = both.same(&format!("NAME = '{name}'\nBTRFS = {btrfs}\n{RANGES}"));
@@ -104,8 +104,8 @@ t('saved', lambda: (open(a, 'rb').read()[2000:2006], open(b, 'rb').read()[1000:1
     );
 }
 
-/// What is asked for takes the slot, is saved with the close, and is seen by
-/// nobody before; what cannot be done changes nothing, and keeps nobody out.
+/// A change takes the slot, is saved at the close, and is not seen by others before. A
+/// call that fails changes nothing, and keeps nobody out.
 fn rules_2_6_and_2_8_a_range_is_a_change_like_a_write(backing: Backing) {
     let mount = Mount::new(backing);
     let session = mount.session("s");

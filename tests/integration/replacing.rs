@@ -1,4 +1,4 @@
-//! DESIGN 2.11 and 2.12: what comes and goes by the name `session` alone.
+//! DESIGN 2.11 and 2.12: operations on the name `session` alone.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -139,7 +139,7 @@ fn rule_2_12_a_removal_shows_when_its_process_has_ended() {
         assert_absent(&session, &format!("round {round}"));
     }
     for (script, is_gone) in [
-        // By exit, by a signal, and by another program in its place.
+        // By exit, by a signal, and by an exec of another program.
         ("os.unlink('session'); pause()", true),
         (
             "os.unlink('session'); pause(); os.kill(os.getpid(), 9)",
@@ -155,7 +155,7 @@ fn rule_2_12_a_removal_shows_when_its_process_has_ended() {
              t.start(); t.join(); pause()",
             true,
         ),
-        // Who makes a new one and is killed over it saves nothing.
+        // A process that makes a new one and is killed while it writes saves nothing.
         (
             "os.unlink('session'); pause(); f = open('session', 'w'); f.write('x'); f.flush()\n\
              os.kill(os.getpid(), 9)",
@@ -177,8 +177,8 @@ fn rule_2_12_a_removal_shows_when_its_process_has_ended() {
     }
 }
 
-/// By a process that is not the one that has renamed it away, while that lives, and
-/// while it ends.
+/// By another process than the one that has renamed it away, while that lives, and while
+/// it ends.
 fn rule_2_11_a_checkpoint_that_is_renamed_away_can_be_renamed_back(backing: Backing) {
     let mount = Mount::new(backing);
     let (session, other) = (mount.session("a"), mount.session("b"));
@@ -224,8 +224,8 @@ fn rule_2_11_a_checkpoint_that_is_renamed_away_can_be_renamed_back(backing: Back
         is_back(&format!("it ended meanwhile, round {round}"));
     }
 
-    // Who only looks at both, or renames something else, changes nothing; nor does
-    // a rename that is refused.
+    // A process that only looks at both, or renames something else, changes nothing;
+    // neither does a rename that is refused.
     let running = away("bak");
     run(
         &session,
@@ -248,7 +248,7 @@ fn rule_2_11_a_checkpoint_that_is_renamed_away_can_be_renamed_back(backing: Back
         process.go_on();
         process.finish();
     }
-    // Its save stands, as of any writer that was there before.
+    // Its save stands, like that of any earlier writer.
     assert_content(&session, "nld\n", "saved");
     assert_eq!(session.names(), ["bak", "session"]);
 }
@@ -269,7 +269,7 @@ fn rule_2_12_a_removal_that_is_relied_on_is_done_at_once() {
     let script = "os.unlink('session'); os.rmdir(os.getcwd()); pause()";
     in_steps(&whole, script, |_| assert!(!whole.in_repository.exists()));
 
-    // The end of the mount does what was promised.
+    // The end of the mount carries out deferred removals.
     fs::write(session.file(), OLD).unwrap();
     let script = format!("{PYTHON_PAUSE}os.unlink('session'); os.chdir('/'); pause()");
     let mut running = Running::start("python3", &session.on_mount, &script, &[]);
@@ -286,7 +286,7 @@ fn rule_2_12_others_go_on_meanwhile() {
     let mount = Mount::new(Backing::Tmpfs);
     let session = mount.session("a");
     fs::write(session.file(), OLD).unwrap();
-    // A new one that is refused leaves the old one.
+    // A new checkpoint that is refused leaves the old one.
     let writer = fs::OpenOptions::new()
         .append(true)
         .open(session.file())
@@ -302,7 +302,7 @@ pause()";
     drop(writer);
     assert_content(&session, "old\nadded\n", "the other writer's");
     fs::write(session.file(), OLD).unwrap();
-    // A save by another one is not removed, nor a lock of the repository.
+    // A save by another process is not removed, nor is a lock in the repository.
     in_steps(&session, "os.unlink('session'); pause()", |_| {
         run(&session, "echo more >> session");
     });
@@ -317,7 +317,7 @@ pause()";
     assert_absent(&session, "unlocked");
 }
 
-/// Also where the mount has never seen the checkpoint, and in other sessions.
+/// Also if the mount has never seen the checkpoint, and in other sessions.
 fn invariant_1_a_checkpoint_is_not_changed_by_another_name_of_it(backing: Backing) {
     let mount = Mount::new(backing);
     let (session, other) = (mount.session("a"), mount.session("b"));
@@ -338,7 +338,7 @@ fn invariant_1_a_checkpoint_is_not_changed_by_another_name_of_it(backing: Backin
         assert_eq!(fs::read(session.checkpoint()).unwrap(), b"whole");
     }
     assert_eq!(run(&other, "cat link"), "whole");
-    // After a save the links are files as others are.
+    // After a save the links are ordinary files.
     fs::write(session.file(), "new").unwrap();
     run(&other, "printf x >> link; truncate -s 3 link");
     assert_eq!(run(&session, "cat link session"), "whonew");
@@ -391,7 +391,7 @@ fn rule_2_11_links_and_exchanges_are_saves(backing: Backing) {
     assert_content(&session, "other\n", "two sessions");
     assert_content(&other, "saved\n", "two sessions");
     assert_eq!(other.names(), ["session"]);
-    // While another process writes, none of them.
+    // While another process writes, each of them is refused.
     let script = format!("{PYTHON_PAUSE}f = open('session', 'w'); pause(); os._exit(0)");
     let mut writer = Running::start("python3", &other.on_mount, &script, &[]);
     writer.told();
@@ -403,7 +403,7 @@ fn rule_2_11_links_and_exchanges_are_saves(backing: Backing) {
     assert_content(&session, "draft\nchanged\n", "mv -n");
 }
 
-/// What has been a checkpoint is an ordinary file under its other name.
+/// A former checkpoint is an ordinary file under its other name.
 #[test]
 fn rule_2_13_a_checkpoint_that_was_moved_is_an_ordinary_file() {
     let mount = Mount::new(Backing::Tmpfs);
@@ -426,7 +426,7 @@ pause()";
     });
 }
 
-/// Programs compare what they have open with what the path shows.
+/// Programs compare the file they have open with the one that the path leads to.
 #[test]
 fn a_path_and_what_was_opened_by_it_have_one_inode_number() {
     let mount = Mount::new(Backing::Tmpfs);
@@ -456,7 +456,7 @@ pause()
     });
 }
 
-/// A writer is told from what has its inode number elsewhere, in `/proc` too.
+/// A writer is told apart from other files with its inode number, in `/proc`, too.
 #[test]
 fn what_has_the_same_number_elsewhere_does_not_hold_back_a_save() {
     let (first, second) = (Mount::new(Backing::Tmpfs), Mount::new(Backing::Tmpfs));
@@ -497,8 +497,7 @@ fn an_open_that_only_truncates_is_a_save() {
         "python3 -c 'import os; os.close(os.open(\"session\", os.O_TRUNC))'",
     );
     assert_content(&session, "", "truncated");
-    // A program that runs is not truncated; a checkpoint that is one is
-    // replaced.
+    // A running program is not truncated; if it is a checkpoint, it is replaced.
     run(
         &session,
         "cp /usr/bin/sleep program; cp program session; chmod 755 session",

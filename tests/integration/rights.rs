@@ -1,5 +1,5 @@
-//! A save never gives anybody what the repository would not (DESIGN 13.1): it
-//! judges the file that it replaces, and takes the rights of one file.
+//! A save never gives a user more than the repository would (DESIGN 13.1): the file that
+//! it replaces is checked, and all rights are taken from one file.
 
 use std::path::PathBuf;
 
@@ -19,9 +19,9 @@ on_each_filesystem!(
     rule_13_1_root_of_a_container_changes_what_is_its_own,
 );
 
-/// Python that becomes a user, opens `session` on the mount as `flags` say, and
-/// does something with the descriptor before and after a pause. It tells what
-/// each part says.
+/// Python that becomes a user, opens `session` on the mount with `flags`, and does
+/// something with the descriptor before and after a pause. It prints the result of each
+/// part.
 const WRITER: &str = "
 import errno, sys
 name = globals().get('name', 'session')
@@ -49,7 +49,7 @@ step(lambda: os.close(fd))
 /// What a user does with `session` on the mount.
 struct Writer<'a> {
     user: User,
-    /// Of open(2), in python.
+    /// The flags of open(2), in python.
     flags: &'a str,
     /// Done with the descriptor `fd`, before and after the pause.
     first: &'a str,
@@ -68,8 +68,8 @@ impl Default for Writer<'_> {
 }
 
 impl Writer<'_> {
-    /// Runs it, and between its two parts `meanwhile` in the repository.
-    /// Answers what the two parts and close(2) say.
+    /// Runs it, and `meanwhile` in the repository between its two parts. Returns the
+    /// results of the two parts and of close(2).
     #[track_caller]
     fn run(&self, session: &Session, meanwhile: &[(User, &str)]) -> String {
         let id = match self.user {
@@ -96,7 +96,7 @@ impl Writer<'_> {
     }
 }
 
-/// Does something in the repository's directory of a session.
+/// Runs a command in the repository's directory of a session.
 #[track_caller]
 fn do_as(user: User, session: &Session, command: &str) {
     let output = run_as(
@@ -125,7 +125,7 @@ fn checkpoint(session: &Session) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What is in the session besides.
+/// The other files in the session.
 #[track_caller]
 fn assert_names(session: &Session, names: &[&str]) {
     assert_eq!(session.names(), names);
@@ -182,7 +182,7 @@ fn rule_13_1_a_private_file_put_in_place_is_not_written(backing: Backing) {
     }
 }
 
-/// What stands there at the end decides, and all rights are its.
+/// The file that is there at the end decides, and all rights are those of that file.
 fn rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else(backing: Backing) {
     let mount = shared_mount(backing);
     let all = "os.O_WRONLY | os.O_TRUNC";
@@ -190,7 +190,7 @@ fn rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else(backing: Ba
     let ann = |mode: &str| format!("echo hers > x; chmod {mode} x; mv -f x session");
     let and = |mode: &str, more: &str| ann(mode).replace("; mv", &format!("; {more}; mv"));
     let cases: [(&str, &str, &str, String, &str, &str); 9] = [
-        // Her file, which he may write: the content is his, all else is hers.
+        // Her file, which he may write: the content is his, everything else is hers.
         (
             "others",
             all,
@@ -207,7 +207,7 @@ fn rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else(backing: Ba
             "0 0 EACCES",
             "61001:61001 644 hers",
         ),
-        // The first entry that fits counts (acl(5)).
+        // The first matching entry counts (acl(5)).
         (
             "acl",
             all,
@@ -232,7 +232,7 @@ fn rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else(backing: Ba
             "0 0 0",
             "61001:61010 660 new",
         ),
-        // What he has set belongs to another file.
+        // The attributes that he has set belong to another file.
         (
             "mode",
             all,
@@ -249,7 +249,7 @@ fn rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else(backing: Ba
             "0 0 ESTALE",
             "61001:61001 666 hers",
         ),
-        // He had not truncated (DESIGN 2.9).
+        // He has not truncated (DESIGN 2.9).
         (
             "update",
             kept,
@@ -258,7 +258,7 @@ fn rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else(backing: Ba
             "0 0 ESTALE",
             "61001:61001 666 hers",
         ),
-        // Another mode of his own, as the original would make it.
+        // A file of his own with another mode, as the original would make it.
         (
             "own",
             all,
@@ -296,7 +296,7 @@ fn rule_13_1_a_checkpoint_that_is_gone_is_made_by_who_may_make_one(backing: Back
         ("update", "777", "os.O_WRONLY", "0 0 ESTALE"),
     ] {
         let session = session_of(&mount, name, "61001:61010");
-        // Of somebody else: what is made is his own.
+        // Another user's checkpoint is gone: the new one is his own.
         let old = "echo old > session; chmod 4777 session; setfattr -n trusted.a -v 1 session; \
             setfacl -m u:61003:rw session";
         do_as(Root, &session, &format!("chmod {directory} .; {old}"));
@@ -320,7 +320,7 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
     let program = "cp /bin/true x; setcap cap_net_raw+ep x; chmod 6777 x; mv -f x session";
     let setuid = "cp /bin/true x; chmod 6777 x; mv -f x session";
     for (name, user, before, meanwhile, left) in [
-        // Put in place meanwhile.
+        // Put there meanwhile.
         (
             "replaced",
             Bob,
@@ -338,8 +338,8 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
             "chmod 6777 session",
             "0:0 777 new",
         ),
-        // Root keeps them, but for capabilities, as on any filesystem; what it
-        // has not seen it need not keep.
+        // Root keeps them, except capabilities, as on any filesystem; those that it has
+        // not seen it need not keep.
         ("root", Root, program, ":", "0:0 6777 new"),
         (
             "root-replaced",
@@ -362,8 +362,8 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
         );
         assert_eq!(checkpoint(&session), left, "{name}");
     }
-    // A program of Bob's that root takes over while he writes it: what he has set as
-    // its owner is not done to root's file, and not left out in silence.
+    // A program of Bob's that becomes root's while he writes it: the attributes that he
+    // has set as its owner are not set on root's file, and the save must say so.
     let session = session_of(&mount, "taken", "61002:61002");
     do_as(Bob, &session, "echo old > session");
     let writer = Writer {
@@ -373,7 +373,7 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
     let told = writer.run(&session, &[(Root, "chown 0:0 session")]);
     let (said, found) = (told.clone(), checkpoint(&session));
     assert_eq!((&*said, &*found), ("0 0 ESTALE", "0:0 644 old"), "{told}");
-    // The same without that: the content is his to write, as anywhere.
+    // The same without attributes: he may write the content, as anywhere.
     let session = session_of(&mount, "taken-as-it-is", "61002:61002");
     do_as(Bob, &session, "echo old > session");
     let writer = Writer {
@@ -384,7 +384,7 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
     assert_eq!((&*told, &*checkpoint(&session)), ("0 0 0", "0:0 600 new"));
 }
 
-/// Its capabilities do not count outside of it.
+/// Its capabilities do not count outside the namespace.
 fn rule_13_1_root_of_a_user_namespace_keeps_no_privileges(backing: Backing) {
     let mount = shared_mount(backing);
     let ordinary = mount.disk.path().join("ordinary");
@@ -420,7 +420,7 @@ fn rule_13_1_root_of_a_user_namespace_keeps_no_privileges(backing: Backing) {
     }
 }
 
-/// The kernel goes by the owner that it was told of last.
+/// The kernel checks by the owner that it was told last.
 fn rule_13_1_who_owned_a_file_changes_no_attributes_of_it(backing: Backing) {
     let mount = shared_mount(backing);
     let cases = [
@@ -434,7 +434,7 @@ fn rule_13_1_who_owned_a_file_changes_no_attributes_of_it(backing: Backing) {
         ("os.fchmod(fd, 0o666)", "0:0"),
         ("os.fchown(fd, -1, 61010)", "0:0"),
         ("os.utime(fd, (5, 7))", "0:0"),
-        // His still, and of a group that he is not in.
+        // It is still his, and of a group that he is not in.
         ("os.fchmod(fd, 0o2755)", "61002:0"),
     ];
     for (number, (name, flags, first)) in cases.into_iter().enumerate() {
@@ -470,13 +470,13 @@ fn rule_13_1_who_owned_a_file_changes_no_attributes_of_it(backing: Backing) {
     }
 }
 
-/// What user namespaces are for: root of one owns what its users own.
+/// The purpose of user namespaces: root in one owns the files of its users.
 fn rule_13_1_root_of_a_container_changes_what_is_its_own(backing: Backing) {
     let mount = shared_mount(backing);
     let session = session_of(&mount, "a", "61001:61001");
     let make = "echo x > session; echo x > other; chown 61003:61003 session other";
     do_as(Root, &session, &format!("{make}; chmod 755 ."));
-    // Ann is its root, and Cid the user 1000 in it.
+    // Ann is root in it, and Cid is its user 1000.
     let program = "
 import os, sys, ctypes
 r, w = os.pipe(); r2, w2 = os.pipe()

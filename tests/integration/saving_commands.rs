@@ -1,5 +1,5 @@
-//! `sessionfs save` of what a command says, and of nothing (2.3, 2.6): only a
-//! command that ends well is saved.
+//! `sessionfs save` of a command's output, and of empty input (2.3, 2.6): the output is
+//! saved only if the command succeeds.
 
 use std::fs;
 use std::io::Write;
@@ -44,7 +44,7 @@ fn rule_2_3_the_output_of_a_command_that_ends_well_is_saved(backing: Backing) {
         "{saved:?}"
     );
     assert_is(&repository, b"new");
-    // With more than a pipe holds, options of its own, an error output, and a
+    // With more output than a pipe holds, options of its own, an error output, and a
     // child that is the last to write.
     let script = "head -c 3000000 /dev/zero; echo told >&2; { sleep 0.2; echo -n end; } & exit 0";
     let saved = save(&repository, &[], &["sh", "-c", script, "--allow-empty"]);
@@ -52,7 +52,7 @@ fn rule_2_3_the_output_of_a_command_that_ends_well_is_saved(backing: Backing) {
     assert_eq!(text(&saved.stderr), "told\n");
     let content = [&vec![0; 3_000_000][..], b"end"].concat();
     assert_is(&repository, &content);
-    // It has the standard input.
+    // It gets the standard input.
     let mut saver = Command::new(SESSIONFS)
         .args(["save", "-r"])
         .arg(&repository.path)
@@ -86,7 +86,7 @@ fn rule_2_6_nothing_is_saved_of_a_command_that_fails(backing: Backing) {
             &["sh", "-c", "echo half; kill $$"],
             "killed by signal 15",
         ),
-        // The default of the signal, which sessionfs itself ignores.
+        // The signal's default action, though sessionfs itself ignores it.
         (
             141,
             &["sh", "-c", "echo half; kill -PIPE $$"],
@@ -105,7 +105,7 @@ fn rule_2_6_nothing_is_saved_of_a_command_that_fails(backing: Backing) {
             assert_is(&repository, b"old");
         }
     }
-    // Nothing is run for a session that there is not.
+    // No command is run for a session that does not exist.
     let mark = repository.path.join("mark");
     let mark = mark.to_str().unwrap();
     let saved = repository.sessionfs(&["save", "none", "--", "touch", mark]);
@@ -130,7 +130,7 @@ fn rule_2_3_nothing_replaces_a_checkpoint_only_if_that_is_allowed(backing: Backi
         assert!(said.contains("--allow-empty"), "{way:?}: {said}");
         assert_eq!(said.lines().count(), 1, "{way:?}: {said}");
         assert_is(&repository, b"old");
-        // What stands in the way of every save is told first.
+        // An error that would stop every save is reported first.
         fs::write(session.join(NEXT), "foreign").unwrap();
         assert_eq!(repository.sessionfs(way).status.code(), Some(4), "{way:?}");
         fs::remove_file(session.join(NEXT)).unwrap();
@@ -139,7 +139,7 @@ fn rule_2_3_nothing_replaces_a_checkpoint_only_if_that_is_allowed(backing: Backi
         let saved = repository.sessionfs(&allowed);
         assert!(saved.status.success(), "{way:?}: {saved:?}");
         assert_is(&repository, b"");
-        // Over nothing, and as the first one, it is no loss.
+        // Over an empty checkpoint, and as the first one, nothing is lost.
         let saved = repository.sessionfs(way);
         assert!(saved.status.success(), "{way:?}: {saved:?}");
         fs::remove_file(session.join("session")).unwrap();
@@ -150,7 +150,7 @@ fn rule_2_3_nothing_replaces_a_checkpoint_only_if_that_is_allowed(backing: Backi
     }
 }
 
-/// A command that is no more than half done has no end of its own.
+/// A command that has written only a part, and would not end by itself.
 #[test]
 fn rule_2_6_a_save_that_is_killed_while_its_command_runs_saves_nothing() {
     let repository = place(Backing::Here);

@@ -1,4 +1,4 @@
-//! DESIGN 2, rule by rule, as a program sees it.
+//! DESIGN 2, rule by rule, as programs see it.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};

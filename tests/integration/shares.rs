@@ -1,5 +1,5 @@
-//! What one user takes of what all share (DESIGN 13.3): it ends, and the others go
-//! on.
+//! Shares of what all users share (DESIGN 13.3): a user whose share is used up is
+//! refused, and the others go on.
 
 use std::fs;
 
@@ -14,8 +14,7 @@ const LIMIT: usize = 960;
 /// The share of one user: half, less what the daemon keeps for itself.
 const SHARE: usize = LIMIT / 2 - LIMIT / 4;
 
-/// A mount for everybody, where Ann and Bob have sessions, and so many others are
-/// Bob's.
+/// A mount for all users, where Ann and Bob have a session each, and Bob this many more.
 fn shared(sessions: usize) -> Mount {
     let limit = format!("--nofile={LIMIT}:{LIMIT}");
     let mut mount = shared_mount_by(&["prlimit", &limit], Backing::Here, &[]);
@@ -30,8 +29,8 @@ fn shared(sessions: usize) -> Mount {
     mount
 }
 
-/// A program of a user that does `take` with rising numbers until it is refused,
-/// keeps what it gets, and says how much that is, and why it ended.
+/// A program of a user that calls `take` with rising numbers until it fails, keeps what
+/// it gets, and prints how much that is, and the error.
 fn taker(mount: &Mount, user: User, take: &str) -> Program {
     let program = format!(
         "
@@ -61,7 +60,7 @@ fn assert_ann_reads_and_saves(mount: &Mount) {
     assert_eq!(told(&done), "Some(0): old\nsession\n");
 }
 
-/// Each kind of what is open, and what one of it costs.
+/// Each kind of open file, and how many descriptors one of it takes.
 const KINDS: [(&str, usize); 5] = [
     ("os.open('bob.session/session', os.O_RDONLY)", 1),
     ("os.open('bob.session', os.O_RDONLY)", 1),
@@ -84,10 +83,10 @@ fn rule_13_3_who_opens_all_he_can_keeps_no_other_user_out() {
     for (take, cost) in KINDS {
         let bob = taker(&mount, User::Bob, take);
         assert_eq!(got(&bob), (SHARE / cost, "EMFILE"), "{take}");
-        // Beside those of what has just been looked up.
+        // Beside the descriptors of files that have just been looked up.
         let taken = descriptors(mount.pid()).len();
         assert!(taken <= SHARE + LIMIT / 4, "{take}: {taken} descriptors");
-        // Bob is told so in every way, and nobody else.
+        // All of Bob's calls get the error, and no other user's do.
         for open in ["cat bob.session/session", "ls bob.session", "ls ."] {
             let refused = told(&run_as(User::Bob, &mount.mountpoint, open));
             assert!(refused.contains("Too many open files"), "{open}: {refused}");
@@ -96,7 +95,7 @@ fn rule_13_3_who_opens_all_he_can_keeps_no_other_user_out() {
         let cid = taker(&mount, User::Cid, "os.open('.', os.O_RDONLY)");
         assert_eq!(got(&cid), (SHARE, "EMFILE"), "{take}");
         drop(cid);
-        // Whoever runs the daemon has no share but what is there.
+        // The user of the daemon is limited only by what there is.
         let root = taker(&mount, User::Root, "os.open('.', os.O_RDONLY)");
         let (count, why) = got(&root);
         assert!(count > SHARE && why == "EMFILE", "{take}: {count} {why}");
@@ -109,7 +108,7 @@ fn rule_13_3_who_opens_all_he_can_keeps_no_other_user_out() {
     }
 }
 
-/// A node costs nobody anything: who walks a large tree is not refused.
+/// Nodes have no share: a program that walks a large tree is not refused.
 #[test]
 fn rule_13_3_a_walk_is_not_bound() {
     let mount = shared(1);
@@ -126,7 +125,7 @@ fn rule_13_3_a_walk_is_not_bound() {
     assert!(said.starts_with("Some(0): 2003\n"), "{said}");
 }
 
-/// Of checkpoints that a process has removed, and lives on, and of processes that
+/// For checkpoints removed by a process that lives on, and for several processes that
 /// have removed the same one.
 #[test]
 fn rule_13_3_removals_are_part_of_the_share() {
@@ -153,7 +152,7 @@ sys.stdin.readline()"
     );
     let bob = Program::start(User::Bob, &mount.mountpoint, &remove);
     assert_eq!(bob.line, "removed");
-    // Those beyond the share are gone.
+    // Those beyond the share have been removed at once.
     let promised = left();
     assert!(0 < promised && promised <= SHARE / 3, "{promised}");
     let taken = descriptors(mount.pid()).len();
@@ -186,8 +185,8 @@ for pid in children: os.kill(pid, signal.SIGKILL)";
     mount.assert_descriptors_closed(before + 10);
 }
 
-/// Nothing is kept of sessions that are removed, nor of those whose checkpoint is,
-/// once whoever did it has ended; and the disk is not waited for once for each.
+/// Removed sessions and checkpoints keep no descriptors once the process that removed
+/// them has ended; and the disk is not waited for once for each.
 #[test]
 fn rule_13_3_what_is_removed_keeps_no_descriptors() {
     let mount = Mount::new(Backing::Ext4);

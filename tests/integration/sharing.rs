@@ -1,5 +1,5 @@
-//! Files beside the checkpoint that several programs use at a time, and files
-//! that are open while their names come and go (DESIGN 2.13).
+//! Files beside the checkpoint that several programs use at once, and open files whose
+//! names come and go (DESIGN 2.13).
 
 use std::fs;
 use std::io::Write;
@@ -128,7 +128,7 @@ print(open('elsewhere/new').read(3), os.path.getsize('replaced'), sorted(os.list
     assert!(said.contains("stat (0, 8192)"), "{said}");
 }
 
-/// A directory's fsync reaches the disk, and so do those of a file.
+/// The fsync of a directory reaches the disk, and so does that of a file.
 #[test]
 fn rule_2_13_fsync_reaches_the_backing_filesystem() {
     let mut mount = Mount::new(Backing::Here);
@@ -149,8 +149,8 @@ fn rule_2_13_fsync_reaches_the_backing_filesystem() {
     drop(strace);
 }
 
-/// fuser 0.18 has no FUSE_TMPFILE: programs take a name then, as where the
-/// filesystem has no such files.
+/// fuser 0.18 has no FUSE_TMPFILE: programs then use a named file, as on filesystems
+/// without O_TMPFILE.
 #[test]
 fn rule_2_13_there_are_no_unnamed_files() {
     let mount = Mount::new(Backing::Here);

@@ -1,6 +1,5 @@
-//! What a save takes of the disk: no more than it would cost its user in an
-//! ordinary directory (DESIGN 13.2), and of what it starts from only what is
-//! data and stays.
+//! The disk space that a save takes: no more than its user would be charged in an
+//! ordinary directory (DESIGN 13.2); and of its base only data that stays is copied.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -18,7 +17,7 @@ on_each_filesystem!(
     section_3_a_cut_copies_what_stays,
 );
 
-/// A mount for everybody of a disk, and a session of Bob's on it.
+/// A mount for all users of a disk, and a session of Bob's on it.
 fn shared(disk: Disk) -> (Mount, Session) {
     let repository = disk.path().join("repository");
     fs::create_dir(&repository).unwrap();
@@ -36,8 +35,8 @@ fn free(place: &Path) -> (u64, u64) {
     (mib(stat.f_bfree), mib(stat.f_bavail))
 }
 
-/// What makes quotas bind: whose the file is, and that nobody writes it who may
-/// go beyond (quotactl(2)). Many kernels have no quotas to try it with.
+/// Quotas bind if the file belongs to its writer, and no process that may exceed them
+/// writes it (quotactl(2)). Many kernels have no quotas to test it with.
 #[test]
 fn rule_13_2_a_staged_file_belongs_to_its_writer() {
     let (mount, session) = shared(Disk::new(Backing::Tmpfs));
@@ -61,7 +60,7 @@ fn rule_13_2_a_staged_file_belongs_to_its_writer() {
     };
     for (place, owner) in [
         (&session, (61002, 61002)),
-        // Anywhere else it would be written itself.
+        // On any other filesystem the file itself would be written.
         (&others, (61001, 61010)),
     ] {
         let write = "exec setpriv --reuid=61002 --regid=61002 --clear-groups \
@@ -94,13 +93,13 @@ fn rule_13_2_reserved_blocks_are_not_for_a_save_through_a_daemon_of_root() {
             .status
             .success()
     );
-    // Of what has been refused.
+    // What the refused save took.
     mount.may_complain = true;
     let fill = "head -c 60m /dev/zero > session";
     let output = run_as(Bob, &session.on_mount, fill);
     assert!(told(&output).contains("No space left"), "{output:?}");
     assert_checkpoint(&session, "old\n");
-    // What others may have is all that it could take.
+    // It could take at most what is free for others.
     let (all, others) = free(&mount.repository);
     let program = format!(
         "import os
@@ -120,7 +119,7 @@ except OSError as e: print(e.errno, os.statvfs('{}').f_bfree * os.statvfs('.').f
         left + 2 >= all - others,
         "{left} of {all} left, {others} for all"
     );
-    // Root has those blocks too.
+    // Root may use those blocks.
     let size = others + 4;
     let fill = format!("head -c {size}m /dev/zero > session");
     assert!(run_as(Root, &session.on_mount, &fill).status.success());
@@ -167,7 +166,7 @@ fn section_3_a_change_of_a_sparse_checkpoint_copies_what_is_data(backing: Backin
 
 fn section_3_a_cut_copies_what_stays(backing: Backing) {
     let (mount, session) = mounted(backing);
-    // More than there is room for twice.
+    // More than twice fits.
     let big = 1200 << 20;
     let file = fs::File::create(session.checkpoint()).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, big).unwrap();
@@ -190,7 +189,7 @@ fn section_3_a_cut_copies_what_stays(backing: Backing) {
     drop(mount);
 }
 
-/// A copy that takes long ends with who waits for it.
+/// A copy that takes long ends with the caller that waits for it.
 #[test]
 fn section_7_a_killed_program_does_not_wait_for_a_long_copy() {
     let (mount, session) = mounted(Backing::Tmpfs);
@@ -230,7 +229,7 @@ fn section_7_a_killed_program_does_not_wait_for_a_long_copy() {
     end(&mut strace);
     assert!(copied < PIECES - 2, "{copied} pieces were copied");
     assert_eq!(fs::metadata(session.checkpoint()).unwrap().len(), 10 << 26);
-    // And it keeps nobody from saving.
+    // And it keeps no other process from saving.
     fs::write(session.file(), "the next").unwrap();
     assert_checkpoint(&session, "the next");
 }

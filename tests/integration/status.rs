@@ -1,5 +1,5 @@
-//! What a mount tells about itself: `sessionfs status`, the file in its root,
-//! the service manager, and who keeps it from being unmounted.
+//! What a mount reports about itself: `sessionfs status`, the file in its root, the
+//! service manager, and the processes that keep it from being unmounted.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -128,7 +128,7 @@ fn readers_and_writers_are_told_with_their_processes() {
     let mut writer = File::create(a.file()).unwrap();
     writer.write_all(b"not yet").unwrap();
     let reader = File::open(b.file()).unwrap();
-    // Somebody else looks: the kernel takes the writer's name for deleted.
+    // Another process looks it up: the kernel then shows the writer's name as deleted.
     fs::metadata(a.file()).unwrap();
 
     let own = std::process::id();
@@ -155,8 +155,8 @@ fn readers_and_writers_are_told_with_their_processes() {
     assert_eq!(report(&mount)["saving"], serde_json::json!([]));
 }
 
-/// A page that is mapped still is written when the file has been closed, and
-/// saved when it is unmapped, of which nobody is told.
+/// A page that is still mapped when the file is closed is written and saved when it is
+/// unmapped, and no call reports an error of that.
 const SAVED_AT_RELEASE: &str = r#"
 import ctypes, os, sys
 c = ctypes.CDLL(None)
@@ -184,7 +184,7 @@ fn an_error_that_is_found_at_release_only_is_told_until_the_next_good_save() {
         .current_dir(&session.on_mount)
         .output()
         .unwrap();
-    // Nothing that it called has failed.
+    // None of its calls has failed.
     assert!(writer.status.success(), "{writer:?}");
     let mut told = Value::Null;
     wait_until("the error is told", || {
@@ -200,7 +200,7 @@ fn an_error_that_is_found_at_release_only_is_told_until_the_next_good_save() {
         "{log}"
     );
     assert_eq!(fs::read(session.checkpoint()).unwrap(), b"old");
-    // Neither a save of another session nor one that fails takes it away.
+    // Neither another session's save nor one that fails clears it.
     fs::write(mount.session("b").file(), "other").unwrap();
     assert!(fs::File::create(session.file()).and_then(close).is_err());
     let lines = text(&sessionfs(&["status"], &mount.mountpoint).stdout);
@@ -210,7 +210,7 @@ fn an_error_that_is_found_at_release_only_is_told_until_the_next_good_save() {
     assert_eq!(report(&mount)["errors"], serde_json::json!([]));
 }
 
-/// Tools that walk the tree do not meet the report, and nothing changes it.
+/// Tools that walk the tree do not meet the report, and it cannot be changed.
 #[test]
 fn the_report_is_read_by_who_knows_its_name() {
     let mount = Mount::with(Backing::Here, &["--allow-other"]);
@@ -238,7 +238,7 @@ fn the_report_is_read_by_who_knows_its_name() {
         users::told(&other).contains("Permission denied"),
         "{other:?}"
     );
-    // In pieces it is one report.
+    // Read in pieces it is still one report.
     let mut pieces = String::new();
     let mut file = File::open(mount.mountpoint.join(REPORT)).unwrap();
     let mut piece = [0; 7];

@@ -1,5 +1,5 @@
-//! The end of a mount, by whomever and in the middle of whatever: what was
-//! acknowledged is there, nothing is half there, and the exit status tells.
+//! The end of a mount, in every way and in the middle of anything: acknowledged saves are
+//! there, none is there by half, and the exit status says how it ended.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -49,8 +49,7 @@ fn signals_finish_the_save_in_progress_and_count_it() {
     }
 }
 
-/// A save keeps the mount busy: who unmounts in the ordinary way is refused
-/// until it is done.
+/// A save keeps the mount busy: an ordinary unmount is refused until it is done.
 #[test]
 fn an_ordinary_unmount_does_not_cut_a_save_off() {
     for unmount in [
@@ -68,7 +67,7 @@ fn an_ordinary_unmount_does_not_cut_a_save_off() {
         saving.join().unwrap().unwrap();
         assert_checkpoint(&session, "new");
         drop(slow);
-        // Whoever looks at all mounts may keep it busy for a moment.
+        // A program that looks at all mounts may keep it busy for a moment.
         wait_until("it is unmounted", || at(&mount, unmount).status.success());
         assert_eq!(mount.wait().code(), Some(0), "{unmount:?}");
         assert_gone(&mount);
@@ -136,7 +135,7 @@ fn who_waits_for_another_writer_does_not_hold_up_the_end() {
     assert_checkpoint(&session, "old");
 }
 
-/// The second signal does not wait, for an open writer or for the disk.
+/// The second signal waits neither for open writers nor for the disk.
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let (mut mount, session) = mounted(Backing::Here);
@@ -172,7 +171,7 @@ fn an_idle_mount_ends_with_any_of_them() {
     }
 }
 
-/// Who says nothing keeps nobody else from being heard.
+/// Connections that send nothing do not block others.
 #[test]
 fn rule_13_3_silent_connections_do_not_keep_an_unmount_from_being_heard() {
     let mut mount = shared_mount(Backing::Here);

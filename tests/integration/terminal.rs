@@ -1,5 +1,5 @@
-//! What reaches a terminal (13.5): names are data, and never change what it
-//! shows.
+//! What reaches a terminal (13.5): names are data, and never change what the terminal
+//! does.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::common::storage::{self, NEXT, Repository, text};
 use crate::common::{Backing, Mount, SESSIONFS};
 
-/// Ids that would clear a screen, feign a line, turn the writing round, and do
-/// the same in one byte.
+/// Ids that would clear a screen, fake a line or reverse the direction of writing, and
+/// those that do so with one byte.
 const ODD: [&[u8]; 5] = [
     b"a\x1b[2J\x1b]0;title\x07",
     b"b\nsessionfs: error: none\r",
@@ -85,7 +85,7 @@ fn rule_13_5_no_command_lets_a_name_reach_a_terminal() {
             "{listed:?}"
         );
     }
-    // For programs it is exact.
+    // For programs the output is exact.
     let listed = repository.sessionfs(&["list", "-0"]).stdout;
     let mut ids: Vec<_> = listed
         .split(|&b| b == 0)
@@ -148,7 +148,7 @@ fn rule_13_5_no_command_lets_a_name_reach_a_terminal() {
     }
 }
 
-/// A program is called whatever it likes, and so is what it has open.
+/// A program, and the files it has open, may have any name.
 #[test]
 fn rule_13_5_names_of_processes_and_what_they_use_are_shown_plainly() {
     let repository = Repository::new(Backing::Here);
@@ -222,7 +222,7 @@ fn rule_13_5_no_name_reaches_the_log_or_the_status_of_a_mount() {
     crate::common::tools::close(writer).unwrap();
 }
 
-/// On a terminal, and where a program takes it.
+/// On a terminal, and for a program that reads the output.
 #[test]
 fn rule_13_5_create_shows_a_name_plainly_on_a_terminal() {
     let repository = Repository::new(Backing::Here);

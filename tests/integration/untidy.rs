@@ -1,5 +1,5 @@
-//! What is in a repository that is no session or no checkpoint: never
-//! followed, and never in the way of the rest (DESIGN 1).
+//! Entries of a repository that are no session or no checkpoint: they are never followed,
+//! and never disturb the rest (DESIGN 1).
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -15,7 +15,7 @@ on_each_filesystem!(
     section_1_what_is_no_checkpoint_is_never_followed,
 );
 
-/// A repository with all that is no session, and a good session among it.
+/// A repository with everything that is no session, and one good session.
 fn untidy_repository(mount: &Mount) -> PathBuf {
     let canary = mount.disk.path().join("canary");
     fs::create_dir(&canary).unwrap();
@@ -103,7 +103,7 @@ fn section_1_what_is_no_session_is_not_listed(backing: Backing) {
     assert_eq!(names_in(&canary), ["session"]);
 }
 
-/// A shell command that has to fail, and say no word of what it must not see.
+/// A shell command that must fail, and must not print anything of the files outside.
 #[track_caller]
 fn assert_fails(directory: &Path, command: &str) {
     let output = shell(
@@ -159,7 +159,7 @@ fn section_1_what_is_no_checkpoint_is_never_followed(backing: Backing) {
         let kept = mount.repository.join(format!("{session}.session"));
         assert_eq!(names_in(&kept), ["session"], "{session}");
     }
-    // A FIFO has nobody at its other end: it is looked at only.
+    // A FIFO is only looked at: nothing has its other end open.
     let fifo = mount.mountpoint.join("fifo.session/session");
     assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
     for command in ["load", "save"] {
@@ -174,7 +174,7 @@ fn section_1_what_is_no_checkpoint_is_never_followed(backing: Backing) {
     }
     assert_eq!((state(&outside), state(&good)), before);
     assert!(!Path::new("/nowhere").exists());
-    // All of them go as anything else does, and take nothing along.
+    // All of them can be removed like any file, and nothing else goes with them.
     for session in ["symlink", "within", "dangling", "directory", "fifo"] {
         output_of(
             &mount.mountpoint,

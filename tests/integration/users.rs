@@ -1,6 +1,5 @@
-//! More than one user: everybody gets on the mount what he would get in an
-//! ordinary directory with the same permissions, and nothing that he could not
-//! get in the repository.
+//! Several users: on the mount, each gets what they would get in an ordinary directory
+//! with the same permissions, and nothing that they could not get in the repository.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,8 +25,8 @@ impl Twins {
         Self { mount, ordinary }
     }
 
-    /// Root runs `setup` in both places, and then each user his commands, a
-    /// line each. Fails unless all end in the same way, and leave the same.
+    /// Root runs `setup` in both places, and then each user their commands, one for each
+    /// line. Fails unless all end in the same way, and leave the same.
     #[track_caller]
     fn compare(&self, setup: &str, commands: &[(User, &str)]) {
         let places = [&self.mount.mountpoint, &self.ordinary];
@@ -37,7 +36,7 @@ impl Twins {
             assert!(output.status.success(), "{setup}: {output:?}");
         }
         for (user, lines) in commands {
-            // Each line on its own, so that one that fails ends no other.
+            // Each line by itself, so that one that fails does not end the others.
             let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
             let script: String = lines
                 .map(|line| {
@@ -82,7 +81,7 @@ const TRIES: &str = "
     cat session
 ";
 
-/// A program that opens `session` in more ways, and tells what comes of each.
+/// A program that opens `session` in more ways, and prints each result.
 const OPEN: &str = "cat > open <<'END'
 #!/usr/bin/python3 -S
 import os
@@ -156,8 +155,8 @@ fn what_users_do_to_a_checkpoint_is_as_in_any_directory() {
 fn a_first_checkpoint_is_made_by_whoever_may_make_a_file() {
     let twins = Twins::new(Backing::Tmpfs);
     let places = [&twins.mount.mountpoint, &twins.ordinary];
-    // An ordinary directory shows no file to who may not make one, and the
-    // mount an empty one: of what is refused only that is looked at.
+    // A user who may not make a file sees none in an ordinary directory, and an empty one
+    // on the mount: so if it is refused, only that is compared.
     let make = "for how in \
             'echo first > session' \
             'umask 027; echo first >> session' \
@@ -226,7 +225,7 @@ fn what_users_do_beside_a_checkpoint_is_as_in_any_directory() {
         let setup = format!("echo old > session; {setup}");
         twins.compare(&setup, &[(Ann, &*ann), (Bob, &*bob), (Cid, &*cid)]);
     }
-    // An ACL set by who is not in the group takes the setgid bit off.
+    // An ACL set by a user outside the group removes the setgid bit.
     let setup = "echo old > session; mkdir d; echo > f; chmod 2770 d f; chown 61003:61010 d f; \
         chmod 2770 d f";
     let set = "setfacl -m u:61001:rwx d; setfacl -m u:61001:rwx f; stat -c %a d f";

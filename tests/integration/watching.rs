@@ -1,5 +1,5 @@
-//! Programs that wait for a state file to change (inotify) hear of what is done
-//! through the mount.
+//! Programs that wait for a state file to change (inotify) are told of changes through
+//! the mount.
 
 use std::cell::RefCell;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::common::{Backing, Mount, shell, wait_until};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-/// What has happened: the name in the watched directory, if it is one, and how.
+/// An event: the name in the watched directory, if there is one, and what happened.
 type Event = (String, ReadFlags);
 
 /// A watch for all that changes something.
@@ -69,8 +69,8 @@ fn a_watch_on_the_session_reports_what_any_directory_does() {
         "mv session other; mv other session",
     ] {
         let reported = |directory: &Path| {
-            // By another process: one that another test starts has a copy of what
-            // this one has open, and may close it when the watch is there.
+            // By another process: a child that another test starts has copies of what
+            // this process has open, and may close them once the watch is there.
             sh(directory, "echo there > session");
             let watch = Watch::on(directory);
             sh(directory, command);
@@ -102,7 +102,7 @@ fn a_watch_on_the_root_reports_sessions_that_come_and_go() {
     ]
     .map(|(name, how)| (name.to_owned(), how | directory));
     assert_eq!(watch.seen(), expected);
-    // Past the mount, nobody tells the kernel.
+    // The kernel is not told of changes beside the mount.
     fs::create_dir(mount.repository.join("c.session")).unwrap();
     assert_eq!(watch.seen(), expected);
     assert!(mount.mountpoint.join("c.session").is_dir());
@@ -121,21 +121,21 @@ fn a_direct_save_is_not_reported_and_seen_at_the_next_open() {
     assert_eq!(fs::read(session.file()).unwrap(), b"direct\n");
     assert_eq!(file.seen(), []);
     assert_eq!(directory.seen(), []);
-    // The watch is good still.
+    // The watch still works.
     sh(&session.on_mount, "echo new > session");
     let how: Vec<_> = directory.seen().into_iter().map(|(_, how)| how).collect();
     assert_eq!(how, [ReadFlags::MODIFY, ReadFlags::CLOSE_WRITE]);
 }
 
-/// A watch on the file itself is one on the checkpoint of that time: what takes
-/// its name away is reported.
+/// A watch on the file itself watches the checkpoint of that time: that it loses its name
+/// is reported.
 #[test]
 fn a_watch_on_the_file_reports_that_it_is_replaced_or_removed() {
     let both = SideBySide::new(Backing::Tmpfs);
     for command in ["echo t > tmp; mv tmp session", "rm session"] {
         let reported = |directory: &Path| {
-            // By another process: one that another test starts has a copy of what
-            // this one has open, and may close it when the watch is there.
+            // By another process: a child that another test starts has copies of what
+            // this process has open, and may close them once the watch is there.
             sh(directory, "echo there > session");
             let watch = Watch::on(&directory.join("session"));
             sh(directory, command);
@@ -162,7 +162,7 @@ fn a_watch_on_the_file_reports_a_save_by_writing() {
         "dd if=/dev/zero of=session bs=1 count=1 conv=notrunc,fsync status=none",
         "sort -o session session",
     ] {
-        // Each finds the file anew, as programs do that are told so.
+        // Each program looks the file up again, as programs do after such an event.
         let watches = [Watch::on(&session.file()), Watch::on(&session.file())];
         sh(&session.on_mount, command);
         for watch in &watches {

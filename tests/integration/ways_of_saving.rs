@@ -1,5 +1,5 @@
-//! The ways in which ordinary programs write a file: each leaves what it
-//! leaves in an ordinary directory, as one save.
+//! The ways in which ordinary programs write a file: each leaves what it leaves in an
+//! ordinary directory, and makes one save.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,16 +18,16 @@ on_each_filesystem!(
     python_saves_as_in_an_ordinary_directory,
 );
 
-/// What was there before.
+/// The content before.
 const OLD: &str = "pear\napple\nplum\n";
 
-/// A way to save, and how many saves it is.
+/// A way to save, and how many saves it makes.
 struct Way {
     line: String,
     saves: usize,
     /// Also tried on a session that has no checkpoint yet.
     creates: bool,
-    /// How often it pauses: a reader must get a look in the middle.
+    /// How often it pauses, so that a reader can look in the middle.
     pauses: usize,
 }
 
@@ -99,12 +99,12 @@ fn shell_ways() -> Vec<Way> {
         way("{ echo a; echo b >&2; } > session 2>&1"),
         way("echo a > session & wait"),
         way("{ echo a; PAUSE; } > session & wait"),
-        // The parent is gone when the child writes.
+        // The parent has ended when the child writes.
         way("( echo a; { PAUSE; echo b; } & ) > session"),
         way("( echo a; { PAUSE; /bin/echo b; } & ) >> session"),
         way("exec >> session; echo a; { PAUSE; echo b; } & exit 0"),
         way("exec 3> session; ( ( PAUSE; echo late >&3 ) & ); exit 0"),
-        // These fail, and as they do elsewhere.
+        // These fail, as they do elsewhere.
         no_save("set -C; echo a > session"),
         no_save("echo a > session/x"),
         no_save("cd session"),
@@ -209,7 +209,7 @@ t = [threading.Thread(target=lambda: (f.write('x' * 10), f.flush())) for _ in ra
 for x in t: x.start()
 for x in t: x.join()
 run(f.close)",
-        // A child that goes on writing after its parent is gone.
+        // A child that goes on writing after its parent has ended.
         "f = os.open('session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
 os.write(f, b'parent\\n')
 parent, (r, w) = os.getpid(), os.pipe()
@@ -226,11 +226,11 @@ if os.fork() == 0:
         pause(); os.write(f, b'grandchild\\n'); pause(); os.close(f)
     else: os.write(f, b'child\\n')
 os._exit(0)",
-        // What writes is another program, and the parent is not interested.
+        // Another program writes, and the parent does not wait for it.
         "import subprocess
 with open('session', 'w') as f: p = subprocess.Popen(['sh', '-c', 'PAUSE; echo b'], stdout=f)
 os._exit(0)",
-        // What a shell redirects for a while, it keeps as close-on-exec.
+        // A shell that redirects for a while keeps the old descriptor, close-on-exec.
         "import subprocess, time
 inside = os.environ['TOLD'] + '-inside'
 with open('session', 'w') as f:
@@ -294,7 +294,7 @@ fn try_all(backing: Backing, program: &str, ways: &[Way]) {
     let (mut saved, mut failed) = (Vec::new(), Vec::new());
     for (number, way) in ways.iter().enumerate() {
         for old in [Some(OLD), None] {
-            // A first checkpoint by every way in full, by every third otherwise.
+            // A first checkpoint by every way in a full run, otherwise by every third.
             if old.is_none() && !(way.creates && (is_full() || number.is_multiple_of(3))) {
                 continue;
             }
@@ -315,7 +315,7 @@ fn try_all(backing: Backing, program: &str, ways: &[Way]) {
         }
     }
     assert_eq!(failed, [""; 0], "each as told above");
-    // What is decided after the last close must not save again.
+    // What is decided after the last close must not make another save.
     mount.signal("TERM");
     assert!(mount.wait().success());
     for (way, inode, session) in saved {

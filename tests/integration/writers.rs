@@ -63,10 +63,10 @@ fn rule_2_8_a_second_writer_that_does_not_truncate_is_busy_at_its_first_change(b
     ] {
         let second = open_rw(session.file()).unwrap();
         assert_eq!(errno(change(&second)), libc::EBUSY);
-        // A save that lost a piece is no save, even if the rest would go.
+        // A save that lost a piece must not be made, even if the rest would work.
         assert_eq!(errno(close(second)), libc::EBUSY);
     }
-    // One that changes nothing is no writer.
+    // A writer that changes nothing does not count.
     close(open_rw(session.file()).unwrap()).unwrap();
     first.write_all(b" goes on").unwrap();
     close(first).unwrap();
@@ -85,8 +85,8 @@ fn wait_until_it_waits(tid: &AtomicU32, calls: &[libc::c_long]) {
     });
 }
 
-/// Another process that has truncated the checkpoint, and has written "first". It
-/// closes when it may go on.
+/// Another process that has truncated the checkpoint and written "first". It closes when
+/// it is told to go on.
 fn first_writer(session: &Session) -> Running {
     let program = format!(
         "{PYTHON_PAUSE}
@@ -108,7 +108,7 @@ fn closes(mut writer: Running) {
 fn rule_2_8_lock_wait_lets_the_second_writer_wait(backing: Backing) {
     let (_mount, session) = mounted(backing, &["--lock-wait", "60"]);
     for (round, truncates) in [true, false].into_iter().enumerate() {
-        // Not by O_TRUNC, which would let the second one's base be the old.
+        // Not by O_TRUNC: then the second writer's base would be the old checkpoint.
         let first = first_writer(&session);
         let waiter = AtomicU32::new(0);
         let is_free = AtomicBool::new(false);
@@ -139,7 +139,7 @@ fn rule_2_8_lock_wait_lets_the_second_writer_wait(backing: Backing) {
                 closed.unwrap();
                 assert_saved(&session, "second 0");
             } else {
-                // It started from what the first one has replaced.
+                // It started from the checkpoint that the first one has replaced.
                 assert_eq!(errno(closed), libc::ESTALE);
                 assert_saved(&session, "first");
             }
@@ -165,7 +165,7 @@ fn rule_2_8_lock_wait_lets_the_second_writer_wait(backing: Backing) {
     assert_saved(&session, "after the foreign one");
 }
 
-/// As many as may wait do; others are refused at once.
+/// As many changes wait as may; further ones are refused at once.
 #[test]
 fn rule_13_3_one_user_has_so_many_that_wait_for_a_writer() {
     let (_mount, session) = mounted(Backing::Here, &["--lock-wait", "600"]);
@@ -307,9 +307,9 @@ impl Drop for GoesOn<'_> {
     }
 }
 
-/// A child that has a copy of the descriptor closes it just before the opener
-/// does, as one does that is starting a program: both closes are waiting when
-/// the daemon looks, and the opener has closed by then.
+/// A child that has a copy of the descriptor closes it just before the opener does, like
+/// a child that is starting a program. Both closes are waiting when the daemon looks, and
+/// the opener has closed by then.
 fn rule_2_3_an_error_told_to_a_bystander_is_told_to_the_opener(backing: Backing) {
     let (mount, session) = mounted(backing, &[]);
     let program = format!(
@@ -359,7 +359,7 @@ print(told)",
         lock = session.in_repository.join("session.next").display(),
         rounds = 10,
     );
-    // Whatever happens, the daemon is not left standing.
+    // Whatever happens, the daemon must be continued.
     let _goes_on = GoesOn(&mount);
     let told = python(&session.on_mount, &program);
     assert_eq!(told, format!("{{{}}}", libc::EBUSY));
@@ -404,19 +404,19 @@ fn invariant_4_a_lock_whose_owner_lives_is_not_taken_for_dead(backing: Backing) 
     assert_locked(&session);
     assert!(!mount.log().contains("removing"), "{}", mount.log());
     drop(lock);
-    // A child that is being started may have it for a moment longer.
+    // A child that is being started may have it open a moment longer.
     wait_until("the lock is dead", || {
         fs::write(session.file(), "saved").is_ok()
     });
     assert_saved(&session, "saved");
 }
 
-/// A writer that is held between the link of `session.next` and the rename,
-/// while `meddle` does something to it; answers what its close says.
+/// A writer that is stopped between the link of `session.next` and the rename, while
+/// `meddle` does something to it; returns the result of its close.
 ///
-/// It is a process of its own: programs that other tests start are born with
-/// copies of what this one has open, and close them, when they are executed,
-/// while the writer is held. They would wait for it, and it for them.
+/// It is a process of its own. Programs that other tests start have copies of what this
+/// process has open, and close them at their exec while the writer is stopped: they would
+/// wait for it, and it for them.
 fn meddle_with_a_commit(mount: &Mount, session: &Session, meddle: impl FnOnce()) -> i32 {
     let program = format!(
         "{PYTHON_PAUSE}
@@ -499,7 +499,7 @@ impl Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // By its own end as a rule, which comes first.
+        // Normally it has ended by itself before.
         if is_mounted(&self.path) {
             let _ = Command::new("umount").arg("-l").arg(&self.path).status();
         }
@@ -532,7 +532,7 @@ fn invariant_3_without_o_tmpfile_the_lock_stands_for_the_whole_write() {
     assert_saved(&session, "old");
     assert_eq!(session.inode(), inode);
 
-    // Broken, and a foreign one put in its place.
+    // Broken, and replaced by a foreign one.
     let mut writer = fs::File::create(session.file()).unwrap();
     writer.write_all(b"new").unwrap();
     fs::remove_file(&next).unwrap();

@@ -14,7 +14,7 @@ use super::step::{
 use crate::common::Mount;
 use crate::common::tools::close;
 
-/// Sessions of a mount that nobody else uses, and what is open of them.
+/// The sessions of a mount that only this run uses, and what it has open.
 pub struct Real<'a> {
     mount: &'a Mount,
     prefix: String,
@@ -58,7 +58,7 @@ impl<'a> Real<'a> {
             Ok(outcome) => outcome,
             Err(e) => {
                 let errno = e.raw_os_error().expect("a system call failed");
-                // Either is right (rename(2)): ext4 says one, xfs the other.
+                // Both are correct (rename(2)): ext4 returns one, xfs the other.
                 let is_in_the_way =
                     errno == libc::EEXIST && matches!(step, Step::RenameSession(..));
                 let errno = if is_in_the_way {
@@ -168,7 +168,7 @@ impl<'a> Real<'a> {
 impl Drop for Real<'_> {
     fn drop(&mut self) {
         for file in self.descriptors.iter_mut().filter_map(Option::take) {
-            // Its errors have been compared, or have no more to say.
+            // Their errors have been compared, or do not matter any more.
             let _ = close(file);
         }
         for session in 0..SESSIONS {

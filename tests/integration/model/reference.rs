@@ -1,4 +1,4 @@
-//! DESIGN 2 in plain Rust: what one process that does everything sees of some
+//! DESIGN 2 in plain Rust: what a single process, which does everything, sees of some
 //! sessions, on the mount and in the repository.
 
 mod open;
@@ -12,7 +12,7 @@ use super::step::{
 /// The names of the files beside a checkpoint.
 pub const FILE_NAMES: [&str; super::step::FILES] = ["backup", "notes"];
 
-/// A rule that is wrong on purpose, which a comparison has to notice.
+/// A rule that is wrong on purpose, which the comparison must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
     Nothing,
@@ -24,29 +24,27 @@ pub enum Wrong {
     NoSavePoint,
     /// A reader sees what is saved later (not 2.1).
     ReaderFollows,
-    /// A foreign `session.next` is in nobody's way (not 2.8).
+    /// A foreign `session.next` does not lock the session (not 2.8).
     ForeignLockIgnored,
-    /// A removal is seen in the repository at once (not 2.12).
+    /// A removal is not deferred, but seen in the repository at once (not 2.12).
     RemovedAtOnce,
-    /// A writer that its own process has replaced saves all the same (not 2.12).
+    /// A writer that its own process has replaced still saves (not 2.12).
     KeepsName,
 }
 
-/// A file's content, by its number: as long as anybody has it, it is the same
-/// one.
+/// A file's content, by its number, which stays the same as long as the file is open.
 type Inode = usize;
 type Directory = usize;
 type Handle = usize;
 
 type Result<T> = std::result::Result<T, i32>;
 
-/// What the model goes by.
+/// The settings of the model.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub wrong: Wrong,
-    /// What the backing filesystem says to a new file without a name in a
-    /// directory that has been removed: ext4 refuses (`EPERM`), tmpfs and xfs do
-    /// not (Linux 6.18).
+    /// The result of making a file without a name in a directory that has been removed:
+    /// ext4 refuses it (`EPERM`), tmpfs and xfs do not (Linux 6.18).
     pub tmpfile_in_removed: Option<i32>,
 }
 
@@ -75,22 +73,22 @@ struct Dir {
     slot: Option<Handle>,
 }
 
-/// The process has removed the checkpoint, and is to find none (2.12).
+/// The process has removed the checkpoint, and must see none (2.12).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Removal {
-    /// To others this one is there still.
+    /// The checkpoint that others still see.
     Promised(Inode),
     Done,
 }
 
-/// What a name leads to for this process.
+/// What a name leads to, for this process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     Nothing,
     /// A session without a checkpoint shows an empty one.
     Empty,
     Checkpoint(Inode),
-    /// What it has made anew, and has open.
+    /// The new checkpoint that it has created and has open.
     Own(Handle),
 }
 
@@ -103,8 +101,8 @@ struct Open {
 }
 
 enum What {
-    /// A checkpoint, or another file; none is an empty checkpoint. The session
-    /// of a checkpoint.
+    /// A checkpoint, or another file; none stands for an empty checkpoint. With the
+    /// session of a checkpoint.
     File(Option<Inode>, Option<Directory>),
     Writer(Writer),
 }
@@ -118,11 +116,11 @@ struct Writer {
     staged: Option<Bytes>,
     failed: Option<i32>,
     has_saved: bool,
-    /// Made where there was nothing.
+    /// Created where there was none.
     is_new: bool,
     /// Its own process has removed or replaced it (2.12).
     is_nameless: bool,
-    /// Opened for nothing else (2.9).
+    /// Opened only to append (2.9).
     only_appends: bool,
 }
 
@@ -239,8 +237,8 @@ impl Model {
         outcome.map_or_else(|errno| Outcome::Failed(Errno(errno)), |()| Outcome::Done)
     }
 
-    /// Whether a removal has to be done for this step and a lock is in its way,
-    /// which the daemon waits for: a second, in vain.
+    /// Whether a removal must be carried out for this step while a lock is in its way:
+    /// the daemon waits for it, a second, in vain.
     pub fn waits_for_lock(&self, step: Step) -> bool {
         let is_stuck = |dir: Directory| {
             let dir = &self.directories[dir];
@@ -256,13 +254,13 @@ impl Model {
         }
     }
 
-    /// Whether DESIGN does not say what becomes of a step: it is not done.
+    /// Whether DESIGN does not define the result of a step: then it is left out.
     pub fn leaves_open(&self, step: Step) -> bool {
         match step {
             Step::OpenFile(d, s, name, _) if !self.is_open(d) => {
                 self.sessions[s].is_some_and(|dir| self.is_ambiguous(dir, FILE_NAMES[name]))
             }
-            // Another descriptor of a writer, whose last close is one of several.
+            // Another descriptor of a writer, so that its last close is one of several.
             Step::Open(_, s, _) | Step::RenameAway(s, ..) | Step::RenameCheckpoint(s, _) => {
                 (self.dir(s)).is_ok_and(|dir| matches!(self.find(dir), Found::Own(_)))
             }
@@ -302,7 +300,7 @@ impl Model {
         Ok(())
     }
 
-    /// What was promised is done now (2.12), as somebody relies on it.
+    /// A deferred removal is carried out now (2.12), because a step needs it.
     fn complete_removal(&mut self, dir: Directory) -> Result<()> {
         let dir = &mut self.directories[dir];
         if let Some(Removal::Promised(inode)) = dir.removal {
@@ -383,7 +381,7 @@ impl Model {
         other: &'static str,
     ) -> Result<()> {
         let inode = self.file(from, name)?;
-        // Two names of one file stay what they are (rename(2)).
+        // Two names of one file stay as they are (rename(2)).
         if self.file(to, other) != Ok(inode) {
             self.directories[from].files.remove(name);
             self.directories[to].files.insert(other, inode);
@@ -412,7 +410,7 @@ impl Model {
         Ok(())
     }
 
-    /// The checkpoint, which is made if an empty one is only shown.
+    /// The checkpoint; an empty one is made if it is only shown.
     fn made(&mut self, dir: Directory) -> Result<Inode> {
         match self.find(dir) {
             Found::Nothing | Found::Own(_) => return Err(libc::ENOENT),
@@ -428,8 +426,7 @@ impl Model {
         Ok(new)
     }
 
-    /// As editors make a backup: the file has both names until there is a new
-    /// checkpoint.
+    /// As editors make a backup: the file has both names until there is a new checkpoint.
     fn rename_away(&mut self, from: Directory, to: Directory, name: &'static str) -> Result<()> {
         let inode = self.made(from)?;
         if self.file(to, name) == Ok(inode) {

@@ -1,5 +1,5 @@
-//! The steps of a sequence. Each says all there is to it, so that a sequence
-//! with steps left out is a sequence.
+//! The steps of a sequence. Each is complete in itself, so that a sequence with steps
+//! left out is still a sequence.
 
 use std::fmt;
 
@@ -15,8 +15,8 @@ pub type Name = usize;
 /// A descriptor, by number.
 pub type Descriptor = usize;
 
-/// One operation. One that means nothing at this point (a descriptor that is
-/// open already, or is not open) does nothing.
+/// One operation. If it has no meaning at this point (a descriptor that is open already,
+/// or is not open) it does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Through the mount.
@@ -28,7 +28,7 @@ pub enum Step {
     Dup(Descriptor, Descriptor),
     Close(Descriptor),
     Read(Descriptor, usize),
-    /// That many bytes, all the same.
+    /// This many equal bytes.
     Write(Descriptor, usize, u8),
     Seek(Descriptor, u64),
     SetLen(Descriptor, u64),
@@ -122,10 +122,10 @@ impl fmt::Debug for Bytes {
     }
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It meant nothing.
+    /// The step had no meaning.
     Skipped,
     Done,
     Read(Bytes),

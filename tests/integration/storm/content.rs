@@ -1,9 +1,9 @@
-//! Contents that tell whether they are whole.
+//! Contents that show whether they are whole.
 
 use crate::common::random::Random;
 
-/// Contents that tell whether they are whole: the length, where the rest
-/// begins in a table of noise, and the rest.
+/// Contents that show whether they are whole: the length, the start of the rest in a
+/// table of noise, and the rest.
 pub struct Content {
     noise: Vec<u8>,
 }
@@ -32,7 +32,7 @@ impl Content {
         bytes
     }
 
-    /// Any, of up to 1 MiB; a short one as likely as a long one.
+    /// A random content of up to 1 MiB; short and long ones are equally likely.
     pub fn any(&self, random: &mut Random) -> Vec<u8> {
         let longest = 1 << random.below(21);
         self.of(random.next(), 1 + random.below(longest) as usize)

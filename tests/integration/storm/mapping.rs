@@ -14,7 +14,7 @@ use std::path::Path;
 pub fn read_mapped(file: &File, len: usize) -> io::Result<Vec<u8>> {
     with_mapping(file, len, libc::PROT_READ, |at| {
         let mut bytes = vec![0; len];
-        // SAFETY: `len` bytes are mapped there, and nothing else is in `bytes`.
+        // SAFETY: `len` bytes are mapped there, and `bytes` is a separate buffer.
         unsafe { std::ptr::copy_nonoverlapping(at, bytes.as_mut_ptr(), len) };
         bytes
     })
@@ -69,7 +69,7 @@ pub fn read_buffered(path: &Path) -> io::Result<Vec<u8>> {
     }
     // SAFETY: an open stream.
     let failed = (unsafe { libc::ferror(stream) } != 0).then(io::Error::last_os_error);
-    // SAFETY: an open stream, which nobody uses after this.
+    // SAFETY: an open stream, which is not used after this.
     unsafe { libc::fclose(stream) };
     failed.map_or(Ok(bytes), Err)
 }

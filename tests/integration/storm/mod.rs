@@ -1,5 +1,5 @@
-//! Many processes that save and read at the same time (DESIGN 2.1 to 2.4,
-//! 2.8, I1): nobody ever sees anything but one whole checkpoint.
+//! Many processes that save and read at the same time (DESIGN 2.1 to 2.4, 2.8, I1): none
+//! of them ever sees anything but one whole checkpoint.
 //!
 //! `SESSIONFS_STORM_SECONDS` says how long each storm lasts.
 
@@ -60,7 +60,7 @@ fn storm(backing: Backing, options: &[&str], sessions: usize, body: &str) {
         fs::create_dir(session.on_mount.join(saving::ELSEWHERE)).unwrap();
         content.check(&fs::read(session.file()).unwrap());
     }
-    // Those that hold replaced checkpoints for a moment are not counted.
+    // Processes that keep replaced checkpoints open for a moment are not counted.
     let before = descriptors(mount.pid())
         .into_iter()
         .filter(|path| !path.starts_with(mount.disk.path()) || *path == mount.repository)
@@ -83,7 +83,7 @@ fn storm(backing: Backing, options: &[&str], sessions: usize, body: &str) {
                 .unwrap()
         })
         .collect();
-    // All have to end before one is judged.
+    // All must have ended before one is judged.
     let outputs: Vec<_> = workers
         .into_iter()
         .map(|worker| worker.wait_with_output().unwrap())
@@ -131,8 +131,8 @@ fn rule_2_1_a_reader_is_asked_for_its_size_after_another_has_closed() {
     let reader = File::open(session.file()).unwrap();
     drop(File::open(session.file()).unwrap());
     fs::write(session.file(), "newer").unwrap();
-    // And the look-out for those who watch it, and what is kept for an open that
-    // walks no path: neither shows its size to anybody.
+    // The thread that looks out for watchers, and the files kept for opens without a
+    // path, must not show its size to other programs either.
     wait_until("only the reader keeps the old checkpoint", || {
         let replaced = descriptors(mount.pid())
             .iter()

@@ -1,5 +1,5 @@
-//! Ways of reading a checkpoint, each as one function: all of it, with the
-//! sizes that were asked for meanwhile.
+//! Ways of reading a checkpoint, each as one function: it reads all of it, and asks for
+//! its size meanwhile.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,11 +10,11 @@ use std::path::Path;
 use super::mapping::{read_buffered, read_mapped};
 use crate::common::random::Random;
 
-/// What a way of reading is given.
+/// The arguments of a way of reading.
 pub struct Look<'a> {
     /// The session's directory on the mount.
     pub directory: &'a Path,
-    /// Names that nobody else uses begin with this.
+    /// A prefix for names that only this thread uses.
     pub own: &'a str,
     pub random: &'a mut Random,
 }
@@ -101,7 +101,7 @@ fn copied(look: &mut Look<'_>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Memory as aligned as any device wants it.
+/// Memory aligned for any device.
 #[derive(Clone, Copy)]
 #[repr(align(4096))]
 struct Block([u8; 4096]);
@@ -114,7 +114,7 @@ fn direct(look: &mut Look<'_>) -> io::Result<Vec<u8>> {
     let len = len(&file)?;
     let mut bytes = Vec::with_capacity(len);
     let mut block = Box::new(Block([0; 4096]));
-    // Behind the end it would begin at no multiple of a block.
+    // After the end, the offset would not be a multiple of a block.
     while bytes.len() < len {
         match file.read_at(&mut block.0, bytes.len() as u64)? {
             0 => break,

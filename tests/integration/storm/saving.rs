@@ -1,6 +1,5 @@
-//! Ways of saving a checkpoint, each as one function: it saves the content
-//! whole or fails; what it leaves beside `session` when it fails, it uses the
-//! next time.
+//! Ways of saving a checkpoint, each as one function: it saves the whole content or
+//! fails. If it fails, it uses the files it has left beside `session` at the next try.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,11 +12,11 @@ use super::mapping::write_mapped;
 use crate::common::random::Random;
 use crate::common::tools::{close, open_rw};
 
-/// What a way of saving is given.
+/// The arguments of a way of saving.
 pub struct Save<'a> {
     /// The session's directory on the mount, with [`ELSEWHERE`] in it.
     pub directory: &'a Path,
-    /// Names that nobody else uses begin with this.
+    /// A prefix for names that only this thread uses.
     pub own: &'a str,
     pub content: &'a Content,
     pub random: &'a mut Random,
@@ -28,8 +27,8 @@ pub struct Save<'a> {
 pub struct Way {
     pub name: &'static str,
     save: fn(&mut Save<'_>) -> io::Result<()>,
-    /// It begins with the checkpoint that is there, and may find that it has
-    /// been replaced (DESIGN 2.9).
+    /// It starts from the current checkpoint, and may find that it has been replaced
+    /// (DESIGN 2.9).
     may_be_stale: bool,
 }
 
@@ -69,7 +68,7 @@ pub const WAYS: &[Way] = &[
 pub const ELSEWHERE: &str = "elsewhere";
 
 impl Way {
-    /// Saves once; `false` if somebody else was faster.
+    /// Saves once; `false` if another one was faster.
     pub fn save(&self, save: &mut Save<'_>) -> bool {
         match (self.save)(save) {
             Ok(()) => true,
@@ -152,8 +151,8 @@ fn rename_elsewhere(save: &mut Save<'_>) -> io::Result<()> {
 fn mapping(save: &mut Save<'_>) -> io::Result<()> {
     let bytes = save.any();
     let file = open_rw(save.session())?;
-    // The first change: whoever may not write is told here, and not by a
-    // signal at a page of the mapping.
+    // The first change: if the writer is refused, it gets an error here, and not a signal
+    // at a page of the mapping.
     file.set_len(0)?;
     file.set_len(bytes.len() as u64)?;
     write_mapped(&file, &bytes)?;
@@ -235,7 +234,7 @@ fn exchanged(save: &mut Save<'_>) -> io::Result<()> {
 fn session_next(save: &mut Save<'_>) -> io::Result<()> {
     let next = save.directory.join("session.next");
     let mut file = match File::create_new(&next) {
-        // Somebody else has the lock.
+        // Another one has the lock.
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             return Err(ErrorKind::ResourceBusy.into());
         }
@@ -251,7 +250,7 @@ fn session_next(save: &mut Save<'_>) -> io::Result<()> {
     File::open(save.directory)?.sync_all()
 }
 
-/// By a process of its own: to the one that has removed it, it is gone.
+/// By a process of its own: the process that has removed it does not see it any more.
 fn remove_and_make(save: &mut Save<'_>) -> io::Result<()> {
     let source = save.directory.join(format!("{}.new", save.own));
     fs::write(&source, save.any())?;
@@ -263,7 +262,7 @@ fn remove_and_make(save: &mut Save<'_>) -> io::Result<()> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
         true => fs::remove_file(source),
-        // Or another one has made it anew between the two steps, as anywhere.
+        // Or another one has made it anew between the two steps, as on any filesystem.
         false
             if complaint.contains("Device or resource busy")
                 || complaint.contains("File exists")

@@ -18,20 +18,20 @@ const SESSIONS: &str = "SESSIONFS_STORM_SESSIONS";
 const NUMBER: &str = "SESSIONFS_STORM_NUMBER";
 const SECONDS: &str = "SESSIONFS_STORM_SECONDS";
 
-/// How long a storm lasts unless that says so.
+/// The default length of a storm, in seconds.
 const DEFAULT_SECONDS: f64 = 0.8;
 
 /// What a worker prints when it has done its part.
 pub const REPORT: &str = "a worker has done its part: ";
 
-/// Every way has to succeed as often at the least.
+/// How often every way must have succeeded at least.
 const FEWEST_SAVES: usize = 3;
 const FEWEST_READS: usize = 10;
 
-/// The slot goes to whoever comes first: a slow one is given more time.
+/// The first comer gets the slot: a slow way is given more time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What tells a worker its part.
+/// The environment that gives a worker its part.
 pub fn environment(number: usize, mount: &Mount, sessions: usize) -> [(&str, OsString); 3] {
     [
         (PLACE, mount.mountpoint.clone().into()),
@@ -63,7 +63,7 @@ impl Worker {
         }
     }
 
-    /// Those of all ways that this process uses, and no other.
+    /// Those of all ways that only this process uses.
     pub fn share_of<T: Copy>(&self, ways: &[T]) -> impl Iterator<Item = T> {
         ways.iter().copied().skip(self.number).step_by(PROCESSES)
     }

@@ -1,4 +1,4 @@
-//! What is open: opens, and what is done by a descriptor.
+//! Opens, and operations on descriptors.
 
 use super::{
     Directory, Flags, Found, Handle, Inode, Model, Open, Removal, Result, What, Writer, Wrong,
@@ -10,7 +10,7 @@ impl Model {
         self.handles.push(open);
         let handle = self.handles.len() - 1;
         self.descriptors[descriptor] = Some(handle);
-        // One that truncates has changed it by now.
+        // A truncating open has changed it by now.
         if let What::Writer(writer) = &self.handles[handle].what
             && writer.staged.is_some()
         {
@@ -25,7 +25,7 @@ impl Model {
     pub(super) fn open(&mut self, dir: Directory, flags: Flags) -> Result<Open> {
         let creates = flags.has(libc::O_CREAT);
         let found = match self.find(dir) {
-            // Who makes what was not there is told the truth.
+            // A call that creates only new files sees that there is none.
             Found::Empty if creates && flags.has(libc::O_EXCL) => Found::Nothing,
             found => found,
         };
@@ -81,7 +81,8 @@ impl Model {
             only_appends: false,
         };
         let staged = self.stage(&mut writer, false, self.handles.len());
-        // Part of the save from now on; one that is refused leaves the old one.
+        // The removal is part of this save from now on; if the save fails, the old
+        // checkpoint stays.
         self.directories[dir].removal = None;
         staged?;
         Ok(Open {
@@ -98,8 +99,8 @@ impl Model {
         dirs.filter(move |dir| self.directories[*dir].checkpoint == Some(inode))
     }
 
-    /// The checkpoint of two sessions by two names: which one is asked first
-    /// when it is to be changed by a third, DESIGN does not say.
+    /// Whether two sessions have the same checkpoint: DESIGN does not say which of them
+    /// is asked first when it is changed under a third name.
     pub(super) fn is_ambiguous(&self, dir: Directory, name: &str) -> bool {
         let inode = self.directories[dir].files.get(name);
         inode.is_some_and(|inode| self.sessions_of(*inode).count() > 1)
@@ -124,7 +125,7 @@ impl Model {
             }
         };
         if flags.changes() {
-            // Another name of a checkpoint is no way to change it (I1).
+            // A checkpoint must not be changed under another name (I1).
             let of = self.sessions_of(inode).next();
             if let Some(of) = of {
                 if self.directories[of].removal != Some(Removal::Promised(inode)) {
@@ -144,7 +145,7 @@ impl Model {
         })
     }
 
-    /// Makes sure that the writer has something staged: the slot is its own.
+    /// Makes sure that the writer has something staged: it has the slot then.
     pub(super) fn stage(&mut self, writer: &mut Writer, keep: bool, handle: Handle) -> Result<()> {
         if let Some(errno) = writer.failed {
             return Err(errno);
@@ -177,7 +178,7 @@ impl Model {
         }
         dir.slot = Some(handle);
         if writer.only_appends && !writer.has_saved && writer.base.is_some() {
-            // It goes on from what it finds in its turn.
+            // It starts from the checkpoint that is current when it takes its turn.
             writer.base = dir.checkpoint.or(writer.base);
         }
         let base = writer.base.filter(|_| keep);
@@ -329,7 +330,7 @@ impl Model {
         if let What::Writer(writer) = &mut self.opened(descriptor).what
             && len == 0
         {
-            // A fresh start: nothing of what was lost is in it.
+            // A fresh start: earlier failures do not matter to it.
             writer.failed = None;
         }
         self.change(descriptor, len > 0, |content| {
@@ -362,7 +363,7 @@ impl Model {
         })
     }
 
-    /// What the process has open for writing has lost its name to it (2.12).
+    /// The writers that the process has open lose their name (2.12).
     pub(super) fn own_writers_lose_names(&mut self, dir: Directory) {
         let own: Vec<Handle> = self.own_writers(dir).collect();
         for handle in own {
@@ -373,8 +374,8 @@ impl Model {
         self.directories[dir].slot = None;
     }
 
-    /// Of its own writer, if there is one (2.15): of the one that changes the session,
-    /// or of the youngest. Else a save of its own.
+    /// Acts on the process's own writer, if there is one (2.15): on the one that changes
+    /// the session, or the youngest. Otherwise it is a save of its own.
     pub(super) fn truncate(&mut self, dir: Directory, len: u64) -> Result<()> {
         let base = match self.find(dir) {
             Found::Nothing => return Err(libc::ENOENT),
