@@ -1,5 +1,5 @@
-//! Texts from outside, cut and mixed up by chance: for unit tests, which try with
-//! them what `tests/fuzz` tries guided by coverage.
+//! Outside input, cut and mixed at random: for unit tests, which try with it what
+//! `tests/fuzz` tries guided by coverage.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,10 +15,10 @@ use random::{Random as Numbers, any_seed};
 #[path = "random.rs"]
 mod random;
 
-/// Changed texts of each kind.
+/// How many changed texts of each kind are tried.
 pub const TRIES: usize = 20_000;
 
-/// The texts that a target of `tests/fuzz` starts from.
+/// The texts from which a target of `tests/fuzz` starts.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds");
     let mut paths: Vec<_> = fs::read_dir(dir.join(target))
@@ -30,7 +30,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// Tries the seeds of a target as they are, and then changed.
+/// Tries the seeds of a target unchanged, and then changed.
 pub fn try_changed(target: &str, tries: usize, property: impl Fn(&[u8])) {
     let seeds = seeds(target);
     for seed in &seeds {
@@ -44,11 +44,11 @@ pub fn try_changed(target: &str, tries: usize, property: impl Fn(&[u8])) {
     println!("{target}: {} cases", seeds.len() + tries);
 }
 
-/// What changes are made of.
+/// The source of random changes.
 pub struct Random(Numbers);
 
 impl Random {
-    /// Its seed is printed, for who wants it again.
+    /// Its seed is printed, so that a run can be repeated.
     pub fn new() -> Self {
         let seed = any_seed();
         println!("seed {seed}");

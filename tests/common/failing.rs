@@ -1,14 +1,13 @@
-//! A disk that fails when it is told to: a loop device whose image is a file of
-//! a small FUSE filesystem of the test itself.
+//! A disk that fails when it is told to: a loop device whose image is a file of a small
+//! FUSE filesystem in the test itself.
 //!
-//! There is no device mapper in this kernel. A full tmpfs under the loop device
-//! fails those writes only that need a new page, with `ENOSPC`, and reads none
-//! the worse (Linux 6.18, with direct I/O and without): ext4 on it answers the
-//! first fsync(2) with `ENOSPC`, aborts its journal, and answers `EIO` to the next
-//! one and 0 to the third. Which block fails is nobody's choice. A shortened image
-//! is made longer by the next write; `trigger_fs_error` fails no request, and what
-//! has failed so cannot be healed. Here each request is failed or not, and what
-//! fails works again.
+//! Other ways do not work. There is no device mapper in this kernel. A full tmpfs under
+//! the loop device fails only those writes that need a new page, with `ENOSPC`, and no
+//! reads (Linux 6.18, with direct I/O and without): ext4 on it answers the first fsync(2)
+//! with `ENOSPC`, aborts its journal, and answers `EIO` to the next one and 0 to the
+//! third; and which block fails cannot be chosen. A shortened image is made longer by the
+//! next write. `trigger_fs_error` fails no request, and cannot be undone. Here each
+//! request fails or not as told, and everything can be made to work again.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -23,24 +22,24 @@ use super::image::{self, Served};
 use super::mkfs::{image_directory, mkfs};
 use super::{Disk, run, wait_until};
 
-/// What stands in a block that has a fault: all others work.
+/// The content of a block that has a fault: all other blocks work.
 pub const FAULTY: &[u8] = b"<a block with a fault>";
 
-/// What the disk does not do.
+/// What the disk fails to do.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// It reads nothing with [`FAULTY`] in it.
+    /// Reading a block with [`FAULTY`] in it.
     pub reads: AtomicBool,
-    /// It writes nothing with [`FAULTY`] in it.
+    /// Writing a block with [`FAULTY`] in it.
     pub writes: AtomicBool,
-    /// It writes nothing at all, and flushes nothing.
+    /// Writing anything, and flushing.
     pub all_writes: AtomicBool,
     /// How many requests have failed.
     failed: AtomicUsize,
 }
 
-/// Heals a disk at its end: what is left to be written is, or the kernel would
-/// try for ever.
+/// Repairs the disk when it is dropped: otherwise the kernel would try for ever to write
+/// what is left.
 struct Heal<'a>(&'a Faults);
 
 impl Drop for Heal<'_> {
@@ -56,14 +55,14 @@ impl Faults {
         [&self.reads, &self.writes, &self.all_writes]
     }
 
-    /// Makes a call while the disk fails, which has to answer while it does: one
-    /// that waits for the disk to work again, or for ever, is a failure.
+    /// Makes a call while the disk fails. It must return while the disk still fails; one
+    /// that waits for the disk to be repaired is a failure of the test.
     #[track_caller]
     pub fn prompt<T: Send>(&self, call: impl FnOnce() -> T + Send) -> T {
         let fails = || self.all().iter().any(|fault| fault.load(Ordering::SeqCst));
         assert!(fails(), "the disk works");
         std::thread::scope(|scope| {
-            // Or a call that hangs would keep the test from its end.
+            // Otherwise a call that hangs would keep the test from ending.
             let heal = Heal(self);
             let call = scope.spawn(call);
             wait_until("it answers while the disk fails", || call.is_finished());
@@ -112,8 +111,7 @@ impl image::Disk for Image {
     }
 }
 
-/// A loop device of which requests fail. It has to outlive what is mounted
-/// of it.
+/// A loop device whose requests can fail. It must outlive what is mounted from it.
 pub struct FailingDevice {
     pub faults: Arc<Faults>,
     pub device: PathBuf,
@@ -132,7 +130,7 @@ impl FailingDevice {
             .tempdir_in(image_directory())
             .unwrap();
         let path = directory.path().join("image");
-        // The least that xfs takes.
+        // The smallest size that xfs takes.
         let size = 300 << 20;
         let format: &[&str] = match filesystem {
             "ext4" => &[
@@ -165,8 +163,8 @@ impl FailingDevice {
         }
     }
 
-    /// Mounted. What is in a file is in blocks of its own, of btrfs as well,
-    /// which keeps it with the metadata otherwise if it is small.
+    /// Mounts it. File contents are in blocks of their own; btrfs would otherwise keep
+    /// small ones with its metadata.
     pub fn disk(&self) -> Disk {
         match self.filesystem.as_str() {
             "btrfs" => self.disk_with("max_inline=0"),

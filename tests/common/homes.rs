@@ -1,4 +1,4 @@
-//! Filesystems of other kinds that a repository may live on.
+//! Filesystems of other kinds for a repository.
 
 use std::fs;
 use std::net::TcpListener;
@@ -19,18 +19,18 @@ pub enum Home {
     OverlayOnExt4,
     /// A subvolume.
     Btrfs,
-    /// No extended attributes, no handles, no times of birth.
+    /// No extended attributes, no file handles, no birth times.
     Ramfs,
     /// No `O_TMPFILE`.
     Bindfs,
-    /// Nor extended attributes, nor a mode that can be changed: nothing can be
-    /// marked but by the mode that it is created with, which is dropped.
+    /// No extended attributes either, and modes cannot be changed: the only possible mark
+    /// is a mode given at the creation, which is dropped.
     BindfsWithoutMark,
-    /// sshfs, by way of an sshd of its own.
+    /// sshfs, with an sshd of its own.
     Sshfs,
 }
 
-/// A directory on such a filesystem, which goes with this value.
+/// A directory on such a filesystem, which is removed when this is dropped.
 pub struct Place {
     pub path: PathBuf,
     mounts: Vec<PathBuf>,
@@ -65,7 +65,7 @@ impl Place {
         place
     }
 
-    /// What bindfs shows, or sshd serves.
+    /// The directory that bindfs shows, or sshd serves.
     pub fn source(&self) -> PathBuf {
         self.disk.path().join("source")
     }
@@ -84,7 +84,7 @@ impl Place {
 
     fn overlay(&mut self) {
         let [lower, upper, work] = ["lower", "upper", "work"].map(|name| self.beside(name));
-        // In both layers: a directory that is merged counts no links.
+        // In both layers: a merged directory does not count links.
         fs::create_dir(lower.join("repository")).unwrap();
         let option = |name, path: &Path| format!("{name}dir={}", path.display());
         let options = [("lower", &lower), ("upper", &upper), ("work", &work)]
@@ -109,7 +109,7 @@ impl Place {
         self.serve(&mut bindfs);
     }
 
-    /// Starts what serves a mount, and waits for it.
+    /// Starts the server of a mount, and waits until it is mounted.
     fn serve(&mut self, server: &mut Command) {
         self.helpers.push(Helper::start(server));
         self.mounts.push(self.path.clone());
@@ -124,7 +124,7 @@ impl Place {
             let arguments = ["-q", "-t", "ed25519", "-N", "", "-f"];
             run("ssh-keygen", arguments.into_iter().chain([&*key(name)]));
         }
-        // Free now; sshd cannot be given a socket that is open already.
+        // The port is free now; sshd cannot be given an open socket.
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .unwrap()
@@ -134,7 +134,7 @@ impl Place {
             format!("Port {port}"),
             format!("HostKey {}", key("host")),
             format!("AuthorizedKeysFile {}", key("user.pub")),
-            // The directories above belong to everybody (/tmp).
+            // Other users may change the directories above (/tmp).
             "StrictModes no".to_owned(),
             "UsePAM no".to_owned(),
             "PasswordAuthentication no".to_owned(),
@@ -143,8 +143,7 @@ impl Place {
             "Subsystem sftp internal-sftp".to_owned(),
         ];
         fs::write(keys.join("sshd_config"), settings.join("\n") + "\n").unwrap();
-        // sshd wants a directory that its service makes; it gets one of its
-        // own.
+        // sshd wants a directory that its service makes; this one gets its own.
         let sshd = "mount -t tmpfs tmpfs /run && mkdir /run/sshd && exec /usr/sbin/sshd -D -e -f";
         let log = fs::File::create(keys.join("sshd.log")).unwrap();
         let sshd = Helper::start(
@@ -182,7 +181,7 @@ impl Drop for Place {
     }
 }
 
-/// A repository in such a place, mounted. The fields go in this order.
+/// A mounted repository in such a place. The fields are dropped in this order.
 pub struct Settled {
     pub mount: Mount,
     pub place: Place,

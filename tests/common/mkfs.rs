@@ -1,4 +1,4 @@
-//! The making of filesystems.
+//! Making filesystems.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::run;
 
-/// Where the images of disks are: in memory, if there is room. The disk of a rented
-/// machine may pause for more than a minute when it has been busy, and each sync of
-/// each test with it.
+/// The directory for images of disks: in memory, if there is room. The disk of a rented
+/// machine may pause for more than a minute after it has been busy, and with it each sync
+/// of each test.
 pub fn image_directory() -> PathBuf {
     const ROOM: u64 = 4 << 30;
     let memory = Path::new("/dev/shm");
@@ -20,19 +20,19 @@ pub fn image_directory() -> PathBuf {
     }
 }
 
-/// Makes an image of this size with a filesystem, by a program of the name
-/// `mkfs.TYPE` with these options.
+/// Makes an image of this size with a filesystem, by the program `mkfs.TYPE` with these
+/// options.
 pub fn mkfs(program: &str, options: &[&str], image: &Path, bytes: u64) {
     fs::File::create(image).unwrap().set_len(bytes).unwrap();
     let options = options.iter().map(OsStr::new);
     run(program, options.chain([image.as_os_str()]));
 }
 
-/// Options of a mount whose repository may not even tell its attributes. mkfs.btrfs
-/// asks for the source of every mount, whether that is its image (stat(2) of what
-/// `/proc/self/mounts` names; btrfs-progs 6.2), and gives up with "cannot check mount
-/// status" if it is told `EIO`, as of a repository on an xfs that has shut down. It
-/// may run for any other test: so the source is no path then. A namespace without
-/// mounts for it would be a copy of all of them at first, and keep what others
-/// unmount meanwhile.
+/// Options of a mount whose repository may not even return attributes. mkfs.btrfs calls
+/// stat(2) on the source of every mount in `/proc/self/mounts`, to see whether it is its
+/// image (btrfs-progs 6.2), and gives up with "cannot check mount status" if that fails
+/// with `EIO`, as it does for a repository on an xfs that has shut down. Another test may
+/// run mkfs.btrfs meanwhile: so the source is no path here. A mount namespace for
+/// mkfs.btrfs would not help: it would start as a copy of all mounts, and keep those that
+/// others unmount meanwhile.
 pub const NO_PATH: [&str; 2] = ["--fsname", "a-disk-that-fails"];

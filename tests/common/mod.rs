@@ -1,5 +1,5 @@
-//! What the tests of the built program share: a private repository on a
-//! filesystem of its own, mounted by the real binary, and gone with the test.
+//! The common part of the tests of the built program: a private repository on a
+//! filesystem of its own, mounted by the real binary, and removed with the test.
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 pub mod failing;
@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 /// The program under test.
 pub const SESSIONFS: &str = env!("CARGO_BIN_EXE_sessionfs");
 
-/// How long a condition may take to come true on a busy machine.
+/// How long a condition may take to become true on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What a repository lives on.
+/// The filesystem of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
     /// ext4 on a loop device.
@@ -39,15 +39,15 @@ pub enum Backing {
     Btrfs,
     /// tmpfs.
     Tmpfs,
-    /// Wherever temporary files are: for what does not depend on it.
+    /// The directory for temporary files: for tests that do not depend on the filesystem.
     Here,
     /// ext4 of this many KiB on a loop device, to be filled up.
     Small(u32),
 }
 
-/// Defines a test for each of the filesystems that a rule has to hold on: an
-/// ordinary run tries it on ext4 and lists the others as left out, a full one
-/// (`SESSIONFS_TESTS=full scripts/test`) on all.
+/// Defines a test for each filesystem on which a rule must hold. An ordinary run tries it
+/// on ext4 and lists the others as ignored; a full run (`SESSIONFS_TESTS=full
+/// scripts/test`) tries all.
 #[macro_export]
 macro_rules! on_each_filesystem {
     ($($test:ident),* $(,)?) => {
@@ -65,17 +65,17 @@ macro_rules! on_each_filesystem {
     };
 }
 
-/// Whether this is a run in full, with `SESSIONFS_TESTS=full`.
+/// Whether this is a full run, with `SESSIONFS_TESTS=full`.
 pub fn is_full() -> bool {
     std::env::var_os("SESSIONFS_TESTS").is_some_and(|v| v == "full")
 }
 
-/// How often a test repeats itself: a tenth of it unless it runs in full.
+/// How often a test repeats itself: a tenth of `full`, unless it is a full run.
 pub fn times(full: usize) -> usize {
     if is_full() { full } else { full.div_ceil(10) }
 }
 
-/// Fails with a word on what is missing, where nothing can be mounted.
+/// Fails, and says what is missing, if nothing can be mounted here.
 #[track_caller]
 pub fn require_fuse() {
     if let Err(e) = fs::File::options().read(true).write(true).open("/dev/fuse") {
@@ -83,7 +83,7 @@ pub fn require_fuse() {
     }
 }
 
-/// Waits until `done`; a test that waits for what never comes fails.
+/// Waits until `done` is true; fails if that takes too long.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -92,7 +92,7 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Runs a program to its end, which has to be a good one.
+/// Runs a program, which must succeed.
 pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> Output {
     let output = Command::new(program)
         .args(arguments)
@@ -109,8 +109,8 @@ pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I
     output
 }
 
-/// Unmounts with this program. A process that another test starts has what this one
-/// has open on the mount as well, until its exec: that is waited for.
+/// Unmounts with this program. A child that another test starts has copies of this
+/// process's open files on the mount until its exec: that is waited for.
 pub fn unmount<I: AsRef<OsStr>>(program: &str, arguments: &[I]) {
     wait_until("it is unmounted", || {
         let output = Command::new(program).args(arguments).output();
@@ -118,7 +118,7 @@ pub fn unmount<I: AsRef<OsStr>>(program: &str, arguments: &[I]) {
     });
 }
 
-/// A shell command in a directory; its exit status and what it printed.
+/// Runs a shell command in a directory.
 pub fn shell(shell: &str, directory: &Path, command: &str) -> Output {
     Command::new(shell)
         .arg("-c")
@@ -129,9 +129,9 @@ pub fn shell(shell: &str, directory: &Path, command: &str) -> Output {
         .unwrap_or_else(|e| panic!("{shell}: {e} (scripts/packages lists what is needed)"))
 }
 
-/// Does a test in a process of its own, in which no other test starts programs: a
-/// child has a copy of all that is open until its exec, and a close that has written
-/// nothing waits for that only so long (DESIGN 5).
+/// Runs a test in a process of its own, in which no other test starts programs. A child
+/// has copies of all open files until its exec, and a close that has written nothing
+/// waits only a short time for that (DESIGN 5).
 pub fn alone(test: impl FnOnce()) {
     const ALONE: &str = "SESSIONFS_TEST_ALONE";
     let thread = std::thread::current();
@@ -193,7 +193,7 @@ impl Disk {
         disk
     }
 
-    /// A filesystem that mount(8) needs no more for than these arguments.
+    /// A filesystem that mount(8) can mount with these arguments alone.
     pub fn with_options(arguments: &[&str]) -> Self {
         let mut disk = Self::unmounted();
         disk.mount(&arguments.iter().map(OsStr::new).collect::<Vec<_>>());
@@ -226,12 +226,12 @@ impl Disk {
         &self.path
     }
 
-    /// The file with its content, of one on a loop device.
+    /// The file that contains it, for a filesystem on a loop device.
     pub fn image(&self) -> PathBuf {
         self.images.as_ref().unwrap().path().join("image")
     }
 
-    /// A place beside it, for what has to be elsewhere.
+    /// A path beside it, for files that must not be on it.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -275,9 +275,9 @@ pub struct Mount {
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     log: PathBuf,
-    /// Whether its end has been waited for.
+    /// Whether the daemon's end has been waited for.
     has_ended: bool,
-    /// Whether complaints in the log are what the test is about.
+    /// Whether the test expects warnings in the log.
     pub may_complain: bool,
     pub disk: Disk,
 }
@@ -302,8 +302,8 @@ impl Mount {
         Self::started_by(&[], disk, repository, options)
     }
 
-    /// The same with a program, and its arguments, that starts the daemon.
-    /// [`pid`](Self::pid) is that of this program then.
+    /// As [`of`](Self::of), with a program and its arguments that starts the daemon.
+    /// [`pid`](Self::pid) is then that of this program.
     pub fn started_by(starter: &[&str], disk: Disk, repository: PathBuf, options: &[&str]) -> Self {
         require_fuse();
         let mountpoint = disk.beside("mnt");
@@ -322,8 +322,7 @@ impl Mount {
         mount
     }
 
-    /// Mounts again, in the same place, after the end of the daemon. The log
-    /// begins anew.
+    /// Mounts again in the same place, after the daemon's end. The log starts anew.
     pub fn restart(&mut self, options: &[&str]) {
         let ended = self.daemon.try_wait().unwrap();
         assert!(ended.is_some(), "the daemon still runs");
@@ -364,7 +363,7 @@ impl Mount {
         self.daemon.id()
     }
 
-    /// What the daemon has said so far.
+    /// The daemon's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -374,7 +373,7 @@ impl Mount {
         run("kill", [&format!("-{name}"), &self.pid().to_string()]);
     }
 
-    /// Waits for the daemon's end; its exit status.
+    /// Waits for the daemon's end; returns its exit status.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         self.has_ended = true;
         let mut status = None;
@@ -425,7 +424,7 @@ pub fn mounted(backing: Backing) -> (Mount, Session) {
     (mount, session)
 }
 
-/// Fails unless a session has this checkpoint, and nothing else.
+/// Fails unless a session has this checkpoint, and no other file.
 #[track_caller]
 pub fn assert_checkpoint(session: &Session, content: &str) {
     let found = fs::read_to_string(session.checkpoint()).unwrap();
@@ -439,7 +438,7 @@ pub fn is_mounted(path: &Path) -> bool {
     matches!((device(path), path.parent().map(device)), (Ok(a), Some(Ok(b))) if a != b)
 }
 
-/// A session, seen from both sides.
+/// A session, on both sides of the mount.
 #[derive(Clone, Debug)]
 pub struct Session {
     /// Its directory on the mount.

@@ -1,5 +1,5 @@
-//! What the tests see of the daemon from outside: its descriptors, threads
-//! and memory, and its system calls, held up or cut short with strace(1).
+//! The daemon as seen from outside: its descriptors, threads and memory, and its system
+//! calls, delayed or cut short by strace(1).
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,14 +9,14 @@ use std::process::{Child, Command, Stdio};
 use super::tools::end;
 use super::{Mount, wait_until};
 
-/// What the daemon may need of memory at the most, in KiB.
+/// The most memory that the daemon may need, in KiB.
 pub const MOST_MEMORY: u64 = 32 << 10;
 
-/// The descriptors that a process has open, and what they are.
+/// The open descriptors of a process: the targets of their links.
 pub fn descriptors(pid: u32) -> Vec<PathBuf> {
     fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
-        // One that is closed meanwhile is none.
+        // One that has been closed meanwhile does not count.
         .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
         .collect()
 }
@@ -34,7 +34,7 @@ pub fn named_threads(pid: u32) -> Vec<(u32, String)> {
     tasks
         .filter_map(|task| {
             let task = task.unwrap();
-            // One that ends meanwhile is none.
+            // One that has ended meanwhile does not count.
             let comm = fs::read_to_string(task.path().join("comm")).ok()?;
             let tid = task.file_name().to_str()?.parse().ok()?;
             Some((tid, comm.trim_end().to_owned()))
@@ -52,27 +52,27 @@ pub fn status(pid: u32, field: &str) -> u64 {
         .unwrap_or_else(|| panic!("{field} is not in {status}"))
 }
 
-/// The state of a process, as proc_pid_stat(5) has it: `T` when it is stopped.
-/// `None` if there is no such process.
+/// The state of a process, in the form of proc_pid_stat(5): `T` if it is stopped. `None`
+/// if there is no such process.
 pub fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Whether a process has ended: whoever is its parent may not have looked yet.
+/// Whether a process has ended, even if its parent has not waited for it yet.
 pub fn has_ended(pid: u32) -> bool {
     matches!(state(pid), None | Some('Z'))
 }
 
-/// Whether a thread is in this system call; also when it is held up there.
+/// Whether a thread is in this system call, even if it is stopped there.
 pub fn is_in_call(tid: u32, number: i64) -> bool {
     fs::read_to_string(format!("/proc/{tid}/syscall"))
         .is_ok_and(|call| call.split(' ').next() == Some(&number.to_string()))
 }
 
 impl Mount {
-    /// Fails unless the daemon has, after a while, no more descriptors than
-    /// `before`, and has never needed more memory than it may.
+    /// Fails unless the daemon has, after a while, no more descriptors than `before`, and
+    /// has never used more memory than it may.
     pub fn assert_nothing_leaked(&self, before: usize) {
         self.assert_descriptors_closed(before);
         let memory = status(self.pid(), "VmHWM");
@@ -149,7 +149,7 @@ impl Strace {
 }
 
 impl Drop for Strace {
-    /// Ended by a signal, it lets go of what it has attached to.
+    /// When it ends by a signal, it detaches.
     fn drop(&mut self) {
         end(&mut self.0);
     }

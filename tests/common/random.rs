@@ -1,4 +1,4 @@
-//! Numbers by chance, the same for the same seed.
+//! Random numbers, the same for the same seed.
 
 /// Numbers that are random enough (splitmix64).
 pub struct Random(u64);
@@ -21,7 +21,7 @@ impl Random {
     }
 }
 
-/// A seed that nobody chose.
+/// A random seed.
 pub fn any_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)

@@ -1,5 +1,5 @@
-//! Commands that save, and what others see of it: every save is counted, and
-//! every content that was ever there is read.
+//! Commands that save, and what others see of it: counts every save, and reads every
+//! content that appears.
 
 use std::ffi::CString;
 use std::fs;
@@ -32,7 +32,7 @@ def pause():
     with open(os.environ['GO']) as f: f.readline()
 ";
 
-/// Counts the saves of a session, in its directory of the repository. The
+/// Counts the saves of a session, by events in its directory of the repository. The
 /// kernel queues every rename, so none is missed.
 pub struct Saves {
     inotify: OwnedFd,
@@ -53,7 +53,7 @@ impl Saves {
         }
     }
 
-    /// The saves so far: how often something else was named `session`.
+    /// The number of saves so far: how often a file was renamed to `session`.
     pub fn count(&mut self) -> usize {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = Reader::new(&self.inotify, &mut buffer);
@@ -121,7 +121,7 @@ impl Watcher {
     /// Waits until it has looked again, wholly after this call.
     pub fn look(&self) {
         let before = self.shared.looks.load(Ordering::Relaxed);
-        // Often called: the steps of `wait_until` are too long.
+        // Called often: the intervals of `wait_until` are too long.
         while self.shared.looks.load(Ordering::Relaxed) <= before + 1 {
             let over = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
             assert!(!over, "reading failed");
@@ -134,7 +134,7 @@ impl Watcher {
         self.shared.seen.lock().unwrap().clone()
     }
 
-    /// Ends it; all that it saw.
+    /// Ends it; returns everything it has seen.
     pub fn finish(mut self) -> Vec<Vec<u8>> {
         self.look();
         self.stop();
@@ -166,7 +166,7 @@ impl Shared {
     }
 }
 
-/// A command that runs in a process group of its own, and can be talked to.
+/// A command in a process group of its own, with which the test can communicate.
 pub struct Running {
     /// Its first process, and the number of its group.
     pub pid: u32,
@@ -186,8 +186,8 @@ impl Running {
     ) -> Self {
         let pipes = tempfile::tempdir().unwrap();
         let (told, go) = (pipes.path().join("told"), pipes.path().join("go"));
-        // Who started the tests in the background has had SIGINT ignored by the shell,
-        // and so would be what they start.
+        // If the tests were started in the background, the shell has made them ignore
+        // SIGINT, and their children would ignore it, too.
         let mut child = Command::new("env");
         child
             .arg("--default-signal=INT,QUIT")
@@ -205,7 +205,7 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        // Open at both ends: neither side ever waits for the other to come.
+        // Open at both ends, so that neither side waits for the other.
         let open = |path| {
             let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
             let mut options = fs::File::options();
@@ -226,7 +226,7 @@ impl Running {
         }
     }
 
-    /// Waits until the command tells something: a line.
+    /// Waits until the command sends a line.
     pub fn told(&mut self) -> String {
         self.told_before_its_end().unwrap_or_else(|| {
             let output = self.output.take().unwrap().join();
@@ -234,7 +234,7 @@ impl Running {
         })
     }
 
-    /// The same, if it does.
+    /// As [`told`](Self::told); `None` if it ends without.
     pub fn told_before_its_end(&mut self) -> Option<String> {
         let mut line = None;
         wait_until("the command tells something", || {
@@ -245,7 +245,7 @@ impl Running {
         line
     }
 
-    /// A line that it has told. Lines are written as a whole.
+    /// A line that it has sent. Lines are written as a whole.
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let mut byte = [0];
@@ -259,15 +259,15 @@ impl Running {
         }
     }
 
-    /// Lets a command go on that has paused.
+    /// Continues a command that has paused.
     pub fn go_on(&mut self) {
         self.go.write_all(b"\n").unwrap();
     }
 
-    /// Waits until it and all that it started has ended: nobody has its
-    /// standard error, or its standard output, any more, and nobody is left in its
-    /// group. The kernel closes the files of a process in their order: what it has
-    /// open behind these two is closed, and saved, after them.
+    /// Waits until the command and everything it has started have ended: its standard
+    /// error and output are closed everywhere, and its process group is empty. The kernel
+    /// closes the files of a process in the order of their numbers: those after these two
+    /// are closed, and saved, later.
     pub fn finish(mut self) -> Output {
         let output = self.output.take().unwrap();
         let (pid, start) = (self.pid, Instant::now());
@@ -290,8 +290,8 @@ impl Drop for Running {
     }
 }
 
-/// Whether a process of this group has not closed all of its files yet. One that
-/// has is a zombie, which nobody may wait for (do_exit, kernel/exit.c).
+/// Whether a process of this group still has open files. One without is a zombie, for
+/// which its parent may never wait (do_exit, kernel/exit.c).
 fn has_members(group: u32) -> bool {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut stats =

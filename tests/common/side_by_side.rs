@@ -1,5 +1,5 @@
-//! One program in a session on the mount and in an ordinary directory of the
-//! same filesystem: both have to see the same.
+//! Runs one program in a session on the mount and in an ordinary directory of the same
+//! filesystem: it must see the same in both.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::tools::python;
 use super::{Backing, Mount, Session};
 
-/// Python: `t(name, f)` prints what an operation answers, or how it fails.
+/// Python: `t(name, f)` prints the result of an operation, or how it fails.
 pub const TRY: &str = "
 import os, errno, ctypes, hashlib
 libc = ctypes.CDLL(None, use_errno=True)
@@ -42,7 +42,7 @@ impl SideBySide {
         }
     }
 
-    /// Runs a python program in both, and answers what both print.
+    /// Runs a python program in both, and returns what it prints, which must be the same.
     #[track_caller]
     pub fn same(&self, program: &str) -> String {
         let program = format!("{TRY}{program}");
@@ -52,7 +52,7 @@ impl SideBySide {
         expected
     }
 
-    /// The content of a file, which is the same in both and in the repository.
+    /// The content of a file, which must be the same in both and in the repository.
     #[track_caller]
     pub fn same_file(&self, name: &str) -> Vec<u8> {
         let expected = fs::read(self.plain.join(name)).unwrap();

@@ -1,4 +1,4 @@
-//! Saves that take long.
+//! Slow saves.
 
 use std::thread::{self, JoinHandle};
 
@@ -12,7 +12,7 @@ pub fn save(session: &Session, content: &'static str) -> JoinHandle<std::io::Res
     thread::spawn(move || tools::save(file, content))
 }
 
-/// Waits until a thread of the daemon is in fsync(2), held up there.
+/// Waits until a thread of the daemon is in an fsync(2) that is being delayed.
 pub fn wait_for_fsync(pid: u32) {
     wait_until("a save is in fsync", || {
         let threads = threads(pid, None);
@@ -20,7 +20,7 @@ pub fn wait_for_fsync(pid: u32) {
     });
 }
 
-/// Holds up every fsync(2) of the daemon for a second, until this is dropped.
+/// Delays every fsync(2) of the daemon by a second, until the returned value is dropped.
 pub fn slow_disk(pid: u32) -> Strace {
     let delay = "inject=fsync:delay_enter=1000000";
     Strace::attach_to_all(pid, ["-e", "trace=fsync", "-e", delay])

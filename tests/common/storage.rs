@@ -1,4 +1,4 @@
-//! A repository without a mount, and what is left in it.
+//! A repository without a mount, and what saves leave in it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -57,7 +57,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Leaves what a save leaves that was killed before its rename.
+/// Leaves a lock as of a save that was killed before its rename.
 pub fn leave_dead(session: &Path) -> PathBuf {
     let next = session.join(NEXT);
     fs::write(&next, "half").unwrap();
@@ -66,11 +66,11 @@ pub fn leave_dead(session: &Path) -> PathBuf {
     next
 }
 
-/// A process that ends with this value.
+/// A process that is ended when this is dropped.
 pub struct Process(Child);
 
 impl Process {
-    /// One that has flock'ed a file, as a save has.
+    /// A process with a flock on a file, as a save has it.
     pub fn owner_of(file: &Path) -> Self {
         let mut flock = Command::new("flock");
         flock.args(["--no-fork", "--exclusive"]).arg(file);
@@ -89,7 +89,7 @@ impl Process {
         process
     }
 
-    /// One that has a file open.
+    /// A process that has a file open.
     pub fn reader_of(file: &Path) -> Self {
         let mut sleep = Command::new("sleep");
         Self(

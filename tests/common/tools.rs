@@ -1,4 +1,4 @@
-//! Small tools of the tests: calls whose error is the point.
+//! Small tools of the tests, for calls whose errors matter.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{SESSIONFS, Session, wait_until};
 
-/// Closes a file and tells what close(2) says, which dropping it does not.
+/// Closes a file and returns the error of close(2), which dropping it ignores.
 #[allow(unsafe_code, reason = "the standard library ignores the error")]
 pub fn close(file: fs::File) -> io::Result<()> {
     // SAFETY: the descriptor is not owned by anything else any more.
@@ -20,21 +20,21 @@ pub fn close(file: fs::File) -> io::Result<()> {
     }
 }
 
-/// Copies the program under test to where another user can start it. By a process of
-/// its own: a child that another test starts meanwhile would have the copy open for
-/// writing until its exec, and nobody could start it (`ETXTBSY`).
+/// Copies the program under test to where another user can start it. A process of its own
+/// does that: a child that another test starts meanwhile would have the copy open for
+/// writing until its exec, and it could not be started (`ETXTBSY`).
 pub fn copy_sessionfs(to: impl AsRef<OsStr>) {
     super::run("cp", [OsStr::new(SESSIONFS), to.as_ref()]);
 }
 
-/// Saves a content as a program does that looks at what each call says.
+/// Saves a content, and returns the error of any call.
 pub fn save(file: impl AsRef<Path>, content: impl AsRef<[u8]>) -> io::Result<()> {
     let mut writer = fs::File::create(file)?;
     writer.write_all(content.as_ref())?;
     close(writer)
 }
 
-/// The errno that something failed with; that it worked is a failure.
+/// The errno of a failure; a success fails the test.
 #[track_caller]
 pub fn errno<T>(result: io::Result<T>) -> i32 {
     match result {
@@ -48,8 +48,7 @@ pub fn open_rw(path: impl AsRef<Path>) -> io::Result<fs::File> {
     fs::File::options().read(true).write(true).open(path)
 }
 
-/// Runs a program in a directory and answers its trimmed output; it has to
-/// end well.
+/// Runs a program in a directory and returns its trimmed output; it must succeed.
 #[track_caller]
 pub fn output_of(directory: &Path, program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
@@ -69,7 +68,7 @@ pub fn output_of(directory: &Path, program: &str, arguments: &[&str]) -> String 
     text(&output.stdout)
 }
 
-/// What a python program prints.
+/// The output of a python program.
 #[track_caller]
 pub fn python(directory: &Path, program: &str) -> String {
     output_of(directory, "python3", &["-c", program])
@@ -91,7 +90,7 @@ pub fn sessionfs<A: AsRef<OsStr>>(
         .unwrap()
 }
 
-/// A process that ends with the test.
+/// A process that is ended when this is dropped.
 #[derive(Debug)]
 pub struct Helper(Child);
 
@@ -108,9 +107,8 @@ impl Drop for Helper {
     }
 }
 
-/// Ends a program, asked by `SIGTERM` first. strace(1) does not end so while
-/// the first thread of what it follows has ended and others have not: it waits
-/// for each of them to stop.
+/// Ends a program, by `SIGTERM` first. strace(1) does not end by that if the first thread
+/// of its process has ended and others have not: it waits for each of them to stop.
 pub fn end(child: &mut Child) {
     const PATIENCE: Duration = Duration::from_secs(3);
     let _ = Command::new("kill").arg(child.id().to_string()).status();
@@ -125,7 +123,7 @@ pub fn end(child: &mut Child) {
     }
 }
 
-/// Stops every linkat(2) of a process, before it returns, until this value is
+/// Stops every linkat(2) of a process before it returns, until the returned value is
 /// dropped.
 pub fn hold_at_linkat(pid: u32) -> Helper {
     let delay = "inject=linkat:delay_exit=100000000";
@@ -157,7 +155,7 @@ pub fn names_in(directory: &Path) -> Vec<std::ffi::OsString> {
     names
 }
 
-/// The save is made, on both sides, and nothing else is left.
+/// Fails unless the save is made, on both sides, and nothing else is left behind.
 #[track_caller]
 pub fn assert_saved(session: &Session, content: &str) {
     assert_eq!(fs::read_to_string(session.file()).unwrap(), content);
@@ -165,7 +163,7 @@ pub fn assert_saved(session: &Session, content: &str) {
     assert_eq!(session.names(), ["session"]);
 }
 
-/// Nobody is in the way of the next save.
+/// Fails if anything prevents the next save.
 #[track_caller]
 pub fn assert_next_save_works(session: &Session) {
     let mut writer = fs::File::create(session.file()).unwrap();

@@ -1,4 +1,4 @@
-//! Users that are not root, and mounts that let them in.
+//! Users that are not root, and mounts that they may use.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use super::{Backing, Disk, Mount};
 
-/// Who runs a command.
+/// The user that runs a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
     Root,
@@ -45,8 +45,7 @@ pub fn run_as(user: User, directory: &Path, command: &str) -> Output {
         .unwrap()
 }
 
-/// A python program of a user that runs until its input ends, and has said a
-/// line.
+/// A python program of a user that runs until its input ends, and has printed a line.
 pub struct Program {
     child: Child,
     pub line: String,
@@ -74,7 +73,7 @@ impl Program {
         }
     }
 
-    /// Gives it a line to read.
+    /// Sends it a line.
     pub fn go_on(&mut self) {
         let input = self.child.stdin.as_mut().unwrap();
         input.write_all(b"\n").unwrap();
@@ -85,7 +84,7 @@ impl Program {
         super::observe::threads(self.child.id(), None).len()
     }
 
-    /// What it says until it ends.
+    /// Its further output, until it ends.
     pub fn rest(mut self) -> String {
         drop(self.child.stdin.take());
         std::io::read_to_string(self.child.stdout.take().unwrap()).unwrap()
@@ -99,12 +98,12 @@ impl Drop for Program {
     }
 }
 
-/// A mount for everybody.
+/// A mount for all users.
 pub fn shared_mount(backing: Backing) -> Mount {
     shared_mount_by(&[], backing, &[])
 }
 
-/// The same with a program, and its arguments, that starts the daemon, and with
+/// As [`shared_mount`], with a program and its arguments that starts the daemon, and with
 /// more options.
 pub fn shared_mount_by(starter: &[&str], backing: Backing, options: &[&str]) -> Mount {
     let disk = Disk::new(backing);
@@ -116,7 +115,7 @@ pub fn shared_mount_by(starter: &[&str], backing: Backing, options: &[&str]) -> 
     mount
 }
 
-/// Lets everybody get to the repository.
+/// Lets all users reach the repository.
 pub fn open_to_all(mount: &Mount) {
     let open = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
     open(&mount.disk.beside("."), 0o755).unwrap();
@@ -124,7 +123,7 @@ pub fn open_to_all(mount: &Mount) {
     open(&mount.repository, 0o1777).unwrap();
 }
 
-/// Exit status and what was printed.
+/// Exit status and output, as text.
 pub fn told(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));

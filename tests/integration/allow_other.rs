@@ -15,7 +15,7 @@ use crate::common::users::{run_as, shared_mount, told};
 use crate::common::{Backing, Mount, times};
 
 #[test]
-fn what_is_made_belongs_to_its_maker_from_the_first_moment() {
+fn new_files_belong_to_their_maker_from_the_first_moment() {
     let mount = shared_mount(Backing::Ext4);
     let session = mount.session("a");
     fs::set_permissions(&session.in_repository, PermissionsExt::from_mode(0o777)).unwrap();
@@ -53,7 +53,7 @@ fn what_is_made_belongs_to_its_maker_from_the_first_moment() {
 }
 
 #[test]
-fn without_the_option_nobody_else_gets_in() {
+fn without_the_option_no_other_user_gets_in() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     fs::write(session.file(), "saved").unwrap();
@@ -65,7 +65,7 @@ fn without_the_option_nobody_else_gets_in() {
 }
 
 #[test]
-fn the_mount_is_no_way_around_the_directories_above_the_repository() {
+fn the_mount_respects_the_directories_above_the_repository() {
     let disk = crate::common::Disk::new(Backing::Tmpfs);
     let above = disk.path().join("above");
     let repository = above.join("between/repository");

@@ -113,7 +113,7 @@ fn a_name_that_no_session_can_have_is_refused() {
 }
 
 #[test]
-fn what_is_no_session_is_not_found() {
+fn a_directory_that_is_no_session_is_not_found() {
     let disk = place();
     for command in &ON_A_SESSION[..5] {
         for name in ["none", "file", "link", "repository/none.session"] {
@@ -319,7 +319,7 @@ fn in_namespace(disk: &Disk, script: &str) -> std::process::Output {
 
 /// Root mounts directly, other users by fusermount3.
 #[test]
-fn a_missing_fuse_device_is_told_and_no_mountpoint_is_left() {
+fn a_missing_fuse_device_is_reported_and_no_mountpoint_is_left() {
     let disk = place();
     fs::create_dir(disk.path().join("dev")).unwrap();
     let script = "
@@ -348,7 +348,7 @@ umount /dev dev";
 
 /// An ordinary user, and a repository that only root may write, or see.
 #[test]
-fn what_a_user_may_not_do_is_told_and_changes_nothing() {
+fn a_forbidden_operation_is_reported_and_changes_nothing() {
     let disk = place();
     let path = disk.path();
     let set_mode = |path: &Path, mode| {

@@ -215,7 +215,7 @@ here.send(b'x'); os.waitpid(pid, 0)
 }
 
 #[test]
-fn rule_2_3_a_close_by_the_opener_saves_what_it_wrote_whoever_inherited_the_file() {
+fn rule_2_3_a_close_by_the_opener_saves_its_data_although_children_inherited_the_file() {
     for shell in ["bash", "dash"] {
         in_steps(
             shell,

@@ -15,10 +15,10 @@ use crate::common::tools::{
 use crate::common::{Backing, Disk, Mount, SESSIONFS, Session, wait_until};
 
 on_each_filesystem!(
-    rule_2_8_sixty_at_once_are_told_0_or_ebusy,
+    rule_2_8_sixty_at_once_get_0_or_ebusy,
     rule_2_8_with_lock_wait_all_of_sixty_are_saved,
     rule_2_8_a_crowd_that_removes_and_makes_anew_meets_no_other_error,
-    rule_2_9_who_only_appends_goes_on_from_what_it_finds_in_its_turn,
+    rule_2_9_a_writer_that_only_appends_starts_from_the_checkpoint_of_its_turn,
 );
 
 /// `--lock-wait` where no process must wait that long.
@@ -72,7 +72,7 @@ fn crowd(session: &Session, script: &str) -> Vec<(String, usize)> {
     lines.collect()
 }
 
-fn rule_2_8_sixty_at_once_are_told_0_or_ebusy(backing: Backing) {
+fn rule_2_8_sixty_at_once_get_0_or_ebusy(backing: Backing) {
     let (_mount, session) = mounted(backing, &[]);
     let mut saves = Saves::of(&session);
     let told = crowd(&session, "crowd(60, 5, save)");
@@ -96,7 +96,7 @@ fn rule_2_8_with_lock_wait_all_of_sixty_are_saved(backing: Backing) {
 }
 
 /// It may have been opened long ago: what it writes does not depend on the content.
-fn rule_2_9_who_only_appends_goes_on_from_what_it_finds_in_its_turn(backing: Backing) {
+fn rule_2_9_a_writer_that_only_appends_starts_from_the_checkpoint_of_its_turn(backing: Backing) {
     let (_mount, session) = mounted(backing, &["--lock-wait", LONG]);
     let script = "
 def append(number, turn):
@@ -229,7 +229,7 @@ fn rule_2_8_a_writer_that_waits_can_be_killed() {
 
 /// A signal that the program handles does not make its write fail.
 #[test]
-fn rule_2_8_a_writer_that_waits_hears_of_a_signal() {
+fn rule_2_8_a_writer_that_waits_is_interrupted_by_a_signal() {
     let (_mount, session) = mounted(Backing::Tmpfs, &["--lock-wait", LONG]);
     let first = holder(&session);
     let script = format!(
@@ -258,7 +258,7 @@ fd = os.open('session', os.O_RDWR); os.write(fd, b'y'); os.close(fd)"
 /// Requests during which the kernel locks the session's directory: if one waited, nobody
 /// could use the session, nor read it.
 #[test]
-fn rule_2_8_what_holds_a_directory_never_waits() {
+fn rule_2_8_requests_that_lock_a_directory_never_wait() {
     let (_mount, session) = mounted(Backing::Tmpfs, &["--lock-wait", LONG]);
     let other = session.on_mount.join("other");
     fs::write(&other, "other").unwrap();

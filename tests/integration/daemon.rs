@@ -96,7 +96,7 @@ fn a_save_keeps_no_descriptor_of_its_session() {
 }
 
 #[test]
-fn a_slow_fsync_delays_nobody_but_its_own_save() {
+fn a_slow_fsync_delays_only_its_own_save() {
     let (mount, slow) = mounted(Backing::Here);
     let quick = mount.session("b");
     // Only one thread is held up, and it would be the one to get the next save.
@@ -166,7 +166,7 @@ os.close(writer)
 ";
 
 #[test]
-fn closes_that_wait_for_a_save_delay_nobody_else() {
+fn closes_that_wait_for_a_save_delay_no_other_request() {
     use std::io::BufRead;
     let (mount, slow) = mounted(Backing::Here);
     let quick = mount.session("b");
@@ -201,7 +201,7 @@ fn closes_that_wait_for_a_save_delay_nobody_else() {
 }
 
 #[test]
-fn who_removes_what_is_not_there_leaves_no_descriptor() {
+fn removing_an_absent_checkpoint_leaves_no_descriptor() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     let remove = || {
@@ -492,7 +492,7 @@ fn section_7_a_daemon_that_is_killed_while_it_asks_itself_is_gone() {
 
 /// Section 7: after its end, the device number of a mount may belong to another mount.
 #[test]
-fn section_7_an_end_unmounts_nobody_elses_mount() {
+fn section_7_the_end_of_a_daemon_unmounts_only_its_own_mount() {
     use std::os::unix::fs::MetadataExt;
     let device = |mount: &Mount| fs::metadata(&mount.mountpoint).unwrap().dev();
     let mut had_its_number = 0;

@@ -93,7 +93,7 @@ fn doctor_says_what_a_poor_filesystem_costs() {
 }
 
 #[test]
-fn doctor_finds_what_is_left_and_removes_only_what_is_dead() {
+fn doctor_finds_leftovers_and_removes_only_dead_ones() {
     let repository = Repository::new(Backing::Here);
     let path = &repository.path;
     leave_dead(&repository.session("dead", "1"));
@@ -246,7 +246,7 @@ fn doctor_looks_at_the_repository_and_not_at_a_mount() {
 }
 
 #[test]
-fn who_may_not_look_into_a_session_is_told_so() {
+fn a_user_who_may_not_look_into_a_session_gets_an_error() {
     let repository = Repository::new(Backing::Here);
     let session = repository.session("private", "secret");
     repository.session("public", "1");

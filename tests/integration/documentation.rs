@@ -199,7 +199,7 @@ fn the_shells_complete_commands_and_options() {
 
 /// Ids, mountpoints, mount options and levels.
 #[test]
-fn the_shells_complete_what_only_the_machine_knows() {
+fn the_shells_complete_ids_and_mountpoints() {
     let mount = Mount::new(Backing::Here);
     let (one, two) = (mount.session("nightly-1"), mount.session("weekly"));
     fs::write(one.file(), "saved").unwrap();

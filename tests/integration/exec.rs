@@ -67,12 +67,12 @@ fn starts(script: &str, arguments: &[&str]) {
 }
 
 #[test]
-fn a_program_is_started_by_one_who_has_a_writer_open() {
+fn a_program_is_started_by_a_process_with_an_open_writer() {
     starts(OF_THE_PARENT, &[]);
 }
 
 #[test]
-fn a_program_is_started_whose_output_is_the_writer_that_its_starter_had() {
+fn a_program_is_started_with_a_writer_as_its_output() {
     starts(OF_ITS_OWN, &[]);
     starts(OF_ITS_OWN, &["after data"]);
 }

@@ -52,7 +52,7 @@ fn each_exit_status_has_its_reason() {
 
 /// An error of the disk, wherever it comes.
 #[test]
-fn an_error_of_the_disk_is_1_and_names_what_was_done() {
+fn an_error_of_the_disk_exits_with_1_and_names_the_operation() {
     let mount = Mount::new(Backing::Here);
     let a = mount.session("a");
     fs::write(a.file(), "old").unwrap();

@@ -206,7 +206,7 @@ fn rule_2_16_locks_are_those_of_a_directory(backing: Backing) {
 /// A lock that was given back is free for the next caller with `LOCK_NB`, though the
 /// kernel tells us of the last close without waiting for us.
 #[test]
-fn rule_2_16_a_lock_of_one_who_has_ended_is_free() {
+fn rule_2_16_the_lock_of_an_ended_process_is_free() {
     let mount = Mount::new(Backing::Tmpfs);
     let session = mount.session("a");
     save(session.file(), "x").unwrap();
@@ -297,7 +297,7 @@ except OSError as e: print(e.errno)
 
 /// No writer is moved to a checkpoint that it could not have opened.
 #[test]
-fn rule_13_1_a_lock_is_no_way_to_a_checkpoint_of_another_user() {
+fn rule_13_1_a_lock_gives_no_access_to_another_users_checkpoint() {
     let mount = shared_mount(Backing::Ext4);
     let session = mount.session("a");
     fs::set_permissions(&session.in_repository, PermissionsExt::from_mode(0o777)).unwrap();
@@ -359,7 +359,7 @@ fn is_waiting(pid: u32) -> bool {
 /// The kernel waits for our answer, whatever signal comes: fuser does not handle its
 /// interrupts.
 #[test]
-fn rule_2_16_who_waits_for_a_lock_can_be_killed() {
+fn rule_2_16_a_process_waiting_for_a_lock_can_be_killed() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     save(session.file(), "x").unwrap();
@@ -462,7 +462,7 @@ t.join()
 
 /// As many requests wait as may, without a thread each; further ones are refused.
 #[test]
-fn rule_13_3_one_user_waits_for_so_many_locks() {
+fn rule_13_3_the_locks_that_one_user_waits_for_are_bounded() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     save(session.file(), "x").unwrap();
@@ -553,7 +553,7 @@ fcntl.flock(fd, fcntl.LOCK_EX)
 }
 
 #[test]
-fn rule_2_16_who_waits_for_a_lock_does_not_hold_up_the_end() {
+fn rule_2_16_a_request_waiting_for_a_lock_does_not_delay_the_end() {
     let mut mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     save(session.file(), "x").unwrap();

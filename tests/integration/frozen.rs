@@ -17,8 +17,8 @@ mod ext4 {
     use super::Backing::Ext4;
 
     #[test]
-    fn rule_13_4_who_needs_no_disk_does_not_wait_for_it() {
-        super::rule_13_4_who_needs_no_disk_does_not_wait_for_it(Ext4);
+    fn rule_13_4_requests_that_need_no_disk_do_not_wait_for_it() {
+        super::rule_13_4_requests_that_need_no_disk_do_not_wait_for_it(Ext4);
     }
 
     #[test]
@@ -27,14 +27,14 @@ mod ext4 {
     }
 
     #[test]
-    fn rule_13_3_what_waits_to_be_written_is_bounded() {
-        super::rule_13_3_what_waits_to_be_written_is_bounded(Ext4);
+    fn rule_13_3_waiting_writes_are_bounded() {
+        super::rule_13_3_waiting_writes_are_bounded(Ext4);
     }
 }
 on_each_filesystem!(in_full xfs Xfs
-    rule_13_4_who_needs_no_disk_does_not_wait_for_it
+    rule_13_4_requests_that_need_no_disk_do_not_wait_for_it
     rule_13_4_every_kind_of_change_leaves_a_thread_free
-    rule_13_3_what_waits_to_be_written_is_bounded
+    rule_13_3_waiting_writes_are_bounded
 );
 
 /// A filesystem that is frozen until this value is dropped.
@@ -154,7 +154,7 @@ fn prepared(
     (mount, sessions, other, reader)
 }
 
-fn rule_13_4_who_needs_no_disk_does_not_wait_for_it(backing: Backing) {
+fn rule_13_4_requests_that_need_no_disk_do_not_wait_for_it(backing: Backing) {
     for (options, count) in [(&["--threads=1"][..], 50), (&[][..], 8), (&[][..], 50)] {
         let (mount, sessions, other, reader) = prepared(backing, options, count);
         let mut savers = Vec::new();
@@ -244,7 +244,7 @@ fn rule_13_4_every_kind_of_change_leaves_a_thread_free(backing: Backing) {
 
 /// Each write that waits is kept in memory. Beyond a limit the user gets an error, and a
 /// save that lacks a piece is never published.
-fn rule_13_3_what_waits_to_be_written_is_bounded(backing: Backing) {
+fn rule_13_3_waiting_writes_are_bounded(backing: Backing) {
     const WRITERS: usize = 200;
     let mut mount = shared_mount_by(&[], backing, &["--threads=2"]);
     mount.may_complain = true;

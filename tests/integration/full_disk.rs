@@ -45,7 +45,7 @@ fn assert_small_save_works(session: &Session) {
 }
 
 #[test]
-fn rule_2_3_a_writer_hears_of_a_full_disk_and_the_old_checkpoint_stands() {
+fn rule_2_3_a_writer_gets_enospc_on_a_full_disk_and_the_old_checkpoint_stands() {
     let old = pattern(1, 700 << 10);
     let (mount, session) = small_disk(&old);
     let inode = session.inode();
@@ -64,7 +64,7 @@ fn rule_2_3_a_writer_hears_of_a_full_disk_and_the_old_checkpoint_stands() {
 }
 
 #[test]
-fn rule_2_3_what_fits_only_beside_nothing_is_refused_by_any_tool() {
+fn rule_2_3_a_save_without_room_beside_the_old_checkpoint_fails_with_any_tool() {
     let old = pattern(1, 700 << 10);
     let (mount, session) = small_disk(&old);
     let inode = session.inode();
@@ -251,7 +251,7 @@ fn rule_2_3_an_append_whose_copy_does_not_fit_fails() {
 }
 
 #[test]
-fn rule_2_3_fsync_tells_of_a_full_disk() {
+fn rule_2_3_fsync_reports_a_full_disk() {
     let old = pattern(1, 700 << 10);
     let (_mount, session) = small_disk(&old);
     let inode = session.inode();
@@ -264,7 +264,7 @@ fn rule_2_3_fsync_tells_of_a_full_disk() {
 }
 
 #[test]
-fn rule_2_3_a_checkpoint_that_was_only_looked_at_is_let_go() {
+fn rule_2_3_a_checkpoint_that_was_only_looked_up_is_not_kept_open() {
     let (mount, session) = small_disk(&pattern(1, 700 << 10));
     let free = || rustix::fs::statvfs(&mount.repository).unwrap().f_bfree;
     let before = free();

@@ -173,7 +173,7 @@ fn section_1_nothing_outside_is_reached_while_symlinks_are_swapped() {
 
 /// A daemon that may open 64 files answers `EMFILE`, and goes on.
 #[test]
-fn too_few_descriptors_are_an_error_and_no_end() {
+fn too_few_descriptors_are_an_error_and_do_not_end_the_daemon() {
     let disk = Disk::new(Backing::Tmpfs);
     let repository = disk.path().join("repository");
     fs::create_dir(&repository).unwrap();

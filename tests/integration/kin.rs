@@ -159,7 +159,7 @@ setsid sh -c '{LATE}' & wait $first ) > session; echo >\"$TOLD\""
 }
 
 #[test]
-fn rule_5_a_fork_without_exec_holds_what_it_is_to_write() {
+fn rule_5_a_forked_writer_without_exec_holds_the_file() {
     let fork = format!(
         "{PYTHON_PAUSE}
 def late(f):
@@ -202,7 +202,7 @@ f.close(); os.waitpid(pid, 0)",
 /// A receiver that started before the open cannot be found among the opener's
 /// descendants.
 #[test]
-fn rule_2_6_what_a_killed_opener_has_handed_on_is_no_continuation() {
+fn rule_2_6_a_descriptor_passed_on_by_a_killed_opener_does_not_continue_its_save() {
     let script = r"
 import errno, os, signal, socket, sys
 here, there = socket.socketpair()

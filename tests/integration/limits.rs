@@ -238,7 +238,7 @@ fn with_sessions(starter: &[&str], count: usize) -> Mount {
 /// A hundred thousand files, kept open by many programs; on several mounts if one process
 /// may not have as many descriptors. All of them are given back.
 #[test]
-fn a_hundred_thousand_open_files_are_held_and_let_go() {
+fn a_hundred_thousand_files_are_kept_open_and_given_back() {
     let wanted = if is_full() { 100_000 } else { 5_000 };
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     // The daemon keeps a quarter for itself, at most 4,096, and other users can save.
@@ -311,7 +311,7 @@ fn too_many_open_files_are_emfile_and_all_work_afterwards() {
 /// A client that never closes its writers: the others can save, and `status` shows its
 /// pid, its name and its sessions.
 #[test]
-fn rule_2_8_status_tells_who_never_closes() {
+fn rule_2_8_status_shows_the_process_that_never_closes() {
     let mount = with_sessions(&[], 20);
     let free = mount.session("free");
     let program = "

@@ -112,7 +112,7 @@ fn a_long_list_has_size_age_and_state_youngest_first() {
 }
 
 #[test]
-fn a_session_that_is_being_saved_is_told_with_the_process() {
+fn a_session_that_is_being_saved_is_listed_with_the_process() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     fs::write(session.file(), "old").unwrap();
@@ -167,7 +167,7 @@ fn a_living_lock_is_broken_by_force_only() {
 }
 
 #[test]
-fn a_dead_lock_is_told_and_broken_without_force() {
+fn a_dead_lock_is_reported_and_broken_without_force() {
     let disk = Disk::new(Backing::Here);
     let dir = disk.path().join("a.session");
     fs::create_dir(&dir).unwrap();
@@ -186,7 +186,7 @@ fn a_dead_lock_is_told_and_broken_without_force() {
 }
 
 #[test]
-fn a_foreign_lock_lives_while_somebody_has_it_open() {
+fn a_foreign_lock_is_alive_while_a_process_has_it_open() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     let in_repository = session.in_repository.join("session.next");
@@ -218,7 +218,7 @@ fn a_foreign_lock_lives_while_somebody_has_it_open() {
 }
 
 #[test]
-fn no_save_is_refused_because_somebody_looks() {
+fn no_save_is_refused_because_a_command_looks_at_the_lock() {
     let mount = Mount::new(Backing::Here);
     mount.session("a");
     mount.session("b");

@@ -40,7 +40,7 @@ fn a_save_is_logged_at_debug_and_each_request_at_trace() {
 }
 
 #[test]
-fn who_unmounts_is_named_in_the_log() {
+fn the_unmounting_user_is_named_in_the_log() {
     for options in [&[][..], &["--lazy"]] {
         let mut mount = Mount::new(Backing::Here);
         let arguments = [&["umount"], options].concat();
@@ -82,7 +82,7 @@ mount --rbind dev /dev
 "#;
 
 #[test]
-fn a_log_that_nobody_takes_is_told() {
+fn a_log_without_a_receiver_is_reported() {
     let disk = Disk::new(Backing::Here);
     for name in ["repository", "mnt", "dev"] {
         fs::create_dir(disk.path().join(name)).unwrap();

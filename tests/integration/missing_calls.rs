@@ -101,7 +101,7 @@ fn invariant_4_without_flock_the_dead_look_like_the_living() {
 
 /// Any other error of flock is reported as it is, and nothing is saved.
 #[test]
-fn invariant_5_a_flock_that_fails_is_told() {
+fn invariant_5_a_flock_that_fails_is_reported() {
     for home in [Home::Tmpfs, Home::Bindfs] {
         let place = Place::new(home);
         let repository = place.path.join("repository");

@@ -70,7 +70,7 @@ fn rule_13_2_a_daemon_that_hangs_or_is_dead_is_an_exit_status() {
 /// A daemon that has read the question and does not answer: the thread that asks cannot
 /// be killed until it does (request_wait_answer, fs/fuse/dev.c, Linux 6.18).
 #[test]
-fn rule_13_2_a_daemon_that_hangs_with_the_question_keeps_nobody() {
+fn rule_13_2_a_daemon_that_hangs_with_the_question_blocks_no_command() {
     let mount = Mount::with(Backing::Here, &["--threads", "1"]);
     let pid = mount.pid().to_string();
     let mut strace = Command::new("strace")
@@ -125,7 +125,7 @@ echo "status $?"
 "#;
 
 #[test]
-fn root_is_told_of_the_mounts_of_everybody_and_others_of_their_own() {
+fn root_sees_the_mounts_of_all_users_and_others_their_own() {
     let disk = Disk::new(Backing::Here);
     let path = disk.path();
     fs::set_permissions(disk.beside("."), PermissionsExt::from_mode(0o711)).unwrap();
@@ -198,7 +198,7 @@ impl Drop for Program {
 }
 
 #[test]
-fn the_status_is_shown_again_and_again_for_as_long_as_somebody_reads_it() {
+fn the_status_is_repeated_as_long_as_it_is_read() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     let mut watch = Program(

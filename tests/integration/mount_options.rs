@@ -56,7 +56,7 @@ print(told, open(d + 'session').read(), sorted(os.listdir(d)))
 "#;
 
 #[test]
-fn a_read_only_mount_refuses_every_change_of_a_repository_that_nobody_can_write() {
+fn a_read_only_mount_of_a_read_only_repository_refuses_every_change() {
     let disk = Disk::new(Backing::Tmpfs);
     let repository = disk.path().join("repository");
     fs::create_dir_all(repository.join("a.session")).unwrap();
@@ -161,7 +161,7 @@ fn rule_2_10_timeouts_are_not_for_checkpoints() {
 }
 
 #[test]
-fn an_unknown_or_broken_option_is_told_in_one_line_and_changes_nothing() {
+fn an_unknown_or_broken_option_is_reported_in_one_line_and_changes_nothing() {
     let disk = Disk::new(Backing::Here);
     fs::create_dir(disk.path().join("repository")).unwrap();
     for (options, expected) in [
@@ -221,7 +221,7 @@ fn auto_unmount_leaves_no_dead_mount_behind() {
 }
 
 #[test]
-fn allow_root_lets_in_root_and_nobody_else() {
+fn allow_root_lets_in_only_root() {
     let mount = Mount::with(Backing::Here, &["-o", "allow_root"]);
     let outer = mount.disk.beside(".");
     fs::set_permissions(&outer, PermissionsExt::from_mode(0o755)).unwrap();

@@ -175,7 +175,7 @@ fn a_dead_mount_of_another_program_is_left_alone() {
 }
 
 #[test]
-fn umount_refuses_what_is_no_mount_of_ours() {
+fn umount_refuses_other_mounts() {
     let disk = Disk::new(Backing::Tmpfs);
     let path = disk.path().to_str().unwrap();
     fs::create_dir(disk.path().join("directory")).unwrap();
@@ -195,7 +195,7 @@ fn umount_refuses_what_is_no_mount_of_ours() {
 }
 
 #[test]
-fn umount_of_what_is_in_use_is_refused_unless_it_is_lazy() {
+fn umount_of_a_mount_in_use_is_refused_unless_it_is_lazy() {
     let mut mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     fs::write(session.file(), "saved").unwrap();

@@ -280,7 +280,7 @@ fn rule_2_8_one_writer_at_a_time(home: Home) {
         assert_eq!(fs::read_to_string(&next).unwrap(), "foreign");
         fs::remove_file(&next).unwrap();
     } else {
-        // It was our own file from the beginning, and a program that writes into it ...
+        // The other program has written into our own staged file, which is saved.
         saved.unwrap();
     }
     assert_next_save_works(&session);
@@ -463,7 +463,7 @@ fn rule_2_1_readers_see_no_piece(home: Home) {
                 assert!(is_whole(&loaded.stdout), "{} bytes", loaded.stdout.len());
             }
         });
-        // In the scope, its end would report a reader that has failed.
+        // Judged only after the readers have been told to end: the scope waits for them.
         let saved: Vec<_> = (1..times(200))
             .map(|n| fs::write(session.file(), content(n)))
             .collect();

@@ -54,7 +54,7 @@ fn source_type_and_place_are_those_of_the_mount() {
 }
 
 #[test]
-fn who_has_a_checkpoint_open_is_shown_by_its_path() {
+fn processes_with_a_checkpoint_open_are_found_by_its_path() {
     let mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     fs::write(session.file(), "old").unwrap();
@@ -91,7 +91,7 @@ fn who_has_a_checkpoint_open_is_shown_by_its_path() {
 /// The trash and the probes of file managers: they cannot be made in the root, and do not
 /// fill the log.
 #[test]
-fn what_file_managers_try_in_the_root_is_refused_quietly() {
+fn file_managers_are_refused_in_the_root_without_log_lines() {
     let mount = Mount::with(Backing::Here, &["--log-level", "info"]);
     let session = mount.session("a");
     fs::write(session.on_mount.join("file"), "kept").unwrap();

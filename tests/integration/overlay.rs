@@ -31,7 +31,7 @@ grep -v info: ../../log || true
 "#;
 
 #[test]
-fn what_is_in_use_stays_usable_when_it_is_copied_up() {
+fn files_in_use_stay_usable_when_they_are_copied_up() {
     let disk = Disk::new(Backing::Here);
     let place = disk.path().join("place");
     fs::create_dir(&place).unwrap();

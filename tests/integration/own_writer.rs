@@ -9,9 +9,9 @@ use crate::common::{Backing, Mount, Session, assert_checkpoint, is_mounted, moun
 
 on_each_filesystem!(
     rule_2_15_truncate_by_path_acts_on_its_own_writer,
-    rule_2_12_a_process_finds_what_it_has_made_anew,
-    rule_2_12_what_a_process_removes_while_it_writes_is_a_file_without_a_name,
-    rule_2_12_what_a_process_replaces_while_it_writes_is_a_file_without_a_name,
+    rule_2_12_a_process_finds_the_checkpoint_it_has_made_anew,
+    rule_2_12_a_writer_removed_by_its_own_process_is_a_file_without_a_name,
+    rule_2_12_a_writer_replaced_by_its_own_process_is_a_file_without_a_name,
     rule_2_17_descriptors_of_one_checkpoint_show_one_number,
 );
 
@@ -107,7 +107,7 @@ os.close(fd)",
     assert_checkpoint(&session, "some");
 }
 
-fn rule_2_12_a_process_finds_what_it_has_made_anew(backing: Backing) {
+fn rule_2_12_a_process_finds_the_checkpoint_it_has_made_anew(backing: Backing) {
     let (_mount, session) = mounted(backing);
     let mut saves = Saves::of(&session);
     let script = format!(
@@ -164,7 +164,7 @@ os.close(fd)
 os.write(duplicate, b'!')
 os.close(duplicate)";
 
-fn rule_2_12_what_a_process_removes_while_it_writes_is_a_file_without_a_name(backing: Backing) {
+fn rule_2_12_a_writer_removed_by_its_own_process_is_a_file_without_a_name(backing: Backing) {
     let (_mount, session) = mounted(backing);
     for opened in OPENED {
         fs::write(session.file(), "old").unwrap();
@@ -215,7 +215,7 @@ os.close(fd)",
     assert_next_save_works(&session);
 }
 
-fn rule_2_12_what_a_process_replaces_while_it_writes_is_a_file_without_a_name(backing: Backing) {
+fn rule_2_12_a_writer_replaced_by_its_own_process_is_a_file_without_a_name(backing: Backing) {
     let (_mount, session) = mounted(backing);
     for opened in OPENED {
         fs::write(session.file(), "old").unwrap();
@@ -308,7 +308,7 @@ for turn in range(3):
 
 /// What another process does to the name does not concern this writer.
 #[test]
-fn rule_2_8_a_writer_keeps_others_out_who_would_take_its_name() {
+fn rule_2_8_a_writer_keeps_out_processes_that_would_take_its_name() {
     let mount = Mount::new(Backing::Tmpfs);
     let session = mount.session("a");
     fs::write(session.file(), "old").unwrap();

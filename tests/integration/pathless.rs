@@ -128,7 +128,7 @@ assert read() == 'newest+', read()
     container.go_on();
     container.told();
     pauses(&mut container);
-    // By a rename, too, and more often than looked-up files are kept for a thread.
+    // By a rename, too. The file is kept open longer than one that was only looked up.
     fs::write(session.on_mount.join("draft"), "newest").unwrap();
     fs::rename(session.on_mount.join("draft"), session.file()).unwrap();
     container.go_on();
@@ -180,7 +180,7 @@ assert read() == 'first+', read()
 }
 
 #[test]
-fn rule_2_6_who_is_killed_while_it_writes_a_bound_file_saves_nothing() {
+fn rule_2_6_a_writer_of_a_bound_file_that_is_killed_saves_nothing() {
     let (mount, session) = mounted(Backing::Tmpfs, &[]);
     let script = "
 line = 'echo half >> \"$BOUND\"; kill -9 $$'

@@ -458,7 +458,7 @@ pause()
 
 /// A writer is told apart from other files with its inode number, in `/proc`, too.
 #[test]
-fn what_has_the_same_number_elsewhere_does_not_hold_back_a_save() {
+fn files_with_the_same_number_elsewhere_do_not_delay_a_save() {
     let (first, second) = (Mount::new(Backing::Tmpfs), Mount::new(Backing::Tmpfs));
     let sessions = [first.session("a"), second.session("a")];
     for session in &sessions {

@@ -12,10 +12,10 @@ on_each_filesystem!(
     rule_13_1_a_name_given_to_another_file_gives_no_rights_to_it,
     rule_13_1_a_private_file_put_in_place_is_not_written,
     rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else,
-    rule_13_1_a_checkpoint_that_is_gone_is_made_by_who_may_make_one,
+    rule_13_1_a_missing_checkpoint_is_made_only_by_writers_that_may_make_one,
     rule_13_1_privileges_do_not_survive_a_change,
     rule_13_1_root_of_a_user_namespace_keeps_no_privileges,
-    rule_13_1_who_owned_a_file_changes_no_attributes_of_it,
+    rule_13_1_a_former_owner_cannot_change_attributes,
     rule_13_1_root_of_a_container_changes_what_is_its_own,
 );
 
@@ -288,7 +288,7 @@ fn rule_13_1_a_save_goes_where_its_writer_may_write_and_nowhere_else(backing: Ba
     }
 }
 
-fn rule_13_1_a_checkpoint_that_is_gone_is_made_by_who_may_make_one(backing: Backing) {
+fn rule_13_1_a_missing_checkpoint_is_made_only_by_writers_that_may_make_one(backing: Backing) {
     let mount = shared_mount(backing);
     for (name, directory, flags, said) in [
         ("may", "777", "os.O_WRONLY | os.O_TRUNC", "0 0 0"),
@@ -421,7 +421,7 @@ fn rule_13_1_root_of_a_user_namespace_keeps_no_privileges(backing: Backing) {
 }
 
 /// The kernel checks by the owner that it was told last.
-fn rule_13_1_who_owned_a_file_changes_no_attributes_of_it(backing: Backing) {
+fn rule_13_1_a_former_owner_cannot_change_attributes(backing: Backing) {
     let mount = shared_mount(backing);
     let cases = [
         ("session", "os.O_RDONLY", "pass"),

@@ -7,7 +7,7 @@ use crate::common::{Backing, Mount};
 
 on_each_filesystem!(
     rule_2_1_a_reader_reads_the_checkpoint_it_opened_to_its_end,
-    rule_2_2_a_writer_sees_its_own_file_and_nobody_else_does,
+    rule_2_2_only_the_writer_sees_its_own_file,
     rule_2_5_fsync_is_a_save_and_writing_goes_on,
 );
 
@@ -28,7 +28,7 @@ fn rule_2_1_a_reader_reads_the_checkpoint_it_opened_to_its_end(backing: Backing)
     assert_eq!(fs::read(session.file()).unwrap(), b"new 4");
 }
 
-fn rule_2_2_a_writer_sees_its_own_file_and_nobody_else_does(backing: Backing) {
+fn rule_2_2_only_the_writer_sees_its_own_file(backing: Backing) {
     let mount = Mount::new(backing);
     let session = mount.session("a");
     fs::write(session.file(), "old content").unwrap();

@@ -76,7 +76,7 @@ const KINDS: [(&str, usize); 5] = [
 ];
 
 #[test]
-fn rule_13_3_who_opens_all_he_can_keeps_no_other_user_out() {
+fn rule_13_3_a_user_who_opens_all_they_can_keeps_no_other_user_out() {
     let mount = shared(SHARE);
     assert_ann_reads_and_saves(&mount);
     let before = descriptors(mount.pid()).len();
@@ -188,7 +188,7 @@ for pid in children: os.kill(pid, signal.SIGKILL)";
 /// Removed sessions and checkpoints keep no descriptors once the process that removed
 /// them has ended; and the disk is not waited for once for each.
 #[test]
-fn rule_13_3_what_is_removed_keeps_no_descriptors() {
+fn rule_13_3_removed_sessions_keep_no_descriptors() {
     let mount = Mount::new(Backing::Ext4);
     let before = descriptors(mount.pid()).len();
     let count = times(3000);

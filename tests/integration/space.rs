@@ -14,7 +14,7 @@ use crate::common::{Backing, Disk, Mount, Session, assert_checkpoint, mounted, w
 
 on_each_filesystem!(
     section_3_a_change_of_a_sparse_checkpoint_copies_what_is_data,
-    section_3_a_cut_copies_what_stays,
+    section_3_a_truncation_copies_only_the_rest,
 );
 
 /// A mount for all users of a disk, and a session of Bob's on it.
@@ -164,7 +164,7 @@ fn section_3_a_change_of_a_sparse_checkpoint_copies_what_is_data(backing: Backin
     drop(mount);
 }
 
-fn section_3_a_cut_copies_what_stays(backing: Backing) {
+fn section_3_a_truncation_copies_only_the_rest(backing: Backing) {
     let (mount, session) = mounted(backing);
     // More than twice fits.
     let big = 1200 << 20;

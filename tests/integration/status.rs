@@ -121,7 +121,7 @@ fn saves_are_counted_by_how_they_end() {
 }
 
 #[test]
-fn readers_and_writers_are_told_with_their_processes() {
+fn readers_and_writers_are_shown_with_their_processes() {
     let mount = Mount::new(Backing::Here);
     let (a, b) = (mount.session("a"), mount.session("b"));
     fs::write(b.file(), "old").unwrap();
@@ -172,7 +172,7 @@ sys.exit(c.munmap(at, 3))
 "#;
 
 #[test]
-fn an_error_that_is_found_at_release_only_is_told_until_the_next_good_save() {
+fn an_error_found_only_at_release_is_reported_until_the_next_good_save() {
     let mut mount = Mount::new(Backing::Here);
     mount.may_complain = true;
     let session = mount.session("a");
@@ -212,7 +212,7 @@ fn an_error_that_is_found_at_release_only_is_told_until_the_next_good_save() {
 
 /// Tools that walk the tree do not meet the report, and it cannot be changed.
 #[test]
-fn the_report_is_read_by_who_knows_its_name() {
+fn the_report_can_be_read_by_its_name() {
     let mount = Mount::with(Backing::Here, &["--allow-other"]);
     mount.session("a");
     let outer = mount.disk.beside(".");
@@ -250,7 +250,7 @@ fn the_report_is_read_by_who_knows_its_name() {
 }
 
 #[test]
-fn a_daemon_that_is_dead_or_hangs_is_told_from_one_that_serves() {
+fn a_dead_or_hanging_daemon_is_reported_as_such() {
     let mut mount = Mount::new(Backing::Here);
     mount.signal("STOP");
     let output = sessionfs(&["status"], &mount.mountpoint);
@@ -271,7 +271,7 @@ fn a_daemon_that_is_dead_or_hangs_is_told_from_one_that_serves() {
 }
 
 #[test]
-fn what_is_no_mount_has_no_status() {
+fn only_a_mount_has_a_status() {
     let disk = Disk::new(Backing::Here);
     for path in [disk.path().to_owned(), disk.beside("missing")] {
         let output = sessionfs(&["status"], &path);
@@ -285,7 +285,7 @@ fn what_is_no_mount_has_no_status() {
 }
 
 #[test]
-fn an_unmount_that_is_refused_names_who_is_in_the_way() {
+fn a_refused_unmount_names_the_processes_that_use_the_mount() {
     let mut mount = Mount::new(Backing::Here);
     let session = mount.session("a");
     fs::write(session.file(), "saved").unwrap();
@@ -321,7 +321,7 @@ fn an_unmount_that_is_refused_names_who_is_in_the_way() {
 
 /// The daemon as a service: sd_notify(3) and the watchdog.
 #[test]
-fn a_service_manager_is_told_how_the_mount_is() {
+fn a_service_manager_is_notified_of_the_state_of_the_mount() {
     let disk = Disk::new(Backing::Here);
     let socket = disk.beside("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();

@@ -116,7 +116,7 @@ fn a_signal_does_not_save_what_is_not_closed_and_says_so() {
 }
 
 #[test]
-fn who_waits_for_another_writer_does_not_hold_up_the_end() {
+fn a_change_waiting_for_another_writer_does_not_delay_the_end() {
     let mut mount = Mount::with(Backing::Here, &["--lock-wait", "3600"]);
     mount.may_complain = true;
     let session = mount.session("a");

@@ -152,7 +152,7 @@ fn what_users_do_to_a_checkpoint_is_as_in_any_directory() {
 }
 
 #[test]
-fn a_first_checkpoint_is_made_by_whoever_may_make_a_file() {
+fn a_first_checkpoint_can_be_made_by_users_who_may_make_a_file() {
     let twins = Twins::new(Backing::Tmpfs);
     let places = [&twins.mount.mountpoint, &twins.ordinary];
     // A user who may not make a file sees none in an ordinary directory, and an empty one

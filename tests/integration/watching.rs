@@ -174,7 +174,7 @@ fn a_watch_on_the_file_reports_a_save_by_writing() {
 }
 
 #[test]
-fn a_watch_on_the_file_is_told_when_its_last_reader_has_closed_it() {
+fn a_watch_on_a_replaced_file_reports_it_when_its_last_reader_has_closed_it() {
     let mount = Mount::new(Backing::Tmpfs);
     let session = mount.session("a");
     fs::write(session.file(), "old").unwrap();

@@ -23,9 +23,9 @@ on_each_filesystem!(
     rule_2_8_a_foreign_lock_refuses_every_kind_of_save,
     rule_2_8_a_broken_lock_refuses_nothing,
     rule_2_10_a_thread_that_was_refused_finds_the_checkpoint_again,
-    rule_2_3_an_error_told_to_a_bystander_is_told_to_the_opener,
+    rule_2_3_an_error_at_another_process_is_reported_to_the_opener_too,
     invariant_4_a_dead_lock_is_removed_by_the_next_save,
-    invariant_4_a_lock_whose_owner_lives_is_not_taken_for_dead,
+    invariant_4_a_lock_of_a_living_owner_is_not_taken_for_dead,
     invariant_3_a_writer_whose_lock_was_broken_publishes_nothing,
     invariant_3_a_writer_whose_lock_was_replaced_publishes_nothing,
 );
@@ -167,7 +167,7 @@ fn rule_2_8_lock_wait_lets_the_second_writer_wait(backing: Backing) {
 
 /// As many changes wait as may; further ones are refused at once.
 #[test]
-fn rule_13_3_one_user_has_so_many_that_wait_for_a_writer() {
+fn rule_13_3_the_changes_of_one_user_that_wait_for_a_writer_are_bounded() {
     let (_mount, session) = mounted(Backing::Here, &["--lock-wait", "600"]);
     let writer = first_writer(&session);
     let script = "
@@ -310,7 +310,7 @@ impl Drop for GoesOn<'_> {
 /// A child that has a copy of the descriptor closes it just before the opener does, like
 /// a child that is starting a program. Both closes are waiting when the daemon looks, and
 /// the opener has closed by then.
-fn rule_2_3_an_error_told_to_a_bystander_is_told_to_the_opener(backing: Backing) {
+fn rule_2_3_an_error_at_another_process_is_reported_to_the_opener_too(backing: Backing) {
     let (mount, session) = mounted(backing, &[]);
     let program = format!(
         "import os, signal, threading, time
@@ -397,7 +397,7 @@ fn invariant_4_a_dead_lock_is_removed_by_the_next_save(backing: Backing) {
     assert_eq!(warnings(), 3, "{}", mount.log());
 }
 
-fn invariant_4_a_lock_whose_owner_lives_is_not_taken_for_dead(backing: Backing) {
+fn invariant_4_a_lock_of_a_living_owner_is_not_taken_for_dead(backing: Backing) {
     let (mount, session) = mounted(backing, &[]);
     let lock = marked_lock(&session);
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();

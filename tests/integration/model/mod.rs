@@ -164,7 +164,7 @@ fn rule_2_11_a_backup_that_is_renamed_back_leaves_no_other_name() {
 }
 
 #[test]
-fn rule_2_12_what_a_writer_made_is_not_found_again_after_it_was_renamed_away() {
+fn rule_2_12_a_new_checkpoint_is_not_found_again_after_it_was_renamed_away() {
     let mount = mounted(Backing::Here, &[]);
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC;
     agree(
