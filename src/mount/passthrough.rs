@@ -16,7 +16,7 @@ pub fn obstacle(root: impl AsFd) -> Option<String> {
     if !sys::is_capable_of(CapabilitySet::SYS_ADMIN) {
         return Some("it needs the capability SYS_ADMIN".to_owned());
     }
-    if sys::may_lose_held(&root) {
+    if sys::may_lose_open_files(&root) {
         return Some("a file may be gone before the kernel opens it again".to_owned());
     }
     let stacked = "overlayfs is itself stacked on other filesystems";

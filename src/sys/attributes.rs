@@ -1,5 +1,4 @@
-//! The attributes of a file: status, mode, owner, times, extended attributes,
-//! and what may be done with it.
+//! The attributes of a file: status, mode, owner, times, extended attributes, and access.
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::AsFd;
@@ -7,7 +6,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, CWD, Mode, Statx, StatxFlags, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
-use super::call::{Call, Result, held};
+use super::call::{Call, Result, stale_if_gone};
 use super::defect::{Defect, has};
 use super::proc_fd::proc_path;
 use super::record::{Change, note};
@@ -17,23 +16,23 @@ fn statx_mask() -> StatxFlags {
     StatxFlags::BASIC_STATS | StatxFlags::BTIME
 }
 
-/// statx(2) of an open descriptor, also of an `O_PATH` one; `ESTALE` where a
-/// file without a name is gone.
+/// statx(2) of an open descriptor, also of an `O_PATH` one; `ESTALE` if the file is gone
+/// with its name.
 pub fn fstat(fd: impl AsFd) -> Result<Statx> {
-    held(call(Call::Fstat, || {
+    stale_if_gone(call(Call::Fstat, || {
         rustix::fs::statx(fd.as_fd(), c"", AtFlags::EMPTY_PATH, statx_mask())
     }))
 }
 
-/// statx(2) of a name; of a symlink itself.
+/// statx(2) of a name, without following a symlink.
 pub fn stat(dir: impl AsFd, name: &OsStr) -> Result<Statx> {
     call(Call::Stat, || {
         rustix::fs::statx(dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW, statx_mask())
     })
 }
 
-/// faccessat2(2) of what a descriptor holds, with the effective ids; `mask`
-/// as of access(2)
+/// faccessat2(2) of the file of a descriptor, with the effective ids; `mask` as in
+/// access(2).
 pub fn access(fd: impl AsFd, mask: i32) -> Result<()> {
     let path = proc_path(fd.as_fd());
     let mask = rustix::fs::Access::from_bits_retain(mask.cast_unsigned());
@@ -42,7 +41,7 @@ pub fn access(fd: impl AsFd, mask: i32) -> Result<()> {
     })
 }
 
-/// chmod(2) of what a descriptor holds, also an `O_PATH` one
+/// chmod(2) of the file of a descriptor, also of an `O_PATH` one.
 pub fn chmod(fd: impl AsFd, mode: Mode) -> Result<()> {
     let path = proc_path(fd.as_fd());
     call(Call::Chmod, || rustix::fs::chmod(&path, mode))?;
@@ -50,7 +49,7 @@ pub fn chmod(fd: impl AsFd, mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// fchownat(2) of what a descriptor holds; `None` leaves an id as it is
+/// fchownat(2) of the file of a descriptor; `None` leaves an id as it is.
 pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     let uid = uid.map(rustix::fs::Uid::from_raw);
     let gid = gid.map(rustix::fs::Gid::from_raw);
@@ -61,7 +60,7 @@ pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     Ok(())
 }
 
-/// utimensat(2) of what a descriptor holds, also an `O_PATH` one
+/// utimensat(2) of the file of a descriptor, also of an `O_PATH` one.
 pub fn futimens(fd: impl AsFd, times: &Timestamps) -> Result<()> {
     let path = proc_path(fd.as_fd());
     call(Call::Utimens, || {
@@ -69,7 +68,7 @@ pub fn futimens(fd: impl AsFd, times: &Timestamps) -> Result<()> {
     })
 }
 
-/// The names of the extended attributes of what a descriptor holds.
+/// The names of the extended attributes of the file of a descriptor.
 pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<u8>> {
     let path = proc_path(fd.as_fd());
     grow(|buffer| {
@@ -79,8 +78,8 @@ pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<u8>> {
     })
 }
 
-/// The value of an extended attribute of what a descriptor holds; `ENODATA`
-/// when there is none.
+/// The value of an extended attribute of the file of a descriptor; `ENODATA` if there is
+/// none.
 pub fn get_xattr(fd: impl AsFd, name: &CStr) -> Result<Vec<u8>> {
     let path = proc_path(fd.as_fd());
     grow(|buffer| {
@@ -90,8 +89,8 @@ pub fn get_xattr(fd: impl AsFd, name: &CStr) -> Result<Vec<u8>> {
     })
 }
 
-/// Calls with a larger buffer for as long as the answer is `ERANGE`, up to
-/// the kernel's own limit of 64 KiB (`XATTR_SIZE_MAX`).
+/// Calls with a larger buffer as long as the answer is `ERANGE`, up to the kernel's limit
+/// of 64 KiB (`XATTR_SIZE_MAX`).
 fn grow(mut f: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
     let mut buffer = vec![0; 256];
     loop {
@@ -106,9 +105,9 @@ fn grow(mut f: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
     }
 }
 
-/// setxattr(2) of what a descriptor holds
+/// setxattr(2) of the file of a descriptor.
 pub fn set_xattr(fd: impl AsFd, name: &CStr, value: &[u8], flags: XattrFlags) -> Result<()> {
-    // For scripts/power-cuts: but for our own mark.
+    // For scripts/power-cuts: all attributes but our own mark.
     if has(Defect::AttributesLeftOut) && !name.to_bytes().starts_with(b"user.sessionfs.") {
         return Ok(());
     }
@@ -120,7 +119,7 @@ pub fn set_xattr(fd: impl AsFd, name: &CStr, value: &[u8], flags: XattrFlags) ->
     Ok(())
 }
 
-/// removexattr(2) of what a descriptor holds
+/// removexattr(2) of the file of a descriptor.
 pub fn remove_xattr(fd: impl AsFd, name: &CStr) -> Result<()> {
     let path = proc_path(fd.as_fd());
     call(Call::SetXattr, || rustix::fs::removexattr(&path, name))?;

@@ -1,10 +1,10 @@
-//! What the system calls of this folder are called, and what they answer.
+//! The names of the system calls of this folder, and their results.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// What every wrapper answers.
+/// The result of every wrapper.
 pub type Result<T> = std::result::Result<T, Errno>;
 
 /// The system calls of this module, as the fault injection of the tests names
@@ -13,15 +13,15 @@ pub type Result<T> = std::result::Result<T, Errno>;
 pub enum Call {
     /// openat(2)
     Open,
-    /// open(2) of what a descriptor holds
+    /// open(2) of the file of a descriptor
     Reopen,
     /// openat(2) with `O_TMPFILE`
     OpenTmpfile,
     /// openat2(2)
     OpenBeneath,
-    /// statx(2) of a name, and others that only look
+    /// statx(2) of a name, and other calls that only look
     Stat,
-    /// statx(2) of what a descriptor holds
+    /// statx(2) of the file of a descriptor
     Fstat,
     /// getdents64(2)
     ReadDir,
@@ -61,20 +61,20 @@ pub enum Call {
     Seek,
 }
 
-/// The errno of an [`io::Error`], `EIO` when it carries none.
+/// The errno of an [`io::Error`]; `EIO` if it has none.
 pub fn errno_of(error: &io::Error) -> Errno {
     error
         .raw_os_error()
         .map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
-/// The answer of a call about what a descriptor holds. That is there, whatever
-/// has become of its names; but filesystems that know files by their names only
-/// lose it with the name. Some say `ENOENT` then (bindfs, and whatever uses the
-/// same part of libfuse) and others `ESTALE` (sshfs; NFS by its manual), seen on
-/// Linux 6.18. Both are `ESTALE` from here on: it is not that there is none, and
-/// with this errno the kernel looks again by itself.
-pub(super) fn held<T>(answer: Result<T>) -> Result<T> {
+/// The result of a call on the file of a descriptor. Such a file exists, whatever has
+/// become of its names. But filesystems that know files only by their names lose it with
+/// the name. Then some answer `ENOENT` (bindfs, and others that use the same part of
+/// libfuse) and others `ESTALE` (sshfs; NFS, by its manual), seen on Linux 6.18. Here
+/// both become `ESTALE`: that does not mean that there is no such file, and makes the
+/// kernel walk the path again.
+pub(super) fn stale_if_gone<T>(answer: Result<T>) -> Result<T> {
     answer.map_err(|errno| match errno {
         Errno::NOENT => Errno::STALE,
         errno => errno,

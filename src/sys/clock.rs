@@ -13,7 +13,7 @@ pub fn utc(seconds: i64) -> Option<[i32; 6]> {
         return None;
     }
     Some([
-        // Of the last years that a tm can hold, the number is too large.
+        // The years near the end of a tm's range are too large.
         tm.tm_year.checked_add(1900)?,
         tm.tm_mon + 1,
         tm.tm_mday,

@@ -11,8 +11,8 @@ use super::ranges::{Find, find};
 use super::record::{Change, note};
 use super::seam::{call, limit};
 
-/// fsync(2). The error of a failed fsync is told once by the kernel: whoever
-/// asks again may hear 0 although the data is lost.
+/// fsync(2). The kernel reports a failure only once: a second call may return 0 although
+/// the data is lost.
 pub fn fsync(fd: impl AsFd) -> Result<()> {
     if leaves_out_sync(&fd)? {
         return Ok(());
@@ -42,7 +42,7 @@ fn sync(fd: BorrowedFd<'_>, make: impl Fn(BorrowedFd<'_>) -> Result<()>) -> Resu
     })
 }
 
-/// pread(2), until the buffer is full or the file ends; the bytes read.
+/// pread(2), until the buffer is full or the file ends. Returns the number of bytes.
 pub fn read_at(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
@@ -60,7 +60,7 @@ pub fn read_at(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize> {
     Ok(done)
 }
 
-/// The whole content of a file; `expected` bytes are asked for at first.
+/// The whole content of a file; its expected size is read first.
 pub fn read_to_end(fd: impl AsFd, expected: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // One byte more, so that a file of that size ends in the first round.
@@ -109,7 +109,7 @@ pub fn set_len(fd: impl AsFd, len: u64) -> Result<()> {
 
 /// Shares the blocks of the whole file `from` with `to` (ioctl_ficlone(2)).
 ///
-/// `EOPNOTSUPP` where the filesystem cannot.
+/// `EOPNOTSUPP` if the filesystem cannot do it.
 pub fn clone_file(from: impl AsFd, to: impl AsFd) -> Result<()> {
     call(Call::Copy, || {
         rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd())
@@ -118,16 +118,15 @@ pub fn clone_file(from: impl AsFd, to: impl AsFd) -> Result<()> {
     Ok(())
 }
 
-/// The most that is copied at a time, in bytes: so often it is asked whether to
-/// go on. A multiple of every block size.
+/// The most bytes that are copied before `goes_on` is asked again. A multiple of every
+/// block size.
 const PIECE: u64 = 64 << 20;
 
-/// Copies the first `len` bytes of `from` into the empty file `to`: by
-/// sharing the blocks (`FICLONE`) where the filesystem can, else inside the
-/// kernel (copy_file_range(2)), else by reading and writing. If it `has_holes`
-/// those are left out.
+/// Copies the first `len` bytes of `from` into the empty file `to`: by sharing the blocks
+/// (`FICLONE`) if the filesystem can, otherwise inside the kernel (copy_file_range(2)),
+/// otherwise by reading and writing. If `from` `has_holes`, they are left out.
 ///
-/// `EINTR` when it is not to go on.
+/// `EINTR` if `goes_on` returns false.
 pub fn copy(
     from: impl AsFd,
     to: impl AsFd,
@@ -152,7 +151,7 @@ pub fn copy(
     }
     let mut at = 0;
     while at < len {
-        // Where the filesystem cannot tell, all that is left is data.
+        // If the filesystem does not know, the rest is data.
         let hole = find(&from, Find::Hole, at).map_or(len, |hole| hole.min(len));
         if hole > at {
             let done = copy.range(at, hole)?;
@@ -164,7 +163,7 @@ pub fn copy(
         }
         match find(&from, Find::Data, at) {
             Ok(data) if data > at => at = data.min(len),
-            // To the end.
+            // A hole up to the end.
             Err(Errno::NXIO) => break,
             _ => {
                 let done = copy.range(at, len)?;
@@ -179,14 +178,13 @@ pub fn copy(
 struct Copy<'a> {
     from: BorrowedFd<'a>,
     to: BorrowedFd<'a>,
-    /// The kernel does not do it.
+    /// Whether the kernel cannot do it, so that it is read and written here.
     is_by_hand: bool,
     goes_on: &'a dyn Fn() -> bool,
 }
 
 impl Copy<'_> {
-    /// Copies from one offset to the other; answers the end of what it has
-    /// copied, which comes earlier if the source has become shorter.
+    /// Copies a range. Returns its end, which is lower if the source has become shorter.
     fn range(&mut self, start: u64, end: u64) -> Result<u64> {
         let mut at = start;
         while at < end {
@@ -220,8 +218,7 @@ impl Copy<'_> {
         });
         note(|| Change::Inode(self.to));
         match copied {
-            // Nothing more, or a filesystem that says so of every file: reading
-            // tells.
+            // The end, or a filesystem that answers so for every file: reading will show.
             Ok(0) | Err(Errno::NOSYS | Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP) => {
                 self.is_by_hand = true;
                 self.by_hand(at, want)

@@ -1,48 +1,46 @@
-//! Defects on purpose, one at a time: what `SESSIONFS_DEFECT` names. The tests
-//! have to find each (`scripts/proof --teeth`). In a program that anybody is given
-//! there are none, and nothing is asked: that takes the feature `test-switches`, or
-//! the fuzzer.
+//! Defects on purpose, one at a time, chosen by `SESSIONFS_DEFECT`: the tests must find
+//! each of them (`scripts/proof --teeth`). A released program has none of them, and does
+//! not look at the variable: that takes the feature `test-switches`, or the fuzzer.
 
 use std::os::fd::AsFd;
 
 use super::call::Result;
 
-/// What is done wrongly.
+/// What is done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "some are made in a test build only")]
 pub enum Defect {
     /// No file is synced: a checkpoint is torn by a power cut (I1).
     FilesNotSynced,
-    /// No directory is: a save is lost (I2).
+    /// No directory is synced: a save is lost (I2).
     DirectoriesNotSynced,
     /// No attribute of a user is set (2.7).
     AttributesLeftOut,
     /// A file gets its owner, mode and attributes only after its rename to
     /// `session` (I1).
     AttributesAfterRename,
-    /// A save keeps those of the checkpoint that it was begun from, also where another
-    /// one has taken its place (13.1).
+    /// A save keeps the attributes of the checkpoint it was begun from, even if another
+    /// one has replaced that (13.1).
     AttributesOfTheBase,
-    /// A writer that is killed counts as one that ends (2.6).
+    /// A killed writer counts as one that has ended by itself (2.6).
     KilledNotSeen,
     /// A staged file is not told from that of a foreign program (I4).
     Unmarked,
-    /// A rename onto a name takes that off first, as if there were no
-    /// rename(2) (I1).
+    /// A rename onto an existing name removes that first (I1).
     RenameInTwoSteps,
-    /// An error of fsync(2) or fdatasync(2) is taken for none (2.3).
+    /// Errors of fsync(2) and fdatasync(2) are ignored (2.3).
     SyncErrorsIgnored,
-    /// An error of pwrite(2) is taken for none (2.3).
+    /// Errors of pwrite(2) are ignored (2.3).
     WriteErrorsIgnored,
-    /// Symlinks are followed, out of the repository as well (section 1).
+    /// Symlinks are followed, even out of the repository (section 1).
     SymlinksFollowed,
-    /// A close says 0, and the save comes with RELEASE (2.3).
+    /// A close returns 0, and the save is made at RELEASE (2.3).
     SavedAtRelease,
-    /// A text of twelve bytes is not parsed as it should be.
+    /// A certain text of twelve bytes is not parsed correctly.
     FoundByComparing,
-    /// Nor is what begins with three bytes, of which each is looked at alone.
+    /// Nor is a text that begins with three certain bytes, which are compared one by one.
     FoundStepwise,
-    /// Every flock(2) is believed to be had (I3).
+    /// Every flock(2) counts as granted (I3).
     FlockIgnored,
 }
 
@@ -57,7 +55,7 @@ pub fn has(defect: Defect) -> bool {
     }
 }
 
-/// Whether the fsync(2) of this is left out.
+/// Whether the fsync(2) of this file is left out.
 pub(super) fn leaves_out_sync(fd: impl AsFd) -> Result<bool> {
     #[cfg(feature = "test-switches")]
     {
@@ -75,14 +73,14 @@ pub(super) fn leaves_out_sync(fd: impl AsFd) -> Result<bool> {
     }
 }
 
-/// For `scripts/power-cuts`: whether everything is done as where files without a name
-/// are missing (`SESSIONFS_WITHOUT_TMPFILE`).
+/// For `scripts/power-cuts`: whether to behave as on a filesystem without unnamed files
+/// (`SESSIONFS_WITHOUT_TMPFILE`).
 pub(super) fn has_no_tmpfile() -> bool {
     cfg!(feature = "test-switches") && std::env::var_os("SESSIONFS_WITHOUT_TMPFILE").is_some()
 }
 
 /// # Panics
-/// Where the variable names none: a test would find nothing, and be right.
+/// If the variable names no defect: a test would find none, and would seem to be right.
 #[cfg(any(feature = "test-switches", fuzzing))]
 #[expect(clippy::panic, reason = "never in a program that anybody is given")]
 fn chosen() -> Option<Defect> {

@@ -1,4 +1,4 @@
-//! The descriptors of this process: closing them, and who gets them.
+//! The descriptors of this process: closing them, and keeping them from other programs.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,12 +7,12 @@ use rustix::io::Errno;
 
 use super::call::{Result, errno_of};
 
-/// close(2) with its error, for the filesystems that tell of a failed write
-/// only then. The descriptor is gone in any case, also after `EINTR`.
+/// close(2) with its error, for filesystems that report a failed write only then. The
+/// descriptor is gone in any case, even after `EINTR`.
 #[allow(unsafe_code)]
 pub fn close(fd: OwnedFd) -> Result<()> {
     let raw = std::os::fd::IntoRawFd::into_raw_fd(fd);
-    // SAFETY: the descriptor was owned, and nobody else has it now.
+    // SAFETY: the descriptor was owned, and is used by nothing else now.
     match unsafe { libc::close(raw) } {
         0 => Ok(()),
         _ => match errno_of(&io::Error::last_os_error()) {
@@ -22,15 +22,15 @@ pub fn close(fd: OwnedFd) -> Result<()> {
     }
 }
 
-/// Gives this thread a table of descriptors of its own with none in it
-/// (close_range(2) with `CLOSE_RANGE_UNSHARE`, Linux 5.9). Whatever the thread is
-/// given that owns a descriptor must outlive it. Not the standard streams either:
-/// who reads what this process says would wait for this thread to end.
+/// Gives this thread an empty table of descriptors of its own (close_range(2) with
+/// `CLOSE_RANGE_UNSHARE`, Linux 5.9). Any owner of a descriptor that the thread is given
+/// must outlive it. The table has no standard streams either: a program that reads our
+/// output would otherwise wait for this thread to end.
 ///
-/// For threads that ask our own mount for something: once the request is read, a
-/// thread waits for the answer even under SIGKILL (request_wait_answer,
-/// fs/fuse/dev.c, Linux 6.18). If it shared the table, a process that is killed
-/// would keep the connection open, and wait for itself for ever.
+/// For threads that make requests to our own mount. Once a request is read, the thread
+/// waits for the answer even under SIGKILL (request_wait_answer, fs/fuse/dev.c, Linux
+/// 6.18). If it shared the table, a killed daemon would keep the connection open, and
+/// wait for itself for ever.
 #[allow(unsafe_code)]
 pub fn leave_descriptors() -> Result<()> {
     let (first, last) = (0 as libc::c_uint, libc::c_uint::MAX);
@@ -49,9 +49,9 @@ pub fn leave_descriptors() -> Result<()> {
     }
 }
 
-/// Has a program that this process starts get none of the descriptors that
-/// this process was given itself, but for the standard streams
-/// (close_range(2) with `CLOSE_RANGE_CLOEXEC`, Linux 5.11).
+/// Keeps programs that this process starts from inheriting the descriptors that it was
+/// given itself, except the standard streams (close_range(2) with `CLOSE_RANGE_CLOEXEC`,
+/// Linux 5.11).
 #[allow(unsafe_code)]
 pub fn keep_descriptors() -> Result<()> {
     let (first, last) = (libc::STDERR_FILENO as libc::c_uint + 1, libc::c_uint::MAX);

@@ -17,7 +17,7 @@ use super::proc_fd::{path_of, proc_path};
 use super::record::{Change, note};
 use super::seam::call;
 
-/// The names in a directory but `.` and `..`, in the filesystem's order.
+/// The names in a directory, without `.` and `..`, in the filesystem's order.
 pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
     let fd = open_dir(dir, OsStr::new("."))?;
     let mut stream = rustix::fs::Dir::new(fd)?;
@@ -26,7 +26,7 @@ pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
         let Some(entry) = call(Call::ReadDir, || stream.next().transpose())? else {
             return Ok(names);
         };
-        // As many as a request may remember without asking again.
+        // The number of names that a request may remember before it asks again.
         if names.len().is_multiple_of(1024) {
             memory::require_room()?;
         }
@@ -40,16 +40,15 @@ pub fn read_dir(dir: impl AsFd) -> Result<Vec<OsString>> {
 /// How much of a directory is read at a time by [`read_names`], in bytes.
 pub const PIECE: usize = 1 << 10;
 
-/// The next names in an open directory from where its descriptor stands, `.` and
-/// `..` among them, as many as one getdents64(2) of [`PIECE`] bytes answers: each
-/// with the place behind it. Answers whether there are any; an error of `each`
-/// ends it.
+/// The next names in an open directory, including `.` and `..`, from the position of its
+/// descriptor on: as many as one getdents64(2) of [`PIECE`] bytes returns, each with the
+/// position after it. Returns whether there are any. An error of `each` ends it.
 pub fn read_names(dir: impl AsFd, mut each: impl FnMut(&OsStr, u64) -> Result<()>) -> Result<bool> {
     let mut piece = [MaybeUninit::uninit(); PIECE];
     let mut entries = RawDir::new(dir, &mut piece);
     let mut any = false;
     while !any || !entries.is_buffer_empty() {
-        // The first asks the kernel, the others are in the piece.
+        // Only the first call reads from the kernel; the others take from the piece.
         let is_end = call(Call::ReadDir, || match entries.next() {
             None => Ok(true),
             Some(Err(errno)) => Err(errno),
@@ -67,7 +66,7 @@ pub fn read_names(dir: impl AsFd, mut each: impl FnMut(&OsStr, u64) -> Result<()
     Ok(true)
 }
 
-/// Has the next [`read_names`] begin at a place.
+/// Sets the position at which the next [`read_names`] begins.
 pub fn seek_dir(dir: impl AsFd, place: u64) -> Result<()> {
     call(Call::ReadDir, || {
         rustix::fs::seek(dir.as_fd(), SeekFrom::Start(place)).map(drop)
@@ -81,8 +80,8 @@ pub fn mkdir(dir: impl AsFd, name: &OsStr, mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// mknodat(2); type and permissions in `mode`, `rdev` as FUSE carries it
-/// (`new_encode_dev`, linux/kdev_t.h)
+/// mknodat(2); type and permissions in `mode`, `rdev` in the encoding of FUSE
+/// (`new_encode_dev`, linux/kdev_t.h).
 pub fn mknod(dir: impl AsFd, name: &OsStr, mode: u32, rdev: u32) -> Result<()> {
     let kind = rustix::fs::FileType::from_raw_mode(mode);
     let mode = Mode::from_raw_mode(mode & 0o7777);
@@ -101,8 +100,8 @@ pub fn mknod(dir: impl AsFd, name: &OsStr, mode: u32, rdev: u32) -> Result<()> {
     Ok(())
 }
 
-/// Gives an unnamed file its name, by way of `/proc`: `AT_EMPTY_PATH` would
-/// need `CAP_DAC_READ_SEARCH` (open(2), on `O_TMPFILE`).
+/// Gives an unnamed file its name, through `/proc`: `AT_EMPTY_PATH` would need
+/// `CAP_DAC_READ_SEARCH` (open(2), on `O_TMPFILE`).
 pub fn link_fd(fd: impl AsFd, dir: impl AsFd, name: &OsStr) -> Result<()> {
     let path = proc_path(fd.as_fd());
     call(Call::Link, || {
@@ -178,15 +177,15 @@ pub fn read_link(dir: impl AsFd, name: &OsStr) -> Result<CString> {
     })
 }
 
-/// Whether a directory has lost its name. For overlayfs, where a directory that
-/// is in both layers has one link for ever, also when it is removed (Linux 6.18):
-/// only the name that the kernel keeps of it tells (proc_pid_fd(5)).
+/// Whether a directory has lost its name. For overlayfs, where the link count of a
+/// directory that is in both layers is always one, even after its removal (Linux 6.18):
+/// only its name in `/proc` shows it (proc_pid_fd(5)).
 pub fn is_nameless(dir: impl AsFd) -> Result<bool> {
     let path = path_of(&dir)?;
     if !path.to_bytes().ends_with(b" (deleted)") {
         return Ok(false);
     }
-    // Or it is called so.
+    // The directory may really have such a name.
     let here = fstat(&dir)?;
     let id = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
     match stat(CWD, OsStr::from_bytes(path.to_bytes())) {

@@ -1,5 +1,5 @@
-//! Makes chosen system calls of this thread fail, transfer less than they were
-//! asked to, or do nothing.
+//! Makes chosen system calls of this thread fail, transfer less than requested, or do
+//! nothing.
 
 use std::cell::{Cell, RefCell};
 
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::call::Call;
 
-/// Decides for each call, counted from 0 since [`with`] began.
+/// Decides about each call, counted from 0 since [`with`] began.
 pub type Plan = Box<dyn FnMut(usize, Call) -> Option<Errno>>;
 
 /// Whether to leave out a sync, counted from 0 since [`without_syncs`] began.
@@ -19,8 +19,8 @@ thread_local! {
     static LEFT_OUT: RefCell<Option<(usize, Which)>> = const { RefCell::new(None) };
 }
 
-/// Runs `f` with every system call of this thread shown to `plan` first;
-/// a call for which it answers an errno is not made and fails with it.
+/// Runs `f`, and shows every system call of this thread to `plan` first. A call for which
+/// it returns an errno is not made, and fails with that.
 pub fn with<T>(plan: Plan, f: impl FnOnce() -> T) -> T {
     struct Restore;
     impl Drop for Restore {
@@ -34,17 +34,16 @@ pub fn with<T>(plan: Plan, f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// For a plan: the call that it has been shown reads or writes this many bytes
-/// at most.
+/// For a plan: the call that it is being shown reads or writes at most this many bytes.
 pub fn shorten(bytes: usize) {
     LIMIT.set(Some(bytes));
 }
 
-/// Runs `f` with those calls of fsync(2) and fdatasync(2) turned into nothing
-/// that `which` says: they answer 0 and are not made.
+/// Runs `f` without those calls of fsync(2) and fdatasync(2) that `which` selects: they
+/// return 0 and are not made.
 ///
-/// A save without one of its syncs is what the tests of crashes have to find
-/// out. Without any it is fast, where it does not matter what is durable.
+/// The tests of crashes must find every missing sync of a save. Without any syncs, tests
+/// are fast that do not depend on durability.
 pub fn without_syncs<T>(which: Which, f: impl FnOnce() -> T) -> T {
     struct Restore(Option<(usize, Which)>);
     impl Drop for Restore {

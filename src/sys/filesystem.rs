@@ -5,21 +5,21 @@ use std::os::fd::AsFd;
 use super::call::{Call, Result};
 use super::seam::call;
 
-/// Whether a file is on an overlay filesystem; no, if nobody can tell.
+/// Whether a file is on an overlay filesystem; false if unknown.
 pub fn is_overlay(fd: impl AsFd) -> bool {
     const OVERLAYFS_SUPER_MAGIC: rustix::fs::FsWord = 0x794c_7630;
     is_on(fd, &[OVERLAYFS_SUPER_MAGIC])
 }
 
-/// Whether a file is on a filesystem where what is held may be gone with its name
-/// (see [`held`](super::call::held)); no, if nobody can tell.
-pub fn may_lose_held(fd: impl AsFd) -> bool {
+/// Whether a file is on a filesystem where an open file may be gone with its name (see
+/// [`stale_if_gone`](super::call::stale_if_gone)); false if unknown.
+pub fn may_lose_open_files(fd: impl AsFd) -> bool {
     const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
     const NFS_SUPER_MAGIC: rustix::fs::FsWord = 0x6969;
     is_on(fd, &[FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC])
 }
 
-/// By the numbers of statfs(2).
+/// Compares the type of statfs(2).
 fn is_on(fd: impl AsFd, types: &[rustix::fs::FsWord]) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|fs| types.contains(&fs.f_type))
 }

@@ -1,4 +1,4 @@
-//! File handles (name_to_handle_at(2)): which file it is, for all time.
+//! File handles (name_to_handle_at(2)), which identify a file for ever.
 
 use std::ffi::CStr;
 use std::io;
@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::call::{Result, errno_of};
 
-/// A number that tells the inode behind a descriptor from every other that
-/// had or will have the same inode number: a digest of its file handle, in
-/// which filesystems keep the inode's generation (name_to_handle_at(2)).
+/// A number that tells the inode of a descriptor from every other that had or will have
+/// the same inode number: a digest of its file handle, in which filesystems keep the
+/// inode's generation (name_to_handle_at(2)).
 ///
-/// `EOPNOTSUPP` where the filesystem has no file handles.
+/// `EOPNOTSUPP` if the filesystem has no file handles.
 pub fn handle_digest(fd: impl AsFd) -> Result<u64> {
     let handle = handle(fd.as_fd(), c"", libc::AT_EMPTY_PATH)?;
     let mut digest = std::hash::DefaultHasher::new();
@@ -18,11 +18,11 @@ pub fn handle_digest(fd: impl AsFd) -> Result<u64> {
     Ok(std::hash::Hasher::finish(&digest))
 }
 
-/// The FUSE node id of the file behind the link `name` in an open `/proc/PID/fd`,
-/// which is followed; nobody is asked for it (fuse_encode_fh, fs/fuse/inode.c, Linux
-/// 6.18). `None` of a file that cannot be FUSE's.
+/// The FUSE node id of the file to which the link `name` in an open `/proc/PID/fd` leads.
+/// No request is sent for it (fuse_encode_fh, fs/fuse/inode.c, Linux 6.18). `None` if the
+/// file cannot be FUSE's.
 pub fn fuse_node_at(links: impl AsFd, name: &CStr) -> Result<Option<u64>> {
-    /// FILEID_INO64_GEN (include/linux/exportfs.h); xfs has it as well.
+    /// FILEID_INO64_GEN (include/linux/exportfs.h); xfs uses it, too.
     const TYPE: libc::c_int = 0x81;
     let handle = handle(links.as_fd(), name, libc::AT_SYMLINK_FOLLOW)?;
     let words = handle.used().as_chunks().0;

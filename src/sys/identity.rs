@@ -1,11 +1,11 @@
-//! Who a thread is to the kernel when it asks for files: user, groups and umask.
+//! The identity of a thread for access to files: user, groups and umask.
 
 use rustix::io::Errno;
 
 use super::call::Result;
 
-/// The ids by which the kernel decides what a thread may do with files, and
-/// whose the files are that it makes (credentials(7)).
+/// The ids by which the kernel checks a thread's access to files, and which own the files
+/// that it makes (credentials(7)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileIds {
     /// The filesystem user id.
@@ -17,8 +17,8 @@ pub struct FileIds {
 }
 
 impl FileIds {
-    /// Those that the threads of this process have as long as they do not
-    /// [assume](Self::assume) others.
+    /// The ids of the threads of this process that have not [assumed](Self::assume)
+    /// others.
     pub fn of_this_process() -> Result<Self> {
         let groups = rustix::process::getgroups()?;
         Ok(Self {
@@ -28,22 +28,20 @@ impl FileIds {
         })
     }
 
-    /// Gives them to this thread, and to no other. A user id that is not 0
-    /// takes the capabilities that concern files out of effect, and 0 brings
-    /// them back (capabilities(7)).
+    /// Gives these ids to this thread only. A user id other than 0 makes the capabilities
+    /// that concern files ineffective, and 0 makes them effective again
+    /// (capabilities(7)).
     ///
-    /// `EPERM` for what this process may not have; some of them may be
-    /// changed then.
+    /// `EPERM` if this process may not have them all; some may have been changed then.
     #[allow(unsafe_code)]
     pub fn assume(&self) -> Result<()> {
         let gid = rustix::fs::Gid::from_raw;
         let groups: Vec<_> = self.groups.iter().copied().map(gid).collect();
-        // The system calls themselves are of one thread; setgroups(3) of
-        // the C library would change all threads.
+        // The system call itself concerns one thread; setgroups(3) of the C library would
+        // change all threads.
         let set_groups = rustix::thread::set_thread_groups(&groups);
-        // SAFETY: these calls take and answer integers. They answer the
-        // former id, also on failure: whether it has changed is asked for
-        // with an id that is none.
+        // SAFETY: these calls take and return integers. They return the former id, even
+        // on failure: so an invalid id is used to read the present one.
         let (uid, gid) = unsafe {
             libc::setfsgid(self.gid);
             libc::setfsuid(self.uid);
@@ -56,8 +54,8 @@ impl FileIds {
     }
 }
 
-/// The umask of this process. umask(2) would change it for a moment, in all
-/// threads, so it is taken from `/proc` (Linux 4.7); `None` where that does not tell.
+/// The umask of this process. umask(2) would change it for a moment, in all threads, so
+/// it is read from `/proc` (Linux 4.7); `None` if it is not there.
 pub fn umask() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let mut lines = status.lines();

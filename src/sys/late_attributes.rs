@@ -1,5 +1,5 @@
-//! The defect of attributes that are set after the rename (see `defect`): only in a
-//! build with `test-switches`.
+//! The defect of setting attributes after the rename (see `defect`): only in a build with
+//! `test-switches`.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +13,7 @@ use super::defect::{Defect, has};
 use super::open::open_path;
 use super::{Statx, XattrFlags};
 
-/// The owner, mode and attributes of a file, which it has not until this is dropped.
+/// The owner, mode and attributes of a file, which it gets only when this is dropped.
 pub(super) struct LateAttributes {
     file: OwnedFd,
     stat: Statx,
@@ -21,7 +21,7 @@ pub(super) struct LateAttributes {
 }
 
 impl LateAttributes {
-    /// Of a file that is about to be renamed to this name.
+    /// Those of a file that is about to be renamed to this name.
     pub(super) fn of(from: (impl AsFd, &OsStr), to: &OsStr) -> Result<Option<Self>> {
         if !has(Defect::AttributesAfterRename) || to != "session" {
             return Ok(None);
@@ -50,7 +50,7 @@ impl Drop for LateAttributes {
         // Long enough for a commit of the filesystem in between.
         std::thread::sleep(Duration::from_millis(5));
         let mode = Mode::from_raw_mode(u32::from(self.stat.stx_mode) & 0o7777);
-        // A file without its attributes is what is to be found anyway.
+        // A failure leaves the file without attributes, which is the defect anyway.
         let _ = chown(&self.file, Some(self.stat.stx_uid), Some(self.stat.stx_gid));
         let _ = chmod(&self.file, mode);
         for (name, value) in &self.xattrs {

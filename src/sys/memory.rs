@@ -1,28 +1,28 @@
-//! Memory, where this process may not have all that it asks for.
+//! Memory, if this process may not have as much as it asks for.
 //!
-//! Rust ends a process that gets no memory, and most of what needs some cannot be
-//! told so. So what a client can make grow asks first whether there is
-//! [`room`](require_room), and is answered `ENOMEM` while enough is left for all
-//! that cannot ask.
+//! Rust ends a process that gets no memory, and most code that needs some cannot handle
+//! an error. So code whose memory grows with what a client does first asks whether there
+//! is [room](require_room). It gets `ENOMEM` while enough is left for all code that
+//! cannot ask.
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::call::{Result, errno_of};
 
-/// What is left to those who cannot ask: the stack of a thread is 2 MiB, and a
-/// request needs much less.
+/// The memory that is left for code that cannot ask, in bytes: the stack of a thread is 2
+/// MiB, and a request needs much less.
 pub const CUSHION: usize = 8 << 20;
 
-/// Whether the addresses (`ulimit -v`) or the data (`ulimit -d`) of this process
-/// are limited. Anybody may change that while it runs (prlimit(2)).
+/// Whether the address space (`ulimit -v`) or the data (`ulimit -d`) of this process is
+/// limited. That may be changed while it runs (prlimit(2)).
 pub fn is_limited() -> bool {
     let is_limited = |resource| getrlimit(resource).current.is_some();
     is_limited(Resource::As) || is_limited(Resource::Data)
 }
 
-/// `ENOMEM` if this process is limited and has not got so many bytes more to
-/// take. It costs two system calls where there is no limit.
+/// `ENOMEM` if this process is limited and cannot get this many more bytes. It costs two
+/// system calls if there is no limit.
 pub fn require(bytes: usize) -> Result<()> {
     if is_limited() {
         try_map(bytes)?;
@@ -35,17 +35,17 @@ pub fn require_room() -> Result<()> {
     require(CUSHION)
 }
 
-/// An empty vector that can take this many bytes; `ENOMEM` if there is no memory
-/// for them. What is not used of it costs nothing.
+/// An empty vector with room for this many bytes; `ENOMEM` if there is no memory for
+/// them. Unused room costs nothing.
 pub fn block(bytes: usize) -> Result<Vec<u8>> {
     let mut block = Vec::new();
     block.try_reserve_exact(bytes).map_err(|_| Errno::NOMEM)?;
     Ok(block)
 }
 
-/// Whether this process may have so many bytes more (mmap(2), which are given back
-/// at once): `ENOMEM` if not. The C library would answer from what it keeps in
-/// reserve, of which a new thread gets no stack.
+/// Tests whether this process can get this many more bytes (mmap(2), unmapped at once):
+/// `ENOMEM` if not. The C library would answer from its reserve, from which a new thread
+/// gets no stack.
 #[allow(unsafe_code)]
 fn try_map(bytes: usize) -> Result<()> {
     let (protection, flags) = (
@@ -57,17 +57,17 @@ fn try_map(bytes: usize) -> Result<()> {
     if mapped == libc::MAP_FAILED {
         return Err(errno_of(&std::io::Error::last_os_error()));
     }
-    // SAFETY: it is that mapping, which nobody has been told of.
+    // SAFETY: it is that mapping, of which nothing else knows.
     match unsafe { libc::munmap(mapped, bytes) } {
         0 => Ok(()),
         _ => Err(errno_of(&std::io::Error::last_os_error())),
     }
 }
 
-/// Has memory blocks of more than 256 KiB given back to the system when they
-/// are freed. The C library otherwise keeps up to twice the largest freed one
-/// for each of many arenas (mallopt(3), `M_MMAP_THRESHOLD`, "dynamic"): with
-/// pieces of 1 MiB that becomes tens of MiB.
+/// Makes the C library return freed memory blocks of more than 256 KiB to the system.
+/// Otherwise it keeps up to twice the largest freed one for each of many arenas
+/// (mallopt(3), `M_MMAP_THRESHOLD`, "dynamic"): with pieces of 1 MiB that becomes tens of
+/// MiB.
 #[allow(unsafe_code)]
 pub fn give_large_blocks_back() {
     const LARGE: libc::c_int = 256 << 10;
@@ -79,7 +79,7 @@ pub fn give_large_blocks_back() {
     }
     #[cfg(target_env = "gnu")]
     if is_limited() {
-        // An arena reserves 64 MiB of addresses, for each thread.
+        // Each thread's arena reserves 64 MiB of address space.
         // SAFETY: as above.
         unsafe {
             libc::mallopt(libc::M_ARENA_MAX, 1);

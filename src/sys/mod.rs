@@ -1,10 +1,9 @@
-//! Thin wrappers of the system calls: those that touch a repository are relative to
-//! a directory descriptor and never follow a symlink. The one place with `unsafe`
-//! code, and the one [`seam`] where tests inject faults, have told what was
-//! changed, or make a defect.
+//! Thin wrappers of system calls. Those that touch a repository are relative to a
+//! directory descriptor, and never follow a symlink. Only here is `unsafe` code, and only
+//! here is the [`seam`] where tests inject faults, record changes, or make a defect.
 //!
-//! A call that a signal interrupted is made again: `EINTR` never reaches a
-//! caller. Every other errno is passed on as it is.
+//! A call that a signal has interrupted is made again: `EINTR` never reaches a caller.
+//! Every other errno is passed on as it is.
 
 mod attributes;
 mod call;
@@ -52,7 +51,7 @@ pub use self::entries::{
     PIECE, is_nameless, link_fd, mkdir, mknod, read_dir, read_link, read_names, rename, rmdir,
     seek_dir, symlink, unlink,
 };
-pub use self::filesystem::{is_overlay, may_lose_held, statvfs};
+pub use self::filesystem::{is_overlay, may_lose_open_files, statvfs};
 pub use self::flock::{try_flock, try_flock_shared};
 pub use self::handle::{fuse_node_at, handle_digest};
 pub use self::identity::{FileIds, umask};
@@ -66,7 +65,7 @@ pub use self::proc_fd::proc_path;
 pub use self::ranges::{Find, allocate, copy_range, find};
 #[cfg(feature = "program")]
 pub use self::signals::{
-    block_file_size_signal, block_stop_signals, wait_for_stop_signal, with_stop_signals_held,
+    block_file_size_signal, block_stop_signals, wait_for_stop_signal, with_stop_signals_blocked,
 };
 pub use self::status::{device, is_dir, is_file, is_symlink, modified, system_time};
 #[cfg(test)]

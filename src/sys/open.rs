@@ -1,5 +1,4 @@
-//! Opening: by a name in a directory, by a path below one, and again by a
-//! descriptor.
+//! Opening: by a name in a directory, by a path below one, and again by a descriptor.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::call::{Call, Result, held};
+use super::call::{Call, Result, stale_if_gone};
 use super::defect::{Defect, has, has_no_tmpfile};
 use super::proc_fd::proc_path;
 use super::record::{Change, note};
@@ -38,7 +37,7 @@ pub fn openat(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: Mode) -> Result
 
 /// An unnamed file in `dir` (`O_TMPFILE`), readable and writable, mode 0600.
 ///
-/// `EOPNOTSUPP` where the filesystem has no such files.
+/// `EOPNOTSUPP` if the filesystem has no such files.
 pub fn open_tmpfile(dir: impl AsFd) -> Result<OwnedFd> {
     if has_no_tmpfile() {
         return Err(Errno::OPNOTSUPP);
@@ -51,20 +50,19 @@ pub fn open_tmpfile(dir: impl AsFd) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Opens a directory for reading its entries, for fsync and as a base of
-/// other calls.
+/// Opens a directory for reading its entries, for fsync, and as the base of other calls.
 pub fn open_dir(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
     openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
 }
 
-/// Opens the directory at `path`, where alone a symlink is followed: it is
-/// the user who says where the repository is.
+/// Opens the directory at `path`. Only here symlinks are followed, because the user has
+/// given the path.
 pub fn open_root(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     call(Call::Open, || rustix::fs::open(path, flags, Mode::empty()))
 }
 
-/// A descriptor of whatever `name` is, without opening it (`O_PATH`).
+/// An `O_PATH` descriptor of `name`, which may be of any type.
 pub fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
     openat(dir, name, OFlags::PATH, Mode::empty())
 }
@@ -80,8 +78,8 @@ fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
         (resolve, flags)
     };
     call(Call::OpenBeneath, || {
-        // EAGAIN: a concurrent rename made the check of ".." inconclusive
-        // (openat2(2)); there is no ".." in our paths, so asking again ends.
+        // EAGAIN: a concurrent rename made the check of ".." inconclusive (openat2(2)).
+        // Our paths contain no "..", so this loop ends.
         loop {
             match rustix::fs::openat2(dir.as_fd(), path, flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) => {}
@@ -91,10 +89,9 @@ fn open_beneath(dir: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
     })
 }
 
-/// A descriptor (`O_PATH`) of the directory at `path` below `dir`, as of
-/// [`open_beneath`]. The path may be longer than the kernel takes at a time
-/// (`PATH_MAX`, 4096 bytes), as those below a current directory are: then it
-/// is walked in pieces.
+/// An `O_PATH` descriptor of the directory at `path` below `dir`, as by [`open_beneath`].
+/// The path may be longer than the kernel takes at a time (`PATH_MAX`, 4096 bytes), as
+/// paths below a working directory can be: then it is walked in pieces.
 pub fn open_dir_beneath(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let open = |dir: BorrowedFd<'_>, piece: &[u8]| {
@@ -103,7 +100,7 @@ pub fn open_dir_beneath(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
     let mut rest = path.as_os_str().as_bytes();
     let mut at = None;
     while rest.len() >= libc::PATH_MAX as usize {
-        // Of a name that is too long the kernel tells.
+        // The kernel itself refuses a name that is too long.
         let end = rest[..libc::PATH_MAX as usize]
             .iter()
             .rposition(|&byte| byte == b'/')
@@ -117,18 +114,18 @@ pub fn open_dir_beneath(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
     open(at.as_ref().map_or(dir.as_fd(), AsFd::as_fd), rest)
 }
 
-/// Opens the very file that an `O_PATH` descriptor holds, even if it has no
-/// name any more; `ESTALE` where it is gone without one.
+/// Opens the file of an `O_PATH` descriptor, even if it has no name any more; `ESTALE` if
+/// it is gone with its name.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
     let path = proc_path(fd.as_fd());
     let opened = call(Call::Reopen, || {
         rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
     });
-    // Unless it is /proc that is not there.
+    // Unless /proc is missing.
     if opened.is_err() && rustix::fs::readlinkat(CWD, &path, Vec::new()).is_err() {
         return opened;
     }
-    held(opened)
+    stale_if_gone(opened)
 }
 
 /// A [`File`] of a descriptor that this module opened.

@@ -8,13 +8,13 @@ use rustix::fs::CWD;
 use super::call::{Call, Result};
 use super::seam::call;
 
-/// The name under which the kernel follows a descriptor to its file; for the
-/// calls that have no form for an `O_PATH` descriptor.
+/// The name by which the kernel leads from a descriptor to its file, for calls that do
+/// not take an `O_PATH` descriptor.
 pub fn proc_path(fd: BorrowedFd<'_>) -> CString {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
 }
 
-/// Where what a descriptor holds is now.
+/// The present path of the file of a descriptor.
 pub fn path_of(fd: impl AsFd) -> Result<CString> {
     let path = proc_path(fd.as_fd());
     call(Call::Open, || {

@@ -1,5 +1,5 @@
-//! What the kernel says of a process by way of a pidfd: nothing of it is read
-//! in `/proc`, and nothing of it waits.
+//! What the kernel says of a process by a pidfd: nothing is read in `/proc`, and nothing
+//! waits.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::call::{Result, errno_of};
 
-/// `PIDFD_THREAD` (Linux 6.9): of any thread, and not only the first one.
+/// `PIDFD_THREAD` (Linux 6.9): for any thread, not only the first one.
 const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
 
 /// The type of pidfs, the filesystem of pidfds since Linux 6.9 (linux/magic.h).
@@ -39,9 +39,9 @@ fn number(pid: u32) -> Result<Pid> {
     pid.ok_or(Errno::SRCH)
 }
 
-/// A number that no other process or thread has until the machine is started
-/// anew: the inode number of its pidfd (pidfs, Linux 6.9). Before that all
-/// pidfds have one inode, and this is 0.
+/// A number that no other process or thread has until the machine is restarted: the inode
+/// number of its pidfd (pidfs, Linux 6.9). Before that all pidfds have one inode, and
+/// this is 0.
 ///
 /// # Errors
 /// Those of fstat(2).
@@ -55,7 +55,7 @@ pub fn pidfd_identity(pidfd: impl AsFd) -> Result<u64> {
     Ok(fstat(pidfd)?.st_ino)
 }
 
-/// `struct pidfd_info` as it was first (linux/pidfd.h, Linux 6.13).
+/// The first version of `struct pidfd_info` (linux/pidfd.h, Linux 6.13).
 #[repr(C)]
 #[derive(Default)]
 struct Info {
@@ -82,8 +82,8 @@ pub fn pidfd_thread_group(pidfd: impl AsFd) -> Result<u32> {
     Ok(info.tgid)
 }
 
-/// How the process of a pidfd has ended, in the form of wait(2); `None` if its
-/// parent has not heard of it yet (Linux 6.15).
+/// How the process of a pidfd has ended, in the form of wait(2); `None` if its parent has
+/// not waited for it yet (Linux 6.15).
 ///
 /// # Errors
 /// Those of ioctl(2): `ENOTTY` before Linux 6.13.
@@ -105,8 +105,8 @@ fn info(pidfd: impl AsFd, mask: u64) -> Result<Info> {
         mask,
         ..Info::default()
     };
-    // SAFETY: the size in the number of the call is that of `info`, which
-    // lives until the call is over; the kernel writes no more than that.
+    // SAFETY: the size encoded in the request is that of `info`, which outlives the call;
+    // the kernel writes no more than that.
     let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), GET_INFO.into(), &raw mut info) };
     match result {
         0 => Ok(info),
@@ -118,7 +118,7 @@ fn info(pidfd: impl AsFd, mask: u64) -> Result<Info> {
 pub fn has_ended(pidfd: impl AsFd) -> bool {
     let pidfd = pidfd.as_fd();
     let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
-    // Not to wait, and not to fail: without an answer it lives.
+    // It does not wait; without an answer the process counts as alive.
     let now = Timespec::default();
     poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
 }

@@ -1,5 +1,5 @@
-//! The calls on ranges of a file: allocating, punching, finding holes, and
-//! copying inside the kernel.
+//! Calls on ranges of a file: allocating, punching, finding holes, and copying inside the
+//! kernel.
 
 use std::os::fd::AsFd;
 
@@ -10,7 +10,7 @@ use super::call::{Call, Result};
 use super::record::{Change, note};
 use super::seam::{call, limit};
 
-/// fallocate(2); `mode`, `offset` and `len` (in bytes) as there
+/// fallocate(2); `mode`, `offset` and `len` (in bytes) as there.
 pub fn allocate(fd: impl AsFd, mode: i32, offset: u64, len: u64) -> Result<()> {
     let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
     call(Call::Allocate, || {
@@ -20,7 +20,7 @@ pub fn allocate(fd: impl AsFd, mode: i32, offset: u64, len: u64) -> Result<()> {
     Ok(())
 }
 
-/// What lseek(2) is to find in a file.
+/// What lseek(2) looks for in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Find {
     /// The next data (`SEEK_DATA`).
@@ -29,9 +29,8 @@ pub enum Find {
     Hole,
 }
 
-/// lseek(2) for data or a hole, from `offset` on; the offset of it, in bytes.
-/// The position that it sets is used by nobody here: every read and write says
-/// where.
+/// lseek(2) for data or a hole, at or after `offset`. Returns its offset, in bytes. The
+/// file position that it sets is not used: every read and write gives its own.
 ///
 /// `ENXIO` beyond the end of the file.
 pub fn find(fd: impl AsFd, what: Find, offset: u64) -> Result<u64> {
@@ -42,11 +41,11 @@ pub fn find(fd: impl AsFd, what: Find, offset: u64) -> Result<u64> {
     call(Call::Seek, || rustix::fs::seek(fd.as_fd(), to))
 }
 
-/// copy_file_range(2) of `len` bytes from and to an offset each; the bytes
-/// copied, which may be fewer.
+/// copy_file_range(2) of `len` bytes, from and to an offset each. Returns the number of
+/// bytes copied, which may be fewer.
 ///
-/// `EOPNOTSUPP` where the filesystem cannot: the caller of the call may then
-/// copy by reading and writing.
+/// `EOPNOTSUPP` if the filesystem cannot: the caller may then copy by reading and
+/// writing.
 pub fn copy_range(
     (from, from_at): (impl AsFd, u64),
     (to, to_at): (impl AsFd, u64),

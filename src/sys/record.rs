@@ -1,34 +1,34 @@
-//! Tells the tests what a system call has changed, for a model of the disk that
-//! knows what a power cut leaves of it.
+//! Reports the changes made by system calls to the tests, for a model of the disk that
+//! knows what a power cut leaves.
 
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 
-/// What a call that succeeded has changed. What is there now the listener asks
-/// the kernel, before anything else changes.
+/// What a successful call has changed. The listener asks the kernel for the result,
+/// before anything else changes.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(test), expect(dead_code, reason = "only tests listen"))]
 pub enum Change<'a> {
     /// A file without a name has been made.
     Unnamed(BorrowedFd<'a>),
-    /// Something new has been made under a name, unless it was there already.
+    /// A file or directory has been made under a name, unless it existed already.
     Created(BorrowedFd<'a>, &'a OsStr),
-    /// A name has been given to a file that was there.
+    /// An existing file has got a further name.
     Linked(BorrowedFd<'a>, &'a OsStr),
-    /// A name has been taken away.
+    /// A name has been removed.
     Removed(BorrowedFd<'a>, &'a OsStr),
     /// A name has been moved.
     Renamed {
-        /// The directory and the name that it had.
+        /// The old directory and name.
         from: (BorrowedFd<'a>, &'a OsStr),
-        /// The directory and the name that it has.
+        /// The new directory and name.
         to: (BorrowedFd<'a>, &'a OsStr),
-        /// What had the name now has the other one.
+        /// Whether the file that had the new name has got the old one.
         exchange: bool,
     },
     /// Content, size or attributes of a file.
     Inode(BorrowedFd<'a>),
-    /// Nothing: but what has been changed of this file is durable now.
+    /// Nothing, but all changes of this file are durable now.
     Synced(BorrowedFd<'a>),
 }
 
@@ -48,15 +48,15 @@ mod listener {
 
     use super::Change;
 
-    /// Is told of every change that this thread makes. It may look, with calls
-    /// of its own, and is not told of those.
+    /// Gets every change that this thread makes, except those that the listener makes
+    /// itself.
     pub type Listener = Box<dyn FnMut(Change<'_>)>;
 
     thread_local! {
         static LISTENER: RefCell<Option<Listener>> = const { RefCell::new(None) };
     }
 
-    /// Runs `f` with every change told to `listener`.
+    /// Runs `f`, and reports every change to `listener`.
     pub fn with<T>(listener: Listener, f: impl FnOnce() -> T) -> T {
         struct Restore;
         impl Drop for Restore {

@@ -1,5 +1,5 @@
-//! The seam: every system call that touches a repository goes through here, where
-//! tests have it fail, or transfer less. A call that a signal interrupted is made
+//! The seam: every system call that touches a repository goes through here, so that tests
+//! can make it fail, or transfer less. A call that a signal has interrupted is made
 //! again.
 
 use rustix::io::Errno;
@@ -25,8 +25,7 @@ pub(super) fn call<T>(call: Call, mut f: impl FnMut() -> Result<T>) -> Result<T>
     }
 }
 
-/// How many bytes a call may read or write at once: all of them, unless a test
-/// has it cut short.
+/// How many bytes a call may read or write at once: all of them, unless a test limits it.
 pub(super) fn limit(len: usize) -> usize {
     #[cfg(test)]
     return fault::limit(len);

@@ -1,5 +1,4 @@
-//! The signals that ask the daemon to end, and the one of a file that gets too
-//! large.
+//! The signals that ask the daemon to end, and the signal for a file that gets too large.
 
 use std::io;
 
@@ -30,10 +29,10 @@ pub fn block_stop_signals() -> io::Result<()> {
     }
 }
 
-/// Lets `SIGINT`, `SIGTERM` and `SIGHUP` wait until `f` has done its work, and
-/// cleaned up after it.
+/// Runs `f` with `SIGINT`, `SIGTERM` and `SIGHUP` blocked, so that it can finish and
+/// clean up first.
 #[allow(unsafe_code)]
-pub fn with_stop_signals_held<T>(f: impl FnOnce() -> T) -> io::Result<T> {
+pub fn with_stop_signals_blocked<T>(f: impl FnOnce() -> T) -> io::Result<T> {
     let set = stop_signals();
     let change = |how, to: &libc::sigset_t| {
         // SAFETY: sigset_t is plain integers, for which all zeroes is a value;
@@ -73,7 +72,7 @@ pub fn block_file_size_signal() -> io::Result<()> {
     }
 }
 
-/// Waits for one of the blocked signals and answers its number.
+/// Waits for one of the blocked signals, and returns its number.
 #[allow(unsafe_code)]
 pub fn wait_for_stop_signal() -> io::Result<i32> {
     let set = stop_signals();

@@ -1,4 +1,4 @@
-//! What statx(2) says, in the words that the rest needs.
+//! The results of statx(2), in the form that the rest needs.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,13 +24,13 @@ pub fn device(stat: &Statx) -> (u32, u32) {
     (stat.stx_dev_major, stat.stx_dev_minor)
 }
 
-/// When its content was changed last.
+/// When its content was last changed.
 pub fn modified(stat: &Statx) -> SystemTime {
     system_time(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec)
 }
 
-/// A time of statx(2), in seconds since 1970 and nanoseconds after that; one that
-/// no clock can show is shown as 1970.
+/// A time of statx(2), in seconds since 1970 and nanoseconds after that. A time that a
+/// clock cannot show becomes 1970.
 pub fn system_time(seconds: i64, nanos: u32) -> SystemTime {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let epoch = SystemTime::UNIX_EPOCH;

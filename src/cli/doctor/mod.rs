@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         );
         return Err(Failure::new(Status::Refused, message));
     }
-    let probed = sys::with_stop_signals_held(|| repository.probe());
+    let probed = sys::with_stop_signals_blocked(|| repository.probe());
     let probed = probed.map_err(|e| Failure::other(format!("cannot hold signals back: {e}")))?;
     let rows = features::rows(&probed?, &*root);
     let findings = findings::all(&repository, arguments.fix)?;

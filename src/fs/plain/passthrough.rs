@@ -176,7 +176,7 @@ impl Fs {
         if !self.passthrough.load(Ordering::SeqCst) {
             return None;
         }
-        if sys::may_lose_held(file) {
+        if sys::may_lose_open_files(file) {
             self.passthrough.store(false, Ordering::Relaxed);
             log::info!("files are read and written through the daemon on this filesystem");
             return None;
