@@ -1,5 +1,5 @@
-//! Mode, owner, extended attributes and ACLs: those of the checkpoint, which a
-//! save leaves as they are (DESIGN 2.7), and those that its writer sets.
+//! Mode, owner, extended attributes and ACLs: those of the checkpoint, which a save keeps
+//! (DESIGN 2.7), and those that its writer sets.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
@@ -57,12 +57,11 @@ impl Session {
         self.change_current(of, || attributes.apply(of.as_path_fd()))
     }
 
-    /// Sets an extended attribute of the current checkpoint, with flags as of
-    /// setxattr(2), or removes it if `value` is `None`; at once and without a
-    /// save.
+    /// Sets an extended attribute of the current checkpoint, with the flags of
+    /// setxattr(2), or removes it if `value` is `None`; at once and without a save.
     ///
     /// # Errors
-    /// As of [`set_attributes`](Self::set_attributes).
+    /// As for [`set_attributes`](Self::set_attributes).
     pub(crate) fn set_xattr(
         &self,
         of: &Checkpoint,
@@ -87,8 +86,8 @@ impl Session {
     }
 }
 
-/// Sets an extended attribute, with flags as of setxattr(2), or removes it if
-/// `value` is `None`.
+/// Sets an extended attribute, with the flags of setxattr(2), or removes it if `value` is
+/// `None`.
 pub(super) fn set_xattr(
     to: BorrowedFd<'_>,
     name: &CStr,
@@ -101,8 +100,8 @@ pub(super) fn set_xattr(
     }
 }
 
-/// What the writer of a staged file has set itself: a save does not copy that
-/// from the checkpoint which it replaces. Values are on the file alone.
+/// The attributes that the writer of a staged file has set itself: a save does not copy
+/// those from the checkpoint that it replaces. Their values are only on the file.
 #[derive(Debug, Default)]
 pub(super) struct Own {
     pub(super) mode: bool,
@@ -111,13 +110,12 @@ pub(super) struct Own {
     times: bool,
     /// The names of extended attributes, with ACLs.
     xattrs: BTreeSet<CString>,
-    /// The bytes of all names.
+    /// The length of all names, in bytes.
     len: usize,
 }
 
 impl Own {
-    /// The most that is remembered of names, in bytes: more than ext4 has room
-    /// for.
+    /// The most bytes of names that are remembered: more than ext4 has room for.
     const MOST: usize = 16 << 10;
 
     pub(super) fn is_empty(&self) -> bool {
@@ -131,7 +129,7 @@ impl Own {
         self.times |= attributes.times.is_some();
     }
 
-    /// Whether there is room for one name more: `ENOSPC` if not.
+    /// Fails with `ENOSPC` if there is no room for one more name.
     pub(super) fn room_for(&self, name: &CStr) -> sys::Result<()> {
         if self.xattrs.contains(name) || self.len + name.count_bytes() <= Self::MOST {
             return Ok(());
@@ -140,8 +138,7 @@ impl Own {
     }
 
     pub(super) fn add_xattr(&mut self, name: &CStr) {
-        // An ACL has the permissions of the group class in it, and so has the
-        // mode.
+        // An ACL contains the permissions of the group class, and so does the mode.
         self.mode |= is_acl(name);
         if self.xattrs.insert(name.to_owned()) {
             self.len += name.count_bytes();
@@ -153,12 +150,11 @@ impl Own {
     }
 }
 
-/// Gives a staged file mode, owner, extended attributes and ACLs of a
-/// checkpoint, but for what its writer has set itself.
+/// Gives a staged file mode, owner, extended attributes and ACLs of a checkpoint, except
+/// what its writer has set itself.
 ///
-/// `mode` is set in place of the checkpoint's. What cannot be kept is an error, but for
-/// `security.*`: those attributes belong to the system's security modules,
-/// which set their own.
+/// `mode` is set instead of the checkpoint's. An attribute that cannot be kept is an
+/// error, except `security.*`: the system's security modules set those themselves.
 pub(super) fn inherit(
     (from, old): (&Checkpoint, &Statx),
     to: BorrowedFd<'_>,
@@ -172,7 +168,7 @@ pub(super) fn inherit(
         sys::chown(to, uid, gid).during("keep the owner")?;
     }
     let wanted = xattr_names(from.as_path_fd()).during("keep the extended attributes")?;
-    // Before the mode, which may take the permission to set them.
+    // Before the mode, which may not permit it any more.
     inherit_xattrs(from, to, &wanted, |name| !is_acl(name) && !own.has(name))?;
     if !own.mode {
         sys::chmod(to, Mode::from_raw_mode(mode)).during("keep the mode")?;
@@ -180,11 +176,11 @@ pub(super) fn inherit(
     inherit_xattrs(from, to, &wanted, |name| is_acl(name) && !own.has(name))
 }
 
-/// Takes off what [`inherit`] has set of extended attributes. ext4 has two places
-/// for them, of which the listing shows the first one first: set again in that
-/// order, in an empty file, they fit where they fitted before (Linux 6.18).
+/// Removes the extended attributes that [`inherit`] has set. ext4 has two places for
+/// them, and lists the first place first: set again in that order, in an empty file, they
+/// fit where they fitted before (Linux 6.18).
 ///
-/// What its writer has set stays.
+/// Those that the writer has set stay.
 pub(super) fn clear(file: BorrowedFd<'_>, own: &Own) -> Result<()> {
     let clear = || {
         let names = xattr_names(file)?;
@@ -232,8 +228,8 @@ fn copy_xattrs(
     Ok(())
 }
 
-/// The names of the extended attributes that a save keeps; none where the
-/// filesystem has no such attributes.
+/// The names of the extended attributes that a save keeps; none if the filesystem has no
+/// such attributes.
 fn xattr_names(fd: BorrowedFd<'_>) -> sys::Result<Vec<CString>> {
     let list = match sys::list_xattrs(fd) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
@@ -242,20 +238,20 @@ fn xattr_names(fd: BorrowedFd<'_>) -> sys::Result<Vec<CString>> {
     Ok(list
         .split_inclusive(|&byte| byte == 0)
         .filter_map(|name| CStr::from_bytes_with_nul(name).ok())
-        // A write to the file would have taken the capability off as well.
+        // A write to the file would have removed the capability, too.
         .filter(|&name| name != lock::MARK && name != c"security.capability")
         .map(CStr::to_owned)
         .collect())
 }
 
-/// ACLs change with the mode, and it with them. XFS shows them to root under
-/// another name too (Linux 6.18, fs/xfs/xfs_xattr.c).
+/// Whether this is an ACL. ACLs and mode change with each other. XFS shows ACLs to root
+/// under another name, too (Linux 6.18, fs/xfs/xfs_xattr.c).
 fn is_acl(name: &CStr) -> bool {
     let name = name.to_bytes();
     name.starts_with(b"system.") || name.starts_with(b"trusted.SGI_ACL_")
 }
 
-/// removexattr(2) of what may be gone with another.
+/// removexattr(2) of an attribute that may be gone along with another one.
 fn take_off(file: BorrowedFd<'_>, name: &CStr) -> sys::Result<()> {
     match sys::remove_xattr(file, name) {
         Err(Errno::NODATA) => Ok(()),
@@ -267,9 +263,9 @@ fn is_security(name: &CStr) -> bool {
     name.to_bytes().starts_with(b"security.")
 }
 
-/// The mode that is left when somebody without `CAP_FSETID` changes a file,
-/// if it is another: without setuid, and without setgid where that is not the
-/// sign of mandatory locking (inode(7)).
+/// The mode that is left when a process without `CAP_FSETID` changes a file, if it
+/// differs: without setuid, and without setgid unless that stands for mandatory locking
+/// (inode(7)).
 pub(crate) fn without_privileges(mode: u32) -> Option<u32> {
     let mut left = mode & !libc::S_ISUID;
     if mode & libc::S_IXGRP != 0 {

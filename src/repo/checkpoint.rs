@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::error::{During, Error, Kind, Origin, Result};
 use crate::sys::{self, Errno, OFlags, Statx};
 
-/// Tells one file from every other that exists at the same time.
+/// Tells a file from every other that exists at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
     dev: (u32, u32),
@@ -28,21 +28,21 @@ impl FileId {
     }
 }
 
-/// One checkpoint: what was saved at one time. It can be read for as long as this
-/// value lives, even after a save has put another one in its place; but not on
-/// filesystems where a file that has lost its name is gone (NFS, most of FUSE).
+/// One checkpoint: what was saved at one time. It can be read as long as this value
+/// exists, even after a save has replaced it; but not on filesystems where a file is gone
+/// when it has lost its name (NFS, most FUSE filesystems).
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// `O_PATH`: a checkpoint that must not be read can still be replaced,
-    /// and one that is a script can be executed.
+    /// `O_PATH`: a checkpoint that must not be read can still be replaced, and one that
+    /// is a script can be executed.
     path: OwnedFd,
     stat: Statx,
-    /// Of which session it is, if that is known.
+    /// Its session, if known.
     origin: Option<Arc<Origin>>,
 }
 
 impl Checkpoint {
-    /// Takes over a descriptor of what is called `session`.
+    /// Takes over a descriptor of the file `session`.
     ///
     /// # Errors
     /// [`Kind::NotAFile`] for anything but a regular file.
@@ -60,7 +60,7 @@ impl Checkpoint {
         Err(Error::new(Kind::NotAFile, "open the checkpoint", errno))
     }
 
-    /// The same, as one of this session.
+    /// Notes that it belongs to this session.
     pub(super) fn of(mut self, origin: &Arc<Origin>) -> Self {
         self.origin = Some(origin.clone());
         self
@@ -73,8 +73,8 @@ impl Checkpoint {
         }
     }
 
-    /// Asks again after its publication, which has changed its mark and its
-    /// ctime. If that fails, the answer of before serves, with its final mode.
+    /// Reads its status again after its publication, which has changed its mark and its
+    /// ctime. If that fails, the old status is used, with the final mode.
     pub(super) fn refresh(&mut self, mode: u32) {
         match sys::fstat(&self.path) {
             Ok(stat) => self.stat = stat,
@@ -89,8 +89,8 @@ impl Checkpoint {
     /// Opens it for reading.
     ///
     /// # Errors
-    /// [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …; `ESTALE` if it has been
-    /// replaced where a file without a name is gone.
+    /// [`Kind::Os`]: `EACCES`, `EMFILE`, `EIO`, …; `ESTALE` if it has been replaced on a
+    /// filesystem where a file without a name is gone.
     pub fn open(&self) -> Result<File> {
         sys::reopen(&self.path, OFlags::RDONLY)
             .map(sys::into_file)
@@ -101,18 +101,18 @@ impl Checkpoint {
     /// All of its bytes.
     ///
     /// # Errors
-    /// As of [`open`](Self::open), and [`Kind::Os`] with the errno.
+    /// As for [`open`](Self::open), and [`Kind::Os`] with the errno.
     pub fn read(&self) -> Result<Vec<u8>> {
         sys::read_to_end(self.open()?, self.len())
             .during("read the checkpoint")
             .map_err(|e| self.tell(e))
     }
 
-    /// Opens it for reading by a save that goes on from it.
+    /// Opens it for reading, for a save that starts from it.
     ///
     /// # Errors
-    /// [`Kind::Superseded`] if it has been replaced where a file without a name
-    /// is gone, and as of [`open`](Self::open).
+    /// [`Kind::Superseded`] if it has been replaced on a filesystem where a file without
+    /// a name is gone, and as for [`open`](Self::open).
     pub(crate) fn open_to_copy(&self) -> Result<File> {
         self.open().map_err(|e| {
             if e.errno() == Errno::STALE.raw_os_error() {
@@ -132,7 +132,7 @@ impl Checkpoint {
         self.path.as_fd()
     }
 
-    /// What statx(2) said of it when it was found.
+    /// Its status, from statx(2), when it was found.
     pub(crate) fn stat(&self) -> &Statx {
         &self.stat
     }

@@ -1,4 +1,4 @@
-//! What a crash, or another program, has left in a session.
+//! What a crash, or another program, has left behind in a session.
 
 use std::ffi::{OsStr, OsString};
 
@@ -7,21 +7,20 @@ use super::lock::Lock;
 use super::session::{CHECKPOINT, Session};
 use crate::sys;
 
-/// What may be in a session and has no business there.
+/// Files in a session that do not belong there.
 #[derive(Clone, Debug, Default)]
 pub struct Debris {
-    /// A `session.next`, whoever made it.
+    /// A `session.next`, whatever made it.
     pub lock: Option<Lock>,
     /// Whether there is a `session` that is no regular file.
     pub is_no_file: bool,
-    /// Names that checkpoints have had for a moment while they were linked, and that
-    /// a crash has left.
+    /// Temporary names of checkpoints that were being linked, which a crash has left
+    /// behind.
     pub links: Vec<OsString>,
 }
 
 impl Session {
-    /// Looks for what has been left in the session's directory, and changes
-    /// nothing.
+    /// Looks for leftovers in the session's directory, and changes nothing.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
@@ -40,7 +39,7 @@ impl Session {
     }
 }
 
-/// Whether a name is as those of [`Checkpoint::link`](super::Checkpoint::link).
+/// Whether a name is a temporary one of [`Checkpoint::link`](super::Checkpoint::link).
 pub(super) fn is_link(name: &OsStr) -> bool {
     let numbers = || {
         let rest = name.to_str()?.strip_prefix('.')?;

@@ -1,5 +1,5 @@
-//! What can go wrong with a repository, told with the operation, the path and
-//! the errno.
+//! What can go wrong with a repository: errors with the operation, the path and the
+//! errno.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::{fmt, io};
 use super::name::{SessionName, write_one_line};
 use crate::sys::Errno;
 
-/// What every operation of the storage answers.
+/// The result of every operation of the storage.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The reasons for which an operation of the storage fails.
@@ -21,17 +21,15 @@ pub enum Kind {
     NotFound,
     /// A session of that name exists already.
     Exists,
-    /// A `session.next` stands in the way: somebody else is saving, or left
-    /// it behind.
+    /// There is a `session.next`: another program is saving, or has left it behind.
     Locked,
-    /// The checkpoint that the save started from has been replaced meanwhile;
-    /// the newer one stands.
+    /// The checkpoint that the save started from has been replaced meanwhile; the newer
+    /// one stays.
     Superseded,
-    /// Another checkpoint stands there than the one that the save started from,
-    /// and the user for whom it is saved may not write that one; nothing was
-    /// published. Only a mount saves for others.
+    /// The checkpoint has been replaced by one that the user of the save may not write;
+    /// nothing was published. Only a mount saves for other users.
     Forbidden,
-    /// The lock was broken while the save held it; nothing was published.
+    /// The lock was broken during the save; nothing was published.
     LockBroken,
     /// `session` is no regular file.
     NotAFile,
@@ -123,14 +121,13 @@ impl Error {
         self.kind
     }
 
-    /// The session it happened to, if it happened to one.
+    /// The session it concerns, if any.
     pub fn session(&self) -> Option<&SessionName> {
         self.session.as_ref()
     }
 
-    /// The path it happened to: that of the session, as it was when the session was
-    /// opened, or that of the repository. `None` where a name was looked at, and no
-    /// file.
+    /// The path it concerns: that of the session when it was opened, or that of the
+    /// repository. `None` if only a name was checked, and no file.
     pub fn path(&self) -> Option<PathBuf> {
         let repository = self.repository.as_ref()?;
         Some(match &self.session {
@@ -139,8 +136,8 @@ impl Error {
         })
     }
 
-    /// The errno of the system call that failed; for a refusal that no call
-    /// made, the one that fits best.
+    /// The errno of the system call that failed; the closest one if no system call
+    /// failed.
     pub fn errno(&self) -> i32 {
         self.errno.raw_os_error()
     }
@@ -189,7 +186,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// A path in one line, whatever is in it.
+/// A path in one line, whatever it contains.
 struct OneLine<'a>(&'a Path);
 
 impl fmt::Display for OneLine<'_> {
@@ -206,7 +203,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Puts the operation to an errno.
+/// Adds the operation to an errno.
 pub(super) trait During<T> {
     /// The errno as an [`Error`] of `operation`.
     fn during(self, operation: &'static str) -> Result<T>;

@@ -1,4 +1,4 @@
-//! Where the repository is when nobody says: the original's rule.
+//! The default location of the repository: the original's rule.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,7 +14,7 @@ pub(super) const VARIABLE: &str = "PLAINBOX_SESSION_REPOSITORY";
 pub struct DefaultLocation {
     /// The directory. It may not exist yet.
     pub path: PathBuf,
-    /// Why it is not the usual place but a fresh temporary directory.
+    /// Why it is a fresh temporary directory instead of the usual place.
     pub warning: Option<String>,
 }
 
@@ -30,7 +30,8 @@ pub fn default_location() -> io::Result<DefaultLocation> {
     resolve(&variable)
 }
 
-/// The same for whoever only reads: what cannot be written will do.
+/// As [`default_location`], for commands that only read, which need not be able to write
+/// there.
 ///
 /// # Errors
 /// Those of finding the current directory.
@@ -85,7 +86,7 @@ pub(super) fn usual_place(variable: &dyn Fn(&str) -> Option<OsString>) -> io::Re
     std::path::absolute(cache.join("plainbox/sessions"))
 }
 
-/// A new directory that nobody else had, mode 0700.
+/// A new directory, mode 0700, which did not exist before.
 fn temporary_directory(variable: &dyn Fn(&str) -> Option<OsString>) -> io::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let base = variable("TMPDIR").filter(|base| !base.is_empty());

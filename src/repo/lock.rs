@@ -1,11 +1,11 @@
-//! `session.next`: the lock of a session, and its own.
+//! `session.next`: the lock of a session, and its owner.
 //!
-//! The original's rule is that whoever creates `session.next` may save, and
-//! that a `session.next` left behind refuses every save until somebody breaks
-//! the lock. Ours says more: it is *marked* before it gets its name, and
-//! flock'ed by its owner for as long as it has it. Marked and not flock'ed
-//! means that its owner is dead, and the next save removes it (I4). Unmarked
-//! means that a foreign program made it, which takes no flock.
+//! The original's rule: a program that creates `session.next` may save, and a
+//! `session.next` left behind refuses every save until the lock is broken. A lock of this
+//! library says more. It is *marked* before it gets its name, and its owner has a flock
+//! on it as long as it has its name. Marked and not flock'ed means that the owner is
+//! dead: the next save removes it (I4). Unmarked means that a foreign program made it,
+//! which takes no flock.
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,26 +19,26 @@ use crate::sys::{self, Errno, Mode, OFlags, Statx, XattrFlags};
 /// The name of the lock in a session's directory.
 pub const NEXT: &str = "session.next";
 
-/// The extended attribute that marks a `session.next` of ours.
+/// The extended attribute that marks a `session.next` of this library.
 pub(super) const MARK: &CStr = c"user.sessionfs.staged";
 
-/// Where extended attributes are missing, and on a file that has to be
-/// created under its name: the sticky bit, which means nothing to Linux on a
-/// regular file and which open(2) can give from the first moment on.
+/// The mark where there are no extended attributes, and for a file that is created under
+/// its name: the sticky bit, which means nothing to Linux on a regular file, and which
+/// open(2) can set at the creation.
 pub(super) const MARK_BIT: u32 = 0o1000;
 
-/// How a file has been marked.
+/// How a file is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
     Xattr,
     Bit,
-    /// The filesystem takes neither (vfat): a lock that a crash leaves looks
-    /// foreign, and is broken by hand.
+    /// In no way, as the filesystem keeps neither (vfat): a lock that a crash leaves
+    /// behind looks foreign, and must be broken by hand.
     None,
 }
 
 impl Mark {
-    /// What has to stay in the mode while the file is marked.
+    /// The bits that must stay in the mode while the file is marked.
     pub(super) fn bits(self) -> u32 {
         match self {
             Self::Xattr | Self::None => 0,
@@ -47,11 +47,11 @@ impl Mark {
     }
 }
 
-/// Marks an open file that has not got its name yet, or nothing in it: by the
-/// attribute, and by the bit where the filesystem lacks that.
+/// Marks an open file that has no name, or no content, yet: by the attribute, or by the
+/// bit if the filesystem has no attributes.
 ///
-/// One that was created with [`MARK_BIT`] is marked: another mark, to take over
-/// from that, might survive a power cut later than the loss of the first.
+/// A file created with [`MARK_BIT`] is marked already, and gets no other mark instead:
+/// after a power cut, the first mark might be lost and the second one not yet there.
 pub(super) fn mark(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
     if sys::defect::has(sys::defect::Defect::Unmarked) {
         return Ok(Mark::None);
@@ -77,14 +77,14 @@ fn mark_by_attribute(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
 pub(super) fn mark_by_bit(fd: BorrowedFd<'_>) -> sys::Result<Mark> {
     let mode = || Ok(u32::from(sys::fstat(fd)?.stx_mode) & 0o7777);
     match sys::chmod(fd, Mode::from_raw_mode(mode()? | MARK_BIT)) {
-        // Some drop it in silence (bindfs).
+        // Some filesystems drop it without an error (bindfs).
         Ok(()) if mode()? & MARK_BIT != 0 => Ok(Mark::Bit),
         Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Mark::None),
         Err(errno) => Err(errno),
     }
 }
 
-/// Whether this is the name of the attribute that marks a lock of ours.
+/// Whether this is the name of the attribute that is our mark.
 pub(crate) fn is_mark(name: &CStr) -> bool {
     name == MARK
 }
@@ -102,55 +102,53 @@ fn is_marked(fd: BorrowedFd<'_>, stat: &Statx) -> sys::Result<bool> {
     }
 }
 
-/// A `session.next` that stands in the way of saves.
+/// A `session.next` that prevents saves.
 #[derive(Clone, Copy, Debug)]
 pub struct Lock {
     stat: Statx,
     owner: LockOwner,
 }
 
-/// Who made a lock.
+/// The program that made a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockOwner {
-    /// Another program, which may be running or not: nobody can tell. Checkbox is
-    /// one.
+    /// Another program, such as Checkbox. Whether it is still running is unknown.
     Foreign,
-    /// This library, in a process that is running: a save is being published.
+    /// This library, in a running process: a save is being published.
     Living,
-    /// This library, in a process that has ended; the next save removes the lock.
+    /// This library, in a process that has ended: the next save removes the lock.
     Dead,
 }
 
 impl Lock {
-    /// Who made it.
+    /// The program that made it.
     pub fn owner(&self) -> LockOwner {
         self.owner
     }
 
-    /// When it was written last: that is when it was made, as a rule.
+    /// When it was written last: normally when it was made.
     pub fn modified(&self) -> SystemTime {
         sys::modified(&self.stat)
     }
 
-    /// What statx(2) says of the file.
+    /// The status of the file, from statx(2).
     pub(crate) fn stat(&self) -> &Statx {
         &self.stat
     }
 }
 
 impl Session {
-    /// Whether a save would be refused now because of a `session.next`. One
-    /// whose owner has died is removed, and does not count.
+    /// Whether a `session.next` would refuse a save now. A dead one is removed, and does
+    /// not count.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
     pub fn is_locked(&self) -> Result<bool> {
-        is_held(self).map_err(|e| self.tell(e))
+        is_locked(self).map_err(|e| self.tell(e))
     }
 
-    /// The `session.next` that stands in the way of saves, if there is one. It stays
-    /// where it is, also if its owner has died, and no save is refused because
-    /// somebody looks.
+    /// The `session.next` that prevents saves, if there is one. It is not removed, even
+    /// if its owner is dead, and no save is refused because of this look.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
@@ -158,8 +156,8 @@ impl Session {
         find(self).map_err(|e| self.tell(e))
     }
 
-    /// Removes a `session.next` that a save of this library has left whose process
-    /// has died, and no other. Answers whether there was one.
+    /// Removes a `session.next` of this library whose process is dead, and no other.
+    /// Returns whether there was one.
     ///
     /// # Errors
     /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
@@ -167,8 +165,8 @@ impl Session {
         remove_dead(self).map_err(|e| self.tell(e))
     }
 
-    /// Breaks the lock: removes `session.next`, whoever made it. A save that
-    /// held it fails with [`Kind::LockBroken`]. Answers whether there was one.
+    /// Breaks the lock: removes `session.next`, whatever made it. The save that it
+    /// belongs to fails with [`Kind::LockBroken`]. Returns whether there was one.
     ///
     /// # Errors
     /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
@@ -182,8 +180,8 @@ impl Session {
     }
 }
 
-/// The lock that stands there, which is left alone. A save that comes meanwhile
-/// is not refused because of it ([`try_own`]).
+/// The lock, if there is one, which is not changed. A save that comes meanwhile is not
+/// refused because of this look ([`try_own`]).
 pub(super) fn find(session: &Session) -> Result<Option<Lock>> {
     let look = || {
         let Some(Next { path, stat, ours }) = next(session)? else {
@@ -195,7 +193,7 @@ pub(super) fn find(session: &Session) -> Result<Option<Lock>> {
         }
         let look = |file: BorrowedFd<'_>| sys::try_flock_shared(file);
         let owner = match open_for_flock(&path, &[OFlags::RDONLY], look)? {
-            // A save removes it in this moment, or has published it.
+            // A save is just removing it, or has published it.
             Flocked::Yes(file) if !is_named(session, &file)? => return Ok(None),
             Flocked::Yes(_) => LockOwner::Dead,
             Flocked::ByAnother | Flocked::Impossible => LockOwner::Living,
@@ -205,11 +203,11 @@ pub(super) fn find(session: &Session) -> Result<Option<Lock>> {
     look().during("look at session.next")
 }
 
-/// Removes a lock whose owner has died. Answers whether there was one.
+/// Removes a lock whose owner is dead. Returns whether there was one.
 pub(super) fn remove_dead(session: &Session) -> Result<bool> {
     match inspect(session).during("look at session.next")? {
-        State::Free | State::Held => Ok(false),
-        State::Dead(file) => {
+        LockState::Free | LockState::Alive => Ok(false),
+        LockState::Dead(file) => {
             let removed = sys::unlink(session.dir(), OsStr::new(NEXT));
             drop(file);
             match removed {
@@ -221,11 +219,11 @@ pub(super) fn remove_dead(session: &Session) -> Result<bool> {
     }
 }
 
-/// What has the name of the lock.
+/// The file `session.next`.
 struct Next {
     path: OwnedFd,
     stat: Statx,
-    /// Whether a save of ours made it.
+    /// Whether a save of this library made it.
     ours: bool,
 }
 
@@ -242,18 +240,18 @@ fn next(session: &Session) -> sys::Result<Option<Next>> {
     };
     match look() {
         Ok((stat, ours)) => Ok(Some(Next { path, stat, ours })),
-        // Removed meanwhile, where a file without a name is gone.
+        // Removed meanwhile; ESTALE on filesystems where a file without a name is gone.
         Err(Errno::NOENT | Errno::STALE) => Ok(None),
         Err(errno) => Err(errno),
     }
 }
 
-/// What came of trying to flock a lock of ours.
+/// The result of a flock on a lock of ours.
 enum Flocked {
-    /// By this descriptor now.
+    /// This descriptor has it now.
     Yes(OwnedFd),
     ByAnother,
-    /// Nobody can tell.
+    /// It cannot be tried.
     Impossible,
 }
 
@@ -271,14 +269,14 @@ fn open_for_flock(
         }
     }
     let file = match file {
-        // Not ours to judge, or gone by now.
+        // We may not look, or it is gone by now.
         Err(Errno::ACCESS | Errno::PERM | Errno::STALE) => return Ok(Flocked::Impossible),
         other => other?,
     };
     match flock(file.as_fd()) {
         Ok(()) => Ok(Flocked::Yes(file)),
         Err(Errno::WOULDBLOCK) => Ok(Flocked::ByAnother),
-        // Without flock(2) the dead look like the living.
+        // Without flock(2), dead owners cannot be told from living ones.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK | Errno::BADF) => {
             Ok(Flocked::Impossible)
         }
@@ -286,52 +284,51 @@ fn open_for_flock(
     }
 }
 
-/// flock(2) for an owner, without waiting: `EWOULDBLOCK` when another one
-/// lives. Who only [looks](find) has it shared, for a moment: that is waited
-/// for.
+/// flock(2) for an owner, without waiting: `EWOULDBLOCK` if another owner has it. A
+/// process that only [looks](find) has it shared, for a moment, for which this waits.
 pub(crate) fn try_own(file: BorrowedFd<'_>) -> sys::Result<()> {
-    // Bounded, as a looker may be stopped in the middle of its look.
+    // Bounded, because a process may be stopped in the middle of its look.
     const LOOKS: u32 = 100;
     for _ in 0..LOOKS {
         match sys::try_flock(file) {
             Err(Errno::WOULDBLOCK) => {}
             other => return other,
         }
-        // Refused by an owner, not by a looker.
+        // Fails if an owner has it; a process that looks does not refuse this.
         sys::try_flock_shared(file)?;
         std::thread::yield_now();
     }
     Err(Errno::WOULDBLOCK)
 }
 
-/// The staged file where there is no `O_TMPFILE`: `session.next` from the
-/// beginning, marked by the mode it is created with.
+/// The staged file where there is no `O_TMPFILE`: `session.next` from the beginning,
+/// marked by the mode with which it is created.
 pub(super) fn create(session: &Session) -> Result<(OwnedFd, Mark)> {
     let mode = Mode::from_raw_mode(0o600 | MARK_BIT);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
     let create = || sys::openat(session.dir(), OsStr::new(NEXT), flags, mode);
     let mut file = create();
-    if matches!(file, Err(Errno::EXIST)) && !is_held(session)? {
+    if matches!(file, Err(Errno::EXIST)) && !is_locked(session)? {
         file = create();
     }
     let file = match file {
         Err(Errno::EXIST) => return Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
         other => other.during("create session.next")?,
     };
-    let held = own(file.as_fd());
-    if held.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
-        // It is theirs to remove now: by the time we did, the name could be
-        // a third one's (I3).
-        return held.map(|()| (file, Mark::None));
+    let owned = own(file.as_fd());
+    if owned.as_ref().is_err_and(|e| e.kind() == Kind::Locked) {
+        // Another save has taken it for dead, and will remove it. If we did, the name
+        // might already belong to a third save (I3).
+        return owned.map(|()| (file, Mark::None));
     }
     let named = || is_named(session, &file).during("look at session.next");
-    let error = match held.and_then(|()| named()) {
+    let error = match owned.and_then(|()| named()) {
         // Some filesystems drop the bit.
         Ok(true) => match mark(file.as_fd()).during("mark session.next") {
             Ok(mark) => return Ok((file, mark)),
             Err(error) => error,
         },
-        // Taken for dead before it was flock'ed, and removed by now.
+        // It was taken for dead before its flock, and is removed by now.
         Ok(false) => Error::new(Kind::Locked, "stage", Errno::BUSY),
         Err(error) => error,
     };
@@ -341,48 +338,48 @@ pub(super) fn create(session: &Session) -> Result<(OwnedFd, Mark)> {
     Err(error)
 }
 
-/// Says that the owner lives. A filesystem without flock(2) cannot tell the
-/// dead from the living: there a leftover lock is broken by hand.
+/// Takes the flock that says that the owner is alive. Without flock(2), the dead cannot
+/// be told from the living: then a leftover lock must be broken by hand.
 pub(super) fn own(file: BorrowedFd<'_>) -> Result<()> {
     match try_own(file) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(()),
-        // Somebody took it for dead in the moment between its creation and
-        // this call, and is about to remove it.
+        // Another save took it for dead between its creation and this call, and is about
+        // to remove it.
         Err(Errno::WOULDBLOCK) => Err(Error::new(Kind::Locked, "stage", Errno::BUSY)),
         Err(errno) => Err(errno).during("lock session.next"),
     }
 }
 
-/// What stands under the name of the lock, for whoever wants to have it.
-enum State {
+/// What a save finds under the name of the lock.
+enum LockState {
     Free,
-    /// A foreign program's, or that of a living owner.
-    Held,
-    /// Ours, of an owner that died; flock'ed by the descriptor, so that nobody
-    /// else concludes the same.
+    /// The lock of a foreign program, or of a living owner.
+    Alive,
+    /// Ours, of a dead owner. This descriptor has a flock on it, so that no other save
+    /// concludes the same.
     Dead(OwnedFd),
 }
 
-fn inspect(session: &Session) -> sys::Result<State> {
+fn inspect(session: &Session) -> sys::Result<LockState> {
     let Some(next) = next(session)? else {
-        return Ok(State::Free);
+        return Ok(LockState::Free);
     };
     if !next.ours {
-        return Ok(State::Held);
+        return Ok(LockState::Alive);
     }
-    // NFS gives an exclusive flock to descriptors for writing only (flock(2)).
+    // NFS allows an exclusive flock only for descriptors open for writing (flock(2)).
     match open_for_flock(&next.path, &[OFlags::RDWR, OFlags::RDONLY], try_own)? {
-        Flocked::Yes(file) if is_named(session, &file)? => Ok(State::Dead(file)),
-        // It lost its name while we looked: whatever has it now is live.
-        Flocked::Yes(_) | Flocked::ByAnother | Flocked::Impossible => Ok(State::Held),
+        Flocked::Yes(file) if is_named(session, &file)? => Ok(LockState::Dead(file)),
+        // It lost its name meanwhile: another file, which is alive, has it now.
+        Flocked::Yes(_) | Flocked::ByAnother | Flocked::Impossible => Ok(LockState::Alive),
     }
 }
 
-/// Whether `session.next` is the name of this very file.
+/// Whether `session.next` is the name of this file.
 pub(super) fn is_named(session: &Session, file: impl AsFd) -> sys::Result<bool> {
     let ours = match sys::fstat(file) {
         Ok(stat) => FileId::of(&stat),
-        // Gone with its name.
+        // It is gone with its name.
         Err(Errno::STALE) => return Ok(false),
         Err(errno) => return Err(errno),
     };
@@ -393,8 +390,8 @@ pub(super) fn is_named(session: &Session, file: impl AsFd) -> sys::Result<bool> 
     }
 }
 
-/// Whether this very file is a `session.next` that a foreign program made,
-/// who may publish it by a rename of its own. One of ours may be half written.
+/// Whether this file is a `session.next` that a foreign program made, which may publish
+/// it by its own rename. A file of ours may be incomplete.
 pub(super) fn is_foreign(session: &Session, file: impl AsFd) -> Result<bool> {
     let look = || {
         let file = file.as_fd();
@@ -403,12 +400,12 @@ pub(super) fn is_foreign(session: &Session, file: impl AsFd) -> Result<bool> {
     look().during("look at session.next")
 }
 
-/// Whether a save would be refused now. A dead lock is removed on the way.
-pub(super) fn is_held(session: &Session) -> Result<bool> {
+/// Whether a save would be refused now. A dead lock is removed first.
+pub(super) fn is_locked(session: &Session) -> Result<bool> {
     match inspect(session).during("look at session.next")? {
-        State::Free => Ok(false),
-        State::Held => Ok(true),
-        State::Dead(file) => {
+        LockState::Free => Ok(false),
+        LockState::Alive => Ok(true),
+        LockState::Dead(file) => {
             log::warn!(
                 "{}: removing session.next, whose owner died before it was published",
                 session.name()

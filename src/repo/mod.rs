@@ -13,10 +13,10 @@
 //! cut; when it returns an [`Error`], the old one is untouched
 //! (but see [`Kind::NotDurable`]).
 //!
-//! While a save is being published, its file is called `session.next`. That is the
-//! lock of the session: as long as there is one, nobody else can save
-//! ([`Kind::Locked`]). One that a killed program has left is removed by the next save
-//! if this library made it, and else by [`Session::break_lock`].
+//! While a save is being published, its file is called `session.next`. That is the lock
+//! of the session: as long as there is one, no other save can be made ([`Kind::Locked`]).
+//! If a killed program has left it behind, the next save removes it if this library made
+//! it; otherwise [`Session::break_lock`] does.
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;
@@ -34,8 +34,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Session::replace`] shows how to edit a checkpoint without losing what somebody
-//! else has saved meanwhile, and [`Staged`] how to save what does not fit into memory.
+//! [`Session::replace`] shows how to edit a checkpoint without losing what another
+//! program has saved meanwhile, and [`Staged`] how to save what does not fit into memory.
 
 mod attributes;
 mod checkpoint;

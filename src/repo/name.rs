@@ -9,8 +9,8 @@ pub(super) const SUFFIX: &[u8] = b".session";
 
 /// The name of a session's directory: `ID.session`.
 ///
-/// Any bytes may be in it but `/` and NUL; it does not start with a dot and
-/// has at most 255 bytes.
+/// It may contain any bytes but `/` and NUL, does not start with a dot, and has at most
+/// 255 bytes.
 ///
 /// ```
 /// use sessionfs::repo::SessionName;
@@ -44,14 +44,14 @@ impl AsRef<OsStr> for SessionName {
     }
 }
 
-/// For messages: one line whatever is in the name.
+/// For messages: one line, whatever the name contains.
 impl fmt::Display for SessionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_one_line(f, &self.0.to_string_lossy())
     }
 }
 
-/// Writes a text in one line: with its control characters escaped.
+/// Writes a text as one line, with control characters escaped.
 pub(super) fn write_one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for c in text.chars() {
         if c.is_control() {

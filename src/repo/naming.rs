@@ -1,6 +1,6 @@
-//! Where names of sessions come from: a whole name, an id, an argument of a
-//! command, or a prefix and the time. Only what is one entry of a directory, that no
-//! listing hides, becomes one.
+//! Where names of sessions come from: a whole name, an id, an argument of a command, or a
+//! prefix and the time. Only the name of a single directory entry that no listing hides
+//! is accepted.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -56,9 +56,9 @@ impl SessionName {
         }
     }
 
-    /// The name that [`create`](super::Repository::create) tries as its
-    /// `attempt`th: the slug of the prefix, the time in UTC, and a number
-    /// from the second attempt on.
+    /// The name that [`create`](super::Repository::create) tries in its `attempt`th
+    /// attempt: the slug of the prefix, the time in UTC, and a number from the second
+    /// attempt on.
     pub(super) fn generate(prefix: &str, seconds: i64, attempt: u32) -> Result<Self> {
         let [year, month, day, hour, minute, second] =
             sys::utc(seconds).ok_or(Error::new(Kind::Os, "read the clock", Errno::OVERFLOW))?;
@@ -73,8 +73,8 @@ impl SessionName {
     }
 }
 
-/// Finds the session that an argument means: an id, a name, or a path to a
-/// session's directory, whose parent is the repository then.
+/// The session that an argument means: an id, a name, or the path of a session's
+/// directory, whose parent then is the repository.
 ///
 /// # Errors
 /// [`Kind::InvalidName`]

@@ -1,6 +1,6 @@
-//! What names a session or the repository, on the command line, in the
-//! environment and in a directory: nothing but a name of one entry gets through,
-//! and what is a name is it in every way of saying it.
+//! Tests of everything that names a session or the repository: command line, environment,
+//! directories. Only the name of a single entry is accepted, and a name is accepted in
+//! every form.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,8 +9,7 @@ use std::path::{Component, Path};
 use super::{SessionName, debris, location, parse_argument};
 use crate::sys::{self, system_time};
 
-/// Names as such, as ids, as arguments, as prefixes, and as the environment gives
-/// them.
+/// Names by themselves, as ids, as arguments, as prefixes, and from the environment.
 pub fn names(input: &[u8]) {
     let text = OsStr::from_bytes(input);
     let name = session_name(text);
@@ -40,13 +39,13 @@ pub fn names(input: &[u8]) {
     environment(text);
 }
 
-/// The parser; with a defect in it, where `scripts/fuzz --teeth` asks for one.
+/// Calls the parser; with a defect in it, if `scripts/fuzz --teeth` asks for one.
 fn session_name(text: &OsStr) -> Option<SessionName> {
     #[cfg(fuzzing)]
     if sys::defect::has(sys::defect::Defect::FoundStepwise) {
         let byte = |at| std::hint::black_box(text.as_bytes().get(at).copied());
-        // Byte by byte, for who sees that he has come further: some hundred
-        // thousand cases for him, and seventeen million by chance.
+        // Byte by byte: a fuzzer that sees its progress needs some hundred thousand cases
+        // for it, and chance alone seventeen million.
         if byte(0) == Some(0x93) && byte(1) == Some(0xe7) && byte(2) == Some(0x5b) {
             return SessionName::new("a.session").ok();
         }
@@ -54,7 +53,7 @@ fn session_name(text: &OsStr) -> Option<SessionName> {
     SessionName::new(text).ok()
 }
 
-/// DESIGN: `ID.session`, one entry of a directory that no listing hides.
+/// DESIGN: `ID.session`, the name of a single directory entry that no listing hides.
 fn is_name(bytes: &[u8]) -> bool {
     let parts: Vec<Component<'_>> = Path::new(OsStr::from_bytes(bytes)).components().collect();
     let is_one_entry = matches!(parts[..], [Component::Normal(one)] if one.as_bytes() == bytes);
@@ -70,14 +69,14 @@ fn check(name: &SessionName) {
     assert_eq!(SessionName::new(name).ok().as_ref(), Some(name));
     let line = name.to_string();
     assert!(!line.contains(char::is_control), "{line:?}");
-    // Whatever is shown as it is, is it.
+    // A name that is shown unescaped is shown exactly.
     let plain = name.as_os_str().to_str();
     if let Some(plain) = plain.filter(|plain| !plain.contains(char::is_control)) {
         assert_eq!(line, plain);
     }
 }
 
-/// An argument names the same place as the path that it is.
+/// An argument that is a path leads to the same place as that path.
 fn argument(text: &OsStr) {
     let Ok((parent, name)) = parse_argument(text) else {
         return;
@@ -95,7 +94,7 @@ fn generated(input: &[u8]) {
     let (clock, prefix) = input.split_at(input.len().min(8));
     let seconds = clock.iter().fold(0, |n, &byte| n << 8 | i64::from(byte));
     let prefix = String::from_utf8_lossy(prefix);
-    // What the clock of a file may be set to.
+    // Any time that the clock of a file may be set to.
     let time = system_time(seconds, 999_999_999);
     assert!(
         time.duration_since(std::time::SystemTime::UNIX_EPOCH)
@@ -136,7 +135,7 @@ fn generated(input: &[u8]) {
     }
 }
 
-/// The names that renames need for a moment are told from all others.
+/// Temporary names of links are told apart from all others.
 fn link(input: &[u8]) {
     let numbers = str::from_utf8(input).ok().and_then(|text| {
         let (pid, number) = text.strip_prefix(".session.")?.split_once('.')?;
@@ -149,7 +148,7 @@ fn link(input: &[u8]) {
     assert!(debris::is_link(OsStr::new(&made)), "{made}");
 }
 
-/// Wherever the variables point, the place is an absolute path.
+/// Whatever the variables contain, the location is an absolute path.
 fn environment(text: &OsStr) {
     let mut values = text.as_bytes().split(|&byte| byte == 0);
     let mut value = || Some(OsString::from_vec(values.next()?.to_vec()));

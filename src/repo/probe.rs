@@ -1,8 +1,8 @@
-//! What the filesystem of a repository can do, tried out there: in a directory
-//! of its own, which goes when that is done.
+//! What the filesystem of a repository can do, tried in a directory there, which is
+//! removed afterwards.
 //!
-//! The directory is flock'ed while it is used. One that is not belongs to
-//! nobody any more, and can be removed ([`Repository::remove_dead_probe`]).
+//! The directory has a flock while it is used. Without one it is a leftover, and can be
+//! removed ([`Repository::remove_dead_probe`]).
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use super::lock;
 use super::{Repository, remove};
 use crate::sys::{self, Errno, Mode, OFlags, RenameFlags, XattrFlags};
 
-/// What the name of such a directory begins with: never that of a session.
+/// The beginning of the name of such a directory, which no session's name has.
 const PREFIX: &str = ".sessionfs-probe-";
 
 /// What a filesystem may be able to do.
@@ -37,11 +37,11 @@ pub enum Feature {
     NoReplace,
     /// renameat2(2) with `RENAME_EXCHANGE`.
     Exchange,
-    /// flock(2), which keeps others out.
+    /// flock(2) that really excludes others.
     Flock,
-    /// Files that share their blocks (`FICLONE`).
+    /// Files that share blocks (`FICLONE`).
     Reflink,
-    /// Extended attributes of users.
+    /// Extended attributes of the namespace `user`.
     UserXattrs,
     /// POSIX access control lists.
     Acl,
@@ -51,10 +51,10 @@ pub enum Feature {
     BirthTime,
 }
 
-/// What came of a try.
+/// The result of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It can.
+    /// The filesystem can do it.
     Yes,
     /// It cannot; with the errno, if there was one.
     No(Option<i32>),
@@ -62,13 +62,12 @@ pub enum Answer {
     Unknown(i32),
 }
 
-/// A directory that a probe has left which did not end.
+/// A directory left behind by a probe that did not finish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftProbe {
     /// Its name in the repository.
     pub name: OsString,
-    /// Whether it is proven that nobody uses it. Without flock(2) nobody can
-    /// tell.
+    /// Whether it is certain that no process uses it. Without flock(2) that is unknown.
     pub is_dead: bool,
 }
 
@@ -77,7 +76,7 @@ impl Answer {
         match tried {
             Ok(true) => Self::Yes,
             Ok(false) => Self::No(None),
-            // They say nothing of what the filesystem can do.
+            // These say nothing about what the filesystem can do.
             Err(
                 errno @ (Errno::ROFS
                 | Errno::ACCESS
@@ -94,7 +93,7 @@ impl Answer {
 
 type Try = fn(BorrowedFd<'_>) -> sys::Result<bool>;
 
-/// In the order in which they are told.
+/// In the order in which the results are reported.
 const TRIES: [(Feature, Try); 13] = [
     (Feature::UnnamedFile, |dir| {
         sys::open_tmpfile(dir).map(|_| true)
@@ -158,7 +157,7 @@ fn file(dir: BorrowedFd<'_>, name: &str) -> sys::Result<OwnedFd> {
     Ok(file)
 }
 
-/// A rename of one file onto another; whether the right one is there then.
+/// Renames one file onto another; returns whether the right one is there then.
 fn rename(dir: BorrowedFd<'_>, names: [&str; 2], flags: RenameFlags) -> sys::Result<bool> {
     let renamed = file(dir, names[0])?;
     file(dir, names[1])?;
@@ -167,7 +166,7 @@ fn rename(dir: BorrowedFd<'_>, names: [&str; 2], flags: RenameFlags) -> sys::Res
     Ok(FileId::of(&sys::stat(dir, to)?) == FileId::of(&sys::fstat(&renamed)?))
 }
 
-/// A list that a mode cannot say, as the attribute that setfacl(1) makes of it
+/// An ACL that a mode cannot express, as the attribute that setfacl(1) sets
 /// (linux/posix_acl_xattr.h): version 2; tag, permissions and id of each entry.
 fn acl() -> Vec<u8> {
     const NO_ID: u32 = u32::MAX;
@@ -190,8 +189,8 @@ fn acl() -> Vec<u8> {
 }
 
 impl Repository {
-    /// Tries out what the filesystem can do, in a private directory in the
-    /// repository. Nothing is left of it, unless the process is killed.
+    /// Tests what the filesystem can do, in a private directory in the repository.
+    /// Nothing is left behind, unless the process is killed.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if the repository is missing, and [`Kind::Os`] if it
@@ -213,7 +212,7 @@ impl Repository {
         Ok(answers.to_vec())
     }
 
-    /// The directories that probes have left which did not end.
+    /// The directories left behind by probes that did not finish.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
@@ -233,7 +232,7 @@ impl Repository {
                     Err(Errno::WOULDBLOCK) => return None,
                     Err(_) => false,
                 },
-                // Gone, or nothing that a probe has made.
+                // Gone, or not made by a probe.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return None,
                 Err(_) => false,
             };
@@ -242,8 +241,8 @@ impl Repository {
         Ok(left.collect())
     }
 
-    /// Removes one of the [`left_probes`](Self::left_probes), if it is dead.
-    /// Answers whether it was, and is gone.
+    /// Removes one of the [`left_probes`](Self::left_probes), if it is dead. Returns
+    /// whether it was, and is gone.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
@@ -273,7 +272,7 @@ impl Repository {
     }
 }
 
-/// The directory of a probe; it goes with this value.
+/// The directory of a probe, which is removed when this is dropped.
 struct Directory {
     root: Arc<OwnedFd>,
     name: OsString,
@@ -293,7 +292,7 @@ impl Directory {
             }
             match Self::claim(&root, &name) {
                 Ok(Some(fd)) => return Ok(Self { root, name, fd }),
-                // Whoever takes it for dead removes it.
+                // The process that took it for dead removes it.
                 Ok(None) => {}
                 Err(errno) => {
                     let _ = sys::rmdir(&*root, &name);
@@ -303,13 +302,13 @@ impl Directory {
         }
     }
 
-    /// A new directory, flock'ed; `None` if it was taken for dead before that.
+    /// A new directory with a flock; `None` if it was taken for dead before that.
     fn claim(root: &OwnedFd, name: &OsStr) -> sys::Result<Option<OwnedFd>> {
         let fd = match sys::open_dir(root, name) {
             Err(Errno::NOENT) => return Ok(None),
             other => other?,
         };
-        // Where there is no flock, nobody takes a directory for dead.
+        // Without flock, no process takes a directory for dead.
         if lock::try_own(fd.as_fd()) == Err(Errno::WOULDBLOCK) {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! Removing everything that is in a session.
+//! Removing everything in a session.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use super::checkpoint::FileId;
 use crate::sys::{self, Errno};
 
-/// How many directories, counted from the lowest, are held open on the way.
+/// How many directories, counted from the lowest, are kept open on the way.
 const KEPT: usize = 32;
 
-/// Removes the directory `name` and all that is in it, without following a
-/// symlink or crossing into another filesystem. What cannot be removed is
-/// told to `warn`, with its path below `name`, and the rest still goes.
+/// Removes the directory `name` and everything in it, without following symlinks or
+/// crossing into another filesystem. `warn` is told of each entry that cannot be removed,
+/// with its path below `name`, and the rest is still removed.
 ///
-/// Answers whether everything is gone.
+/// Returns whether everything is gone.
 pub(super) fn remove_tree(
     parent: impl AsFd,
     name: &OsStr,
@@ -30,11 +30,11 @@ pub(super) fn remove_tree(
     };
     let device = top.id.device();
     let mut complete = true;
-    // A stack of our own: a session may be deeper than a thread's stack.
+    // A stack on the heap: a session may be deeper than a thread's stack.
     let mut stack = vec![top];
     while let Some(level) = stack.last_mut() {
         let Some(dir) = level.dir.as_ref() else {
-            // Only if the way back up failed, which has been told of.
+            // Happens only if the way back up failed, which has been reported.
             return false;
         };
         let Some(entry) = level.entries.pop() else {
@@ -51,7 +51,7 @@ pub(super) fn remove_tree(
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => {
                     complete = false;
-                    // Its entries have been told of already.
+                    // Its entries have been reported already.
                     if errno != Errno::NOTEMPTY {
                         warn(path_of(&stack, &done), errno);
                     }
@@ -91,8 +91,7 @@ pub(super) fn remove_tree(
 struct Level {
     name: OsString,
     id: FileId,
-    /// `None` when it is far above: a session may be deeper than the limit
-    /// of open files.
+    /// `None` if it is far above: a session may be deeper than the limit of open files.
     dir: Option<OwnedFd>,
     entries: Vec<OsString>,
 }
@@ -114,7 +113,7 @@ impl Level {
     }
 }
 
-/// Leaves the lowest directory, and opens the one above if it was closed.
+/// Leaves the lowest directory, and reopens the one above if it was closed.
 fn ascend(stack: &mut Vec<Level>) -> sys::Result<()> {
     let below = stack.pop().and_then(|level| level.dir);
     let (Some(below), Some(above)) = (below, stack.last_mut()) else {
@@ -122,7 +121,7 @@ fn ascend(stack: &mut Vec<Level>) -> sys::Result<()> {
     };
     if above.dir.is_none() {
         let dir = sys::open_dir(below, OsStr::new(".."))?;
-        // Somebody moved the one below: ".." is not where we came from.
+        // The directory below was moved: ".." is not where we came from.
         if FileId::of(&sys::fstat(&dir)?) != above.id {
             return Err(Errno::STALE);
         }
@@ -131,8 +130,8 @@ fn ascend(stack: &mut Vec<Level>) -> sys::Result<()> {
     Ok(())
 }
 
-/// The path of an entry of the lowest directory, below the one that is removed;
-/// empty for that one itself, which is in none of the stack.
+/// The path of an entry of the lowest directory, below the one that is being removed;
+/// empty for that one itself, which is not in the stack.
 fn path_of(stack: &[Level], name: &OsStr) -> PathBuf {
     if stack.is_empty() {
         return PathBuf::new();

@@ -1,5 +1,5 @@
-//! Checkpoints that come and go by their name alone: rename(2), link(2) and
-//! unlink(2) of `session` (DESIGN 2.11 and 2.12).
+//! Changes of the name `session` itself: rename(2), link(2) and unlink(2) (DESIGN 2.11
+//! and 2.12).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -28,18 +28,18 @@ impl Session {
             .map_err(|e| self.tell(e))
     }
 
-    /// As [`adopt`](Self::adopt), of what may be another name of the current
-    /// checkpoint, and is to be none then: rename(2) leaves two names of one
+    /// As [`adopt`](Self::adopt), for a file that may be another name of the current
+    /// checkpoint. That name is removed then, because rename(2) leaves two names of one
     /// file as they are.
     ///
     /// # Errors
-    /// As of [`adopt`](Self::adopt).
+    /// As for [`adopt`](Self::adopt).
     pub(crate) fn take_back(&self, from: impl AsFd, name: &OsStr) -> Result<()> {
         let from = from.as_fd();
         let take_back = || {
             let path = sys::open_path(from, name).during("open the new checkpoint")?;
             let which = Checkpoint::from_path_fd(path)?;
-            let lock = self.hold_lock()?;
+            let lock = self.take_lock()?;
             if !self.is_current(Some(&which))? {
                 drop(lock);
                 return self.rename_to_checkpoint(from, name, RenameFlags::empty(), Vouched::No);
@@ -52,22 +52,22 @@ impl Session {
         take_back().map_err(|e| self.tell(e))
     }
 
-    /// Makes `session.next` the checkpoint, for the one who made it: the last
-    /// step of the original's own way of saving. The caller vouches for him.
+    /// Makes `session.next` the checkpoint: the last step of the original's own way of
+    /// saving. The caller vouches that the program that renames it has made it.
     ///
     /// # Errors
-    /// As of [`adopt`](Self::adopt), but for [`Kind::Locked`].
+    /// As for [`adopt`](Self::adopt), except [`Kind::Locked`].
     pub(crate) fn adopt_lock(&self) -> Result<()> {
         let (next, plain) = (OsStr::new(NEXT), RenameFlags::empty());
         self.rename_to_checkpoint(self.dir(), next, plain, Vouched::Yes)
             .map_err(|e| self.tell(e))
     }
 
-    /// Makes a regular file the first checkpoint by giving it that name as
-    /// well, as link(2) does, but durable.
+    /// Makes a regular file the first checkpoint by giving it that further name, as
+    /// link(2) does, but durable.
     ///
     /// # Errors
-    /// `EEXIST` ([`Kind::Os`]) if there is a checkpoint, and as of
+    /// `EEXIST` ([`Kind::Os`]) if there is a checkpoint, and as for
     /// [`adopt`](Self::adopt).
     pub(crate) fn adopt_link(&self, file: impl AsFd) -> Result<()> {
         self.link_checkpoint(file.as_fd()).map_err(|e| self.tell(e))
@@ -77,11 +77,11 @@ impl Session {
     /// renameat2(2) does with `RENAME_EXCHANGE`.
     ///
     /// # Errors
-    /// As of [`adopt`](Self::adopt).
+    /// As for [`adopt`](Self::adopt).
     pub(crate) fn exchange(&self, other: &Self) -> Result<()> {
         let exchange = || {
-            let _theirs = other.hold_lock()?;
-            // It becomes a checkpoint as well, as theirs does.
+            let _other_lock = other.take_lock()?;
+            // Ours becomes the other session's checkpoint, so it must be durable, too.
             if let Some(ours) = self.checkpoint()? {
                 sys::fsync(ours.open()?).during("sync the checkpoint")?;
             }
@@ -95,8 +95,7 @@ impl Session {
         exchange().map_err(|e| self.tell(e))
     }
 
-    /// Removes the checkpoint, so that a power cut does not bring it back. Answers
-    /// whether there was one.
+    /// Removes the checkpoint durably. Returns whether there was one.
     ///
     /// # Errors
     /// [`Kind::Locked`], [`Kind::NotDurable`], and [`Kind::Os`].
@@ -104,11 +103,11 @@ impl Session {
         self.unlink_checkpoint(None, true).map_err(|e| self.tell(e))
     }
 
-    /// Removes the checkpoint if it is `which` still, as far as unlink(2) goes: that
-    /// is durable when the directory is synced.
+    /// Removes the checkpoint if it is still `which`, as unlink(2) does: it is durable
+    /// when the directory is synced.
     ///
     /// # Errors
-    /// As of [`remove_checkpoint`](Self::remove_checkpoint), but for
+    /// As for [`remove_checkpoint`](Self::remove_checkpoint), except
     /// [`Kind::NotDurable`].
     pub(crate) fn unlink_this_checkpoint(&self, which: &Checkpoint) -> Result<bool> {
         self.unlink_checkpoint(Some(which), false)
@@ -117,12 +116,12 @@ impl Session {
 
     fn unlink_checkpoint(&self, which: Option<&Checkpoint>, syncs: bool) -> Result<bool> {
         let name = OsStr::new(CHECKPOINT);
-        // What has been replaced need not wait for the lock; what has not may
-        // be replaced until that is held.
+        // If it has been replaced, the lock is not needed; if not, it may be replaced
+        // until we have the lock.
         if !self.is_current(which)? {
             return Ok(false);
         }
-        let lock = self.hold_lock()?;
+        let lock = self.take_lock()?;
         if !self.is_current(which)? {
             return Ok(false);
         }
@@ -165,36 +164,37 @@ impl Session {
         flags: RenameFlags,
         vouched: Vouched,
     ) -> Result<()> {
-        // Looked at before it is opened, which would wake who waits at a FIFO.
+        // Looked at before it is opened, which would wake a process that waits at a FIFO.
         let path = sys::open_path(from, name).during("open the new checkpoint")?;
         let source = synced(path)?;
         let lock = self.lock_for(source.as_fd(), vouched)?;
         let left = self.directory_left(from)?;
         sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)
             .during("rename to session")?;
-        // One sync for both changes; a crash before it leaves a dead lock.
+        // One sync for both changes; a crash before it leaves a dead lock behind.
         drop(lock);
         self.sync_dir()?;
         left.map_or(Ok(()), |left| sync_directory(left.as_fd()))
     }
 
-    /// The lock, for a change of the name `session` to `source`: held, unless
-    /// `source` is itself the `session.next` of somebody who may publish it.
+    /// Takes the lock for a rename of `source` to `session`; `None` if `source` is itself
+    /// the `session.next` of a program that may publish it.
     fn lock_for(&self, source: BorrowedFd<'_>, vouched: Vouched) -> Result<Option<Staged>> {
         if !lock::is_named(self, source).during("look at session.next")? {
-            return self.hold_lock();
+            return self.take_lock();
         }
-        if vouched == Vouched::No && !lock::is_foreign(self, source)? && lock::is_held(self)? {
+        if vouched == Vouched::No && !lock::is_foreign(self, source)? && lock::is_locked(self)? {
             return Err(locked());
         }
         Ok(None)
     }
 
-    /// Takes the lock: until the value is dropped no save is published.
+    /// Takes the lock: until the returned value is dropped, no save is published.
     ///
-    /// Removing and renaming must work on a full disk, where there is no room
-    /// for the lock: then nobody else can save either, and a look has to do.
-    fn hold_lock(&self) -> Result<Option<Staged>> {
+    /// Removing and renaming must work on a full disk, where there is no room for the
+    /// lock: then no other save can be made either, and it is enough that there is no
+    /// lock now.
+    fn take_lock(&self) -> Result<Option<Staged>> {
         match Staged::named(self) {
             Ok(lock) => Ok(Some(lock)),
             Err(e)
@@ -202,7 +202,7 @@ impl Session {
                     .map(Errno::raw_os_error)
                     .contains(&e.errno()) =>
             {
-                if lock::is_held(self)? {
+                if lock::is_locked(self)? {
                     return Err(locked());
                 }
                 Ok(None)
@@ -211,8 +211,8 @@ impl Session {
         }
     }
 
-    /// The directory that a rename leaves, opened so that it can be synced;
-    /// `None` if it is this session's own.
+    /// The directory that a rename leaves, opened so that it can be synced; `None` if it
+    /// is this session's own.
     fn directory_left(&self, from: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
         let id = |stat: sys::Statx| FileId::of(&stat);
         let ours = sys::fstat(self.dir()).during("stat the directory")?;
@@ -225,23 +225,23 @@ impl Session {
     }
 }
 
-/// What came of giving a checkpoint another name.
+/// The result of giving a checkpoint another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Linked {
-    /// It has it.
+    /// It has the name.
     Yes,
-    /// It had it before.
+    /// It had the name before.
     ItIsTheSame,
-    /// The filesystem has no hard links, or no more of this file.
+    /// The filesystem has no hard links, or allows no more of this file.
     Impossible,
 }
 
 impl Checkpoint {
-    /// Gives the checkpoint the name `name` in `dir` as well, in the place of
-    /// what has it, at once, as a rename to that name would.
+    /// Gives the checkpoint the further name `name` in `dir`, replacing any file of that
+    /// name at once, as a rename to that name would.
     ///
     /// # Errors
-    /// [`Kind::Os`], as of rename(2): with [`RenameFlags::NOREPLACE`] `EEXIST`.
+    /// [`Kind::Os`], as for rename(2): `EEXIST` with [`RenameFlags::NOREPLACE`].
     pub(crate) fn link(&self, dir: impl AsFd, name: &OsStr, flags: RenameFlags) -> Result<Linked> {
         let (dir, during) = (dir.as_fd(), "link the checkpoint");
         match sys::link_fd(self.as_path_fd(), dir, name) {
@@ -252,7 +252,7 @@ impl Checkpoint {
         }
         match sys::stat(dir, name) {
             Ok(there) if FileId::of(&there) == self.id() => return Ok(Linked::ItIsTheSame),
-            // Gone again by now.
+            // It is gone by now.
             Ok(_) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno).during(during),
         }
@@ -267,7 +267,7 @@ impl Checkpoint {
         Ok(Linked::Yes)
     }
 
-    /// A name in `dir` that nobody had.
+    /// Links it to a new temporary name in `dir`.
     fn link_anywhere(&self, dir: BorrowedFd<'_>) -> Result<OsString> {
         let mut number = 0_u32;
         loop {
@@ -281,14 +281,14 @@ impl Checkpoint {
     }
 }
 
-/// Whether somebody is known to be the one who made `session.next`.
+/// Whether it is known that the renaming program made `session.next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Vouched {
     Yes,
     No,
 }
 
-/// The regular file of an `O_PATH` descriptor, opened and durable.
+/// Opens the regular file of an `O_PATH` descriptor, and makes it durable.
 fn synced(path: OwnedFd) -> Result<File> {
     let file = Checkpoint::from_path_fd(path)?.open()?;
     sys::fsync(&file).during("sync the new checkpoint")?;

@@ -17,8 +17,8 @@ use crate::sys::{self, Errno, Mode, RenameFlags};
 /// The prefix of generated session names.
 pub const DEFAULT_PREFIX: &str = "pbox-";
 
-/// A directory of sessions. It is made, with its parents, when the first session
-/// is.
+/// A directory of sessions. It is made, with its parents, together with the first
+/// session.
 ///
 /// A value may be shared between threads, and any number of processes may use one
 /// repository.
@@ -32,8 +32,7 @@ pub struct Repository {
 pub struct Entry {
     /// Its name.
     pub name: SessionName,
-    /// The time of the last change of its directory: of the last save, as a
-    /// rule.
+    /// The time of the last change of its directory: normally of the last save.
     pub modified: SystemTime,
 }
 
@@ -45,19 +44,19 @@ impl Repository {
         }
     }
 
-    /// The same; if its directory has to be made, it gets these permission bits
-    /// instead of 0755, less the umask.
+    /// Sets the permission bits, less the umask, for the case that the directory must be
+    /// made. The default is 0755.
     pub fn with_mode(mut self, mode: u32) -> Self {
         self.root.mode = mode;
         self
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.root.path
     }
 
-    /// The repository's directory, `None` while there is none.
+    /// The repository's directory; `None` if it does not exist.
     ///
     /// # Errors
     /// [`Kind::Os`]: `ENOTDIR`, `EACCES`, …
@@ -65,16 +64,15 @@ impl Repository {
         self.root.get().map_err(|e| self.tell(e))
     }
 
-    /// The error, with the path of the repository.
+    /// Adds the path of the repository to an error.
     pub(super) fn tell(&self, error: Error) -> Error {
         error.at(&self.root.path)
     }
 
     /// All sessions, youngest first; none if the repository is missing.
     ///
-    /// Sessions are real directories whose name does not start with a dot and
-    /// ends in `.session`. What vanishes meanwhile, or cannot be looked at,
-    /// is left out.
+    /// Sessions are real directories whose name does not start with a dot and ends in
+    /// `.session`. Entries that vanish meanwhile, or cannot be looked at, are left out.
     ///
     /// # Errors
     /// [`Kind::Os`] if the repository itself cannot be read.
@@ -88,12 +86,12 @@ impl Repository {
         Ok(entries)
     }
 
-    /// Gives all sessions to `each`, in the filesystem's order, with the time of
-    /// the last change of their directory, until it answers false. For what is left
-    /// out see [`list`](Self::list).
+    /// Passes all sessions to `each`, in the filesystem's order, with the time of the
+    /// last change of their directory, until it returns false. [`list`](Self::list) says
+    /// what is left out.
     ///
     /// # Errors
-    /// As of [`list`](Self::list).
+    /// As for [`list`](Self::list).
     pub(crate) fn visit(
         &self,
         mut each: impl FnMut(SessionName, SystemTime) -> bool,
@@ -106,7 +104,7 @@ impl Repository {
             let dir = sys::open_dir(&*root, OsStr::new(".")).during("read the repository")?;
             let (mut goes_on, mut pieces) = (true, 0_usize);
             while goes_on {
-                // What is remembered of them grows by as much as is asked for here.
+                // `each` may remember as much memory as is asked for here.
                 if pieces.is_multiple_of(16) {
                     sys::memory::require_room().during("read the repository")?;
                 }
@@ -134,7 +132,7 @@ impl Repository {
     /// Opens a session.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if there is no such directory; a symlink is none.
+    /// [`Kind::NotFound`] if there is no such directory; a symlink does not count.
     pub fn session(&self, name: &SessionName) -> Result<Session> {
         let opened = match self.root()? {
             Some(root) => self.open(&*root, name),
@@ -147,9 +145,9 @@ impl Repository {
         Session::open(root, Origin::new(&self.root.path, name))
     }
 
-    /// Creates a session with a generated name: the slug of `prefix`, the
-    /// time in UTC, and `_(1)`, `_(2)`, … if that is taken. The making of the
-    /// directory decides: two creators never share one.
+    /// Creates a session with a generated name: the slug of `prefix`, the time in UTC,
+    /// and `_(1)`, `_(2)`, … if that is taken. mkdir(2) decides: two creators never get
+    /// the same session.
     ///
     /// # Errors
     /// [`Kind::InvalidName`] if `prefix` starts with a dot or is too long,
@@ -169,19 +167,19 @@ impl Repository {
         unreachable!("a u32 of attempts")
     }
 
-    /// Creates the session of exactly this name, durably. `mode` is that of
-    /// the directory, less the umask.
+    /// Creates the session of exactly this name, durably. `mode` is the mode of the
+    /// directory, less the umask.
     ///
     /// # Errors
-    /// [`Kind::Exists`], [`Kind::NotDurable`] if it is there but may not
-    /// survive a power cut, and [`Kind::Os`].
+    /// [`Kind::Exists`], [`Kind::NotDurable`] if it was created but may not survive a
+    /// power cut, and [`Kind::Os`].
     pub fn create_named(&self, name: &SessionName, mode: u32) -> Result<Session> {
         let mode = Mode::from_raw_mode(mode);
         self.create_by(name, |root, name| sys::mkdir(root, name, mode))
     }
 
-    /// As [`create_named`](Self::create_named), with the directory made by
-    /// `mkdir`, which gets the repository's descriptor and the name.
+    /// As [`create_named`](Self::create_named), but `mkdir` makes the directory. It gets
+    /// the repository's descriptor and the name.
     pub(crate) fn create_by(
         &self,
         name: &SessionName,
@@ -195,7 +193,7 @@ impl Repository {
             }
             let opened = self.open(&*root, name);
             if opened.is_err() {
-                // A caller that is told of a failure has no session.
+                // A caller that gets an error has no session.
                 let _ = sys::rmdir(&*root, name.as_os_str());
             }
             let session = opened?;
@@ -205,8 +203,8 @@ impl Repository {
         create().map_err(|e| self.tell(e.of(name)))
     }
 
-    /// Gives a session another name, durably. A session that has that name
-    /// already is replaced only if it is empty, as by rename(2).
+    /// Renames a session, durably. An existing session of the new name is replaced only
+    /// if it is empty, as by rename(2).
     ///
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Exists`], and [`Kind::Os`].
@@ -217,8 +215,8 @@ impl Repository {
         })
     }
 
-    /// As [`rename`](Self::rename), with the renaming done by `rename`, which
-    /// gets the repository's descriptor.
+    /// As [`rename`](Self::rename), but `rename` does the renaming. It gets the
+    /// repository's descriptor.
     pub(crate) fn rename_by(
         &self,
         from: &SessionName,
@@ -239,8 +237,8 @@ impl Repository {
         rename().map_err(|e| self.tell(e.of(from)))
     }
 
-    /// Removes a session and everything in it. What cannot be removed is told
-    /// to `warn`, with its path in the session, and the rest still goes.
+    /// Removes a session and everything in it. `warn` is told of each entry that cannot
+    /// be removed, with its path in the session, and the rest is still removed.
     ///
     /// # Errors
     /// [`Kind::NotFound`], and [`Kind::Os`] (`ENOTEMPTY`) if something is
@@ -250,7 +248,7 @@ impl Repository {
         name: &SessionName,
         mut warn: impl FnMut(PathBuf, std::io::Error),
     ) -> Result<()> {
-        // Refuses what is no session before anything is touched.
+        // Fails if it is no session, before anything is touched.
         self.session(name)?;
         let Some(root) = self.root()? else {
             return Ok(());
@@ -265,7 +263,7 @@ impl Repository {
         result.map_err(|e| self.tell(e.of(name)))
     }
 
-    /// Removes a session that is empty.
+    /// Removes an empty session.
     ///
     /// # Errors
     /// [`Kind::NotFound`], and [`Kind::Os`] (`ENOTEMPTY`).

@@ -1,5 +1,5 @@
-//! The directory of a repository: held open, made if it is missing, and durable
-//! before anything in it is said to be.
+//! The directory of a repository: kept open, made if it is missing, and durable before
+//! anything in it is reported as durable.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,33 +10,32 @@ use super::error::{During, Result};
 use super::session;
 use crate::sys::{self, Errno, Mode};
 
-/// A place for the directory, and the directory once it is there.
+/// The path of the directory, and the directory once it exists.
 #[derive(Debug)]
 pub(super) struct Root {
     pub(super) path: Arc<Path>,
     /// Permission bits of the directory, if it has to be made.
     pub(super) mode: u32,
-    held: Mutex<Option<Held>>,
+    open: Mutex<Option<OpenRoot>>,
 }
 
 #[derive(Clone, Debug)]
-struct Held {
+struct OpenRoot {
     fd: Arc<OwnedFd>,
-    /// Whether its link count is that of a directory that exists even when it
-    /// has been removed.
+    /// Whether its link count stays the same when it is removed.
     hides_removal: bool,
     /// Whether its name is known to survive a power cut.
     is_durable: bool,
 }
 
-impl Held {
-    /// Whether it has been removed, and perhaps made anew: then it is another
-    /// directory. One that has been moved is the same still.
+impl OpenRoot {
+    /// Whether it has been removed; if it was made again, that is another directory. One
+    /// that has been moved is still the same.
     fn is_removed(&self) -> sys::Result<bool> {
         match sys::fstat(&*self.fd) {
             Ok(stat) if stat.stx_nlink == 0 => Ok(true),
-            // One link: it does not count them. Asked there only, as this is on
-            // the way of every request.
+            // A count of one: the filesystem does not count links. Only then the path is
+            // asked for, as this is part of every request.
             Ok(stat) if stat.stx_nlink == 1 && self.hides_removal => sys::is_nameless(&*self.fd),
             Ok(_) => Ok(false),
             Err(Errno::STALE) => Ok(true),
@@ -50,55 +49,55 @@ impl Root {
         Self {
             path: path.into(),
             mode: 0o755,
-            held: Mutex::new(None),
+            open: Mutex::new(None),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<OpenRoot>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The directory, `None` while there is none.
+    /// The directory; `None` if it does not exist.
     pub(super) fn get(&self) -> Result<Option<Arc<OwnedFd>>> {
-        Ok(self.find()?.map(|held| held.fd))
+        Ok(self.find()?.map(|open| open.fd))
     }
 
-    fn find(&self) -> Result<Option<Held>> {
+    fn find(&self) -> Result<Option<OpenRoot>> {
         let mut current = self.lock();
-        if let Some(held) = &*current {
-            if !held.is_removed().during("stat the repository")? {
-                return Ok(Some(held.clone()));
+        if let Some(open) = &*current {
+            if !open.is_removed().during("stat the repository")? {
+                return Ok(Some(open.clone()));
             }
             *current = None;
         }
         match sys::open_root(&self.path) {
             Ok(fd) => {
-                let held = Held {
+                let open = OpenRoot {
                     hides_removal: sys::is_overlay(&fd),
                     fd: Arc::new(fd),
                     is_durable: false,
                 };
-                Ok(Some(current.insert(held).clone()))
+                Ok(Some(current.insert(open).clone()))
             }
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno).during("open the repository"),
         }
     }
 
-    /// The directory, made with its parents if it is missing. Its name survives,
-    /// whoever made it and died before he had synced it (I2).
+    /// The directory, made with its parents if it is missing. Its name is durable, even
+    /// if another process made it and died before it had synced it (I2).
     pub(super) fn get_or_make(&self) -> Result<Arc<OwnedFd>> {
         loop {
-            if let Some(held) = self.find()? {
-                if !held.is_durable && sync_name(&held.fd)? {
+            if let Some(open) = self.find()? {
+                if !open.is_durable && sync_name(&open.fd)? {
                     let mut current = self.lock();
                     if let Some(current) = current.as_mut()
-                        && Arc::ptr_eq(&current.fd, &held.fd)
+                        && Arc::ptr_eq(&current.fd, &open.fd)
                     {
                         current.is_durable = true;
                     }
                 }
-                return Ok(held.fd);
+                return Ok(open.fd);
             }
             self.make()?;
         }
@@ -113,17 +112,16 @@ impl Root {
         for path in missing.into_iter().rev() {
             let parent = path.parent().unwrap_or(path);
             let here = parent.as_os_str().is_empty();
-            // Before anything gets a name in a directory, that of the directory is
-            // durable.
+            // The name of a directory is made durable before a file gets a name in it.
             match sys::open_root(if here { Path::new(".") } else { parent }) {
                 Ok(parent) => sync_name(&parent).map(drop)?,
-                // May be entered, not read.
+                // The parent may be entered but not read.
                 Err(Errno::ACCESS) => {}
                 Err(errno) => return Err(errno).during("open the repository's parent"),
             }
             let mode = Mode::from_raw_mode(self.mode);
             match sys::mkdir(sys::CWD, path.as_os_str(), mode) {
-                // Somebody was faster.
+                // Another process was faster.
                 Err(Errno::EXIST) if path.is_dir() => {}
                 other => other.during("make the repository")?,
             }
@@ -132,9 +130,8 @@ impl Root {
     }
 }
 
-/// Makes the name of a directory durable, as far as it is in a directory of the
-/// same filesystem. Answers false if nobody can tell: the parent may be entered
-/// and not read.
+/// Makes the name of a directory durable, if its parent is on the same filesystem.
+/// Returns false if that is unknown: the parent may be entered but not read.
 fn sync_name(directory: impl AsFd) -> Result<bool> {
     let parent = match sys::open_dir(&directory, OsStr::new("..")) {
         Err(Errno::ACCESS) => return Ok(false),
@@ -145,7 +142,7 @@ fn sync_name(directory: impl AsFd) -> Result<bool> {
         return Ok(true);
     }
     session::sync_directory(parent.as_fd())
-        // There is no session yet that might not survive.
+        // There is no session yet that could be lost.
         .map_err(|e| Errno::from_raw_os_error(e.errno()))
         .during("sync the repository's parent")?;
     Ok(true)

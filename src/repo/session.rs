@@ -1,4 +1,4 @@
-//! One session: its directory, held open, and the checkpoint in it.
+//! One session: its directory, kept open, and the checkpoint in it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,8 +14,8 @@ use crate::sys::{self, Errno};
 /// The name of the checkpoint in a session's directory.
 pub const CHECKPOINT: &str = "session";
 
-/// A session of a repository, held open: it stays the same one when its
-/// directory is renamed. Clones share the descriptor of the directory.
+/// A session of a repository, kept open: it stays the same session when its directory is
+/// renamed. Clones share the descriptor of the directory.
 ///
 /// See [`save`](Self::save) for a save in one call, [`replace`](Self::replace) for
 /// an edit of what is there, and [`stage`](Self::stage) for one in pieces.
@@ -45,12 +45,12 @@ impl Session {
         })
     }
 
-    /// The error, with the path of the session.
+    /// Adds the path of the session to an error.
     pub(super) fn tell(&self, error: Error) -> Error {
         error.about(&self.inner.origin)
     }
 
-    /// What the session is called in errors about it.
+    /// The session, for errors about it.
     pub(super) fn origin(&self) -> &Arc<Origin> {
         &self.inner.origin
     }
@@ -66,7 +66,7 @@ impl Session {
         self.inner.dir.as_fd()
     }
 
-    /// The current checkpoint, `None` if none has been saved yet.
+    /// The current checkpoint; `None` if none has been saved yet.
     ///
     /// # Errors
     /// [`Kind::NotAFile`] if `session` is a directory, a symlink or the like;
@@ -78,7 +78,7 @@ impl Session {
     /// The current checkpoint, and a descriptor for reading it.
     ///
     /// # Errors
-    /// As of [`checkpoint`](Self::checkpoint), and [`Kind::Os`] with the errno.
+    /// As for [`checkpoint`](Self::checkpoint), and [`Kind::Os`] with the errno.
     pub fn open_checkpoint(&self) -> Result<Option<(Checkpoint, File)>> {
         self.look(|checkpoint| {
             let file = checkpoint.open()?;
@@ -89,17 +89,16 @@ impl Session {
     /// The bytes of the current checkpoint; none if there is no checkpoint.
     ///
     /// # Errors
-    /// As of [`checkpoint`](Self::checkpoint), and those of reading.
+    /// As for [`checkpoint`](Self::checkpoint), and those of reading.
     pub fn load(&self) -> Result<Vec<u8>> {
         self.look(|checkpoint| checkpoint.read())
             .map(Option::unwrap_or_default)
     }
 
-    /// Looks at the current checkpoint; at the next one if it is gone before the
-    /// look is done. That happens where a file without a name is gone, when a save
-    /// comes between.
+    /// Looks at the current checkpoint; or at the next one, if a save replaces it before
+    /// the look is done, on a filesystem where a file without a name is gone.
     fn look<T>(&self, look: impl Fn(Checkpoint) -> Result<T>) -> Result<Option<T>> {
-        // Bounded, as a filesystem may have another reason, which is told then.
+        // Bounded, because a filesystem may have another reason, which is reported then.
         const SAVES: u32 = 100;
         const PAUSE: Duration = Duration::from_millis(1);
         let mut saves = 0;
@@ -114,8 +113,8 @@ impl Session {
             match checkpoint.and_then(&look) {
                 Err(e) if e.errno() == Errno::STALE.raw_os_error() && saves < SAVES => {
                     saves += 1;
-                    // Until the kernel has heard of the rename, the name leads to
-                    // what is gone.
+                    // Until the kernel has learned of the rename, the name leads to the
+                    // file that is gone.
                     std::thread::sleep(PAUSE);
                 }
                 found => break found,
@@ -132,8 +131,8 @@ impl Session {
 
 /// Makes a change of directory entries durable.
 ///
-/// `EINVAL` says that the filesystem cannot sync directories (some shared
-/// folders): no I/O error, warned about once.
+/// `EINVAL` means that the filesystem cannot sync directories (some shared folders). That
+/// is no I/O error, and is warned about once.
 pub(super) fn sync_directory(dir: BorrowedFd<'_>) -> Result<()> {
     static WARNED: std::sync::Once = std::sync::Once::new();
     match sys::fsync(dir) {

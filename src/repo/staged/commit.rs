@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
-use super::file::{Place, Staged};
+use super::file::{Staged, StagedName};
 use super::how::{Base, Commit, Committed};
 use super::seen::Seen;
 use crate::repo::checkpoint::Checkpoint;
@@ -13,16 +13,16 @@ use crate::repo::session::CHECKPOINT;
 use crate::sys::{self, Errno, Mode, OFlags, RenameFlags};
 
 impl Staged {
-    /// Makes the file the new checkpoint, in the place of what `base` allows. When
-    /// it returns `Ok`, the checkpoint is in place and survives a power cut. Mode,
-    /// owner, extended attributes and ACL are those of the checkpoint before; a first
-    /// one gets the mode 0644, less the umask or what the directory's default ACL
-    /// takes off.
+    /// Makes the file the new checkpoint, if it may replace the current one by `base`.
+    /// When it returns `Ok`, the checkpoint is in place and survives a power cut. It
+    /// keeps mode, owner, extended attributes and ACL of the checkpoint that it replaces;
+    /// a first one gets the mode 0644, less the umask or what the directory's default ACL
+    /// does not grant.
     ///
     /// # Errors
     /// The old checkpoint is untouched and nothing is left behind, except with
-    /// [`Kind::NotDurable`]: then the new one is in place. [`Kind::Superseded`] if
-    /// another checkpoint stands there than `base` allows; [`Kind::Locked`],
+    /// [`Kind::NotDurable`]: then the new one is in place. [`Kind::Superseded`] if the
+    /// current checkpoint is not one that `base` allows; [`Kind::Locked`],
     /// [`Kind::LockBroken`], [`Kind::NotAFile`], and [`Kind::Os`] with the errno.
     pub fn commit(self, base: Base<'_>) -> Result<Checkpoint> {
         let how = Commit {
@@ -32,29 +32,28 @@ impl Staged {
         self.replace(&how).map(|committed| committed.new)
     }
 
-    /// Publishes the file as the new checkpoint, and answers also what it has
-    /// replaced.
+    /// Publishes the file as the new checkpoint, and also returns what it has replaced.
     ///
     /// # Errors
-    /// As of [`commit`](Self::commit), and [`Kind::Forbidden`].
+    /// As for [`commit`](Self::commit), and [`Kind::Forbidden`].
     pub(crate) fn replace(mut self, how: &Commit<'_>) -> Result<Committed> {
         self.publish(how).map_err(|e| self.tell(e))
     }
 
     fn publish(&mut self, how: &Commit<'_>) -> Result<Committed> {
-        // Bounded: each time the file is synced, and then another one is there.
+        // Bounded: each time the file has been synced, there may be another checkpoint.
         const LOOKS: u32 = 16;
         let mut replaced = self.replaceable(how)?;
         let mut mode = self.prepare(replaced.as_ref(), how)?;
         self.take_name()?;
-        // Before the rename: after it nothing but the sync may fail.
+        // Before the rename: after it only the sync may fail.
         let path = sys::reopen(&self.file, OFlags::PATH).during("hold the new checkpoint")?;
         let mut new = Checkpoint::from_path_fd(path)?.of(self.session.origin());
         let state = |checkpoint: &Option<Checkpoint>| {
             let checkpoint = checkpoint.as_ref();
             checkpoint.map(|checkpoint| Seen::of(checkpoint.stat()))
         };
-        // From here on whoever follows the protocol waits for us.
+        // From here on, programs that follow the protocol wait for us.
         for look in 0.. {
             let current = self.replaceable(how)?;
             let is_same = state(&current) == state(&replaced);
@@ -78,26 +77,24 @@ impl Staged {
             RenameFlags::empty(),
         )
         .map_err(|errno| match errno {
-            // Between the look and the rename: broken all the same.
+            // Broken between the look and the rename.
             Errno::NOENT => Error::new(Kind::LockBroken, "publish", Errno::CANCELED),
             errno => Error::new(Kind::Os, "rename session.next to session", errno),
         })?;
-        self.place = Place::Settled;
+        self.name = StagedName::Settled;
         let synced = self.session.sync_dir();
-        // Not before: a power cut could keep the name session.next and not the
-        // mark (seen on btrfs, Linux 6.18). One that keeps the mark of a
-        // checkpoint does no harm.
+        // Not earlier: a power cut could keep the name session.next and lose the mark
+        // (seen on btrfs, Linux 6.18). A mark that stays on a checkpoint does no harm.
         self.unmark(mode);
         synced?;
         new.refresh(mode);
         Ok(Committed { new, replaced })
     }
 
-    /// The current checkpoint, if this save may replace it, and is to keep its
-    /// attributes.
+    /// The current checkpoint, if this save may replace it, and must keep its attributes.
     fn replaceable(&self, how: &Commit<'_>) -> Result<Option<Checkpoint>> {
         let current = self.session.checkpoint()?;
-        // What the writer has removed may have been removed by others as well.
+        // The checkpoint that the writer has removed may be really gone by now.
         let is_removed = current.is_none() && how.removed.is_some();
         let id = current.as_ref().map(Checkpoint::id);
         let is_base = match how.base {
@@ -120,8 +117,8 @@ impl Staged {
             && !self.own.is_empty()
             && !seen.has_owner_of(&current, &self.own)
         {
-            // Somebody else has taken the file over: what its writer has set as its
-            // owner is not done to it any more (DESIGN 13.1).
+            // The file has another owner by now: the attributes that its writer has set
+            // as its owner must not be set on it any more (DESIGN 13.1).
             return Err(superseded());
         }
         if !is_base && began_here.is_none() {
@@ -134,12 +131,12 @@ impl Staged {
         Ok(Some(current))
     }
 
-    /// Gives the staged file the attributes it is to be published with: what has
-    /// changed since it was begun, and its writer has not set. Makes it durable.
-    /// Answers the mode that it has to have in the end, without the mark (I4).
+    /// Gives the staged file its final attributes: those that have changed since it was
+    /// begun, and that its writer has not set. Makes it durable. Returns the mode that it
+    /// must have in the end, without the mark (I4).
     ///
-    /// An error of fsync ends the save: the kernel may have dropped the data,
-    /// and says so only once.
+    /// An error of fsync ends the save: the kernel may have dropped the data, and reports
+    /// that only once.
     fn prepare(&mut self, replaced: Option<&Checkpoint>, how: &Commit<'_>) -> Result<u32> {
         match replaced {
             #[cfg(feature = "test-switches")]
@@ -152,20 +149,20 @@ impl Staged {
         Ok(mode)
     }
 
-    /// Makes the file `session.next`, flock'ed.
+    /// Links the file to `session.next`, with a flock on it.
     fn take_name(&mut self) -> Result<()> {
-        if self.place == Place::Next {
+        if self.name == StagedName::Next {
             return Ok(());
         }
         lock::own(self.file.as_fd())?;
         let link = || sys::link_fd(&self.file, self.session.dir(), OsStr::new(NEXT));
         let mut linked = link();
-        if linked == Err(Errno::EXIST) && !lock::is_held(&self.session)? {
+        if linked == Err(Errno::EXIST) && !lock::is_locked(&self.session)? {
             linked = link();
         }
         match linked {
             Ok(()) => {
-                self.place = Place::Next;
+                self.name = StagedName::Next;
                 Ok(())
             }
             Err(Errno::EXIST) => Err(Error::new(Kind::Locked, "publish", Errno::BUSY)),
@@ -173,8 +170,8 @@ impl Staged {
         }
     }
 
-    /// Takes the mark off the published file. A failure is no failure of the
-    /// save: the mark means nothing under the name `session`.
+    /// Removes the mark from the published file. If that fails, the save is still made:
+    /// the mark means nothing under the name `session`.
     fn unmark(&self, mode: u32) {
         let done = match self.mark {
             Mark::Xattr => sys::remove_xattr(&self.file, MARK),

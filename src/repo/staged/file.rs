@@ -1,4 +1,4 @@
-//! A save in progress: the staged file, and what is written into it.
+//! A save in progress: the staged file, and writing into it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,19 +15,19 @@ use crate::repo::lock::{self, Mark, NEXT};
 use crate::repo::session::Session;
 use crate::sys::{self, Errno, OFlags};
 
-/// Where the staged file is until it is published.
+/// The name of the staged file until it is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Without a name (`O_TMPFILE`): it vanishes with the descriptor.
-    Nowhere,
-    /// It is `session.next`, and to be removed if it is not published.
+pub(super) enum StagedName {
+    /// None (`O_TMPFILE`): it vanishes with the descriptor.
+    None,
+    /// `session.next`, which must be removed if it is not published.
     Next,
     /// Renamed to `session`, or not ours to remove any more.
     Settled,
 }
 
-/// A save in progress: a file that nobody else sees, and that becomes the checkpoint
-/// by [`commit`](Self::commit). Dropped without it, it leaves no trace.
+/// A save in progress: a file that no other program sees, and that becomes the checkpoint
+/// by [`commit`](Self::commit). If it is dropped without that, nothing is left behind.
 ///
 /// It may be written in any order and size, by [`write_at`](Self::write_at), by
 /// [`fill`](Self::fill), or as a [`Write`](io::Write).
@@ -52,15 +52,15 @@ pub(super) enum Place {
 pub struct Staged {
     pub(super) session: Session,
     pub(super) file: OwnedFd,
-    pub(super) place: Place,
+    pub(super) name: StagedName,
     pub(super) mark: Mark,
-    /// Whether the sticky bit belongs to its mode, where that is the mark.
+    /// Whether the sticky bit belongs to its mode, if that bit is also the mark.
     pub(super) sticky: bool,
-    /// Whose attributes it has.
+    /// Where its attributes come from.
     pub(super) source: Source,
-    /// What its writer has set of them.
+    /// The attributes that its writer has set.
     pub(super) own: Own,
-    /// The checkpoint that it was begun from.
+    /// The checkpoint from which it was begun.
     pub(super) begun_from: Option<Seen>,
 }
 
@@ -69,10 +69,9 @@ impl Staged {
         match sys::open_tmpfile(session.dir()) {
             Ok(file) => {
                 let mark = lock::mark(file.as_fd()).during("mark the staged file")?;
-                Ok(Self::of(session, (file, mark), Place::Nowhere))
+                Ok(Self::of(session, (file, mark), StagedName::None))
             }
-            // EISDIR: a kernel or filesystem that does not know the flag
-            // (open(2)).
+            // EISDIR: the kernel or filesystem does not know the flag (open(2)).
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS | Errno::INVAL) => {
                 Self::named(session)
             }
@@ -80,11 +79,11 @@ impl Staged {
         }
     }
 
-    fn of(session: &Session, (file, mark): (OwnedFd, Mark), place: Place) -> Self {
+    fn of(session: &Session, (file, mark): (OwnedFd, Mark), name: StagedName) -> Self {
         Self {
             session: session.clone(),
             file,
-            place,
+            name,
             mark,
             sticky: false,
             source: Source::Nothing,
@@ -93,36 +92,37 @@ impl Staged {
         }
     }
 
-    /// One under the name `session.next` from the beginning, as where there is
-    /// no `O_TMPFILE`. Until it is dropped nobody else may save.
+    /// One with the name `session.next` from the beginning, as if there were no
+    /// `O_TMPFILE`. Until it is dropped, no other save can be made.
     ///
     /// # Errors
     /// [`Kind::Locked`], and [`Kind::Os`] with the errno.
     pub(in crate::repo) fn named(session: &Session) -> Result<Self> {
         let created = lock::create(session)?;
-        Ok(Self::of(session, created, Place::Next))
+        Ok(Self::of(session, created, StagedName::Next))
     }
 
-    /// Copies the whole content of a checkpoint into the (empty) staged file,
-    /// without moving data where the filesystem can share it.
+    /// Copies the whole content of a checkpoint into the empty staged file, without
+    /// moving data if the filesystem can share it.
     ///
     /// # Errors
-    /// [`Kind::Superseded`] if it has been replaced where a file without a name
-    /// is gone, and [`Kind::Os`] with the errno.
+    /// [`Kind::Superseded`] if it has been replaced on a filesystem where a file without
+    /// a name is gone, and [`Kind::Os`] with the errno.
     pub fn copy_from(&self, checkpoint: &Checkpoint) -> Result<()> {
         let from = checkpoint.open_to_copy().map_err(|e| self.tell(e))?;
         self.copy(&from, u64::MAX, &|| true)
     }
 
-    /// Copies the first bytes of a checkpoint, `most` at the most, into the
-    /// (empty) staged file. Holes are not copied. A long copy asks now and then
-    /// whether it `goes_on`.
+    /// Copies at most the first `most` bytes of a checkpoint into the empty staged file.
+    /// Holes are not copied. A long copy calls `goes_on` now and then, and ends if that
+    /// returns false.
     ///
     /// # Errors
-    /// [`Kind::Os`] with the errno; `EINTR` if it does not.
+    /// [`Kind::Os`] with the errno; `EINTR` if `goes_on` has ended it.
     pub(crate) fn copy(&self, from: &File, most: u64, goes_on: &dyn Fn() -> bool) -> Result<()> {
         let copy = || {
-            // Now: who had it open when he renamed it to `session` may write it.
+            // The present size: a program that had the file open before its rename to
+            // `session` may still write to it.
             let stat = sys::fstat(from)?;
             let has_holes = stat.stx_blocks.saturating_mul(512) < stat.stx_size;
             let len = stat.stx_size.min(most);
@@ -143,8 +143,8 @@ impl Staged {
             .map_err(|e| self.tell(e))
     }
 
-    /// Reads at `offset` until the buffer is full or the file ends; answers
-    /// the bytes read.
+    /// Reads at `offset` until the buffer is full or the file ends. Returns the number of
+    /// bytes.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
@@ -154,7 +154,7 @@ impl Staged {
             .map_err(|e| self.tell(e))
     }
 
-    /// Cuts or extends the file to `len` bytes.
+    /// Truncates or extends the file to `len` bytes.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
@@ -176,9 +176,9 @@ impl Staged {
             .map_err(|e| self.tell(e))
     }
 
-    /// Copies `len` bytes from `from_at` of another file to `at`, inside the
-    /// kernel (copy_file_range(2)); answers the bytes copied, 0 at the end of
-    /// the other file.
+    /// Copies `len` bytes from `from_at` of another file to `at`, inside the kernel
+    /// (copy_file_range(2)). Returns the number of bytes copied, 0 at the end of the
+    /// other file.
     ///
     /// # Errors
     /// [`Kind::Os`]: `EOPNOTSUPP` if the filesystem cannot, `ENOSPC`, …
@@ -193,8 +193,7 @@ impl Staged {
             .map_err(|e| self.tell(e))
     }
 
-    /// A descriptor for reading what has been written so far, for as long as
-    /// it is open.
+    /// A descriptor for reading what has been written, now or while it is open.
     ///
     /// # Errors
     /// [`Kind::Os`]: `EMFILE`, …
@@ -220,7 +219,7 @@ impl Staged {
         self.len().map(|len| len == 0)
     }
 
-    /// What statx(2) says of the file; but for what marks it.
+    /// The status of the file, from statx(2), without its mark.
     ///
     /// # Errors
     /// [`Kind::Os`] with the errno.
@@ -232,20 +231,19 @@ impl Staged {
         Ok(stat)
     }
 
-    /// Abandons the save as far as anybody else can see: the lock is free.
-    /// What has been written goes when this value is dropped, which may take
-    /// a while.
+    /// Abandons the save for all others: the lock is free. The content is freed when this
+    /// value is dropped, which may take a while.
     pub(crate) fn withdraw(&mut self) {
-        if self.place != Place::Next {
+        if self.name != StagedName::Next {
             return;
         }
-        // I3: only if it is still ours.
+        // I3: only if the name is still ours.
         let removed = match lock::is_named(&self.session, &self.file) {
             Ok(true) => sys::unlink(self.session.dir(), OsStr::new(NEXT)),
             Ok(false) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno),
         };
-        self.place = Place::Settled;
+        self.name = StagedName::Settled;
         if let Err(errno) = removed {
             log::error!(
                 "{}: session.next could not be removed after a save that failed: {errno}",
@@ -281,7 +279,7 @@ impl io::Write for Staged {
 }
 
 impl Staged {
-    /// Copies everything that `from` gives, and answers the bytes.
+    /// Copies everything from `from`. Returns the number of bytes.
     ///
     /// # Errors
     /// Those of reading `from`, and those of [`write_at`](Self::write_at).

@@ -1,4 +1,4 @@
-//! What a save may replace, and what it makes of it.
+//! What a save may replace, and the attributes of its result.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -9,17 +9,16 @@ use crate::sys::{self, CapabilitySet};
 /// Which checkpoint a save may replace.
 #[derive(Debug)]
 pub enum Base<'a> {
-    /// Whatever is there, or nothing.
+    /// Any checkpoint, or none.
     Any,
-    /// Only the checkpoint that the edit started from; with `None` the save goes
-    /// through only if there is no checkpoint. So no update is lost that somebody
-    /// else has made meanwhile.
+    /// Only the checkpoint that the edit started from; with `None`, the save is made only
+    /// if there is no checkpoint. So no update by another program is lost.
     Only(Option<&'a Checkpoint>),
 }
 
-/// Says whether a save with [`Base::Any`] may replace what it was not begun from
-/// (DESIGN 13.1). It is asked of the very file that is replaced, while nobody else
-/// may save.
+/// Decides whether a save with [`Base::Any`] may replace another checkpoint than the one
+/// it was begun from (DESIGN 13.1). It is asked about the very file that is replaced,
+/// while no other save can be made.
 pub trait Permit: fmt::Debug {
     /// Whether it may replace the content of this checkpoint.
     ///
@@ -34,7 +33,7 @@ pub trait Permit: fmt::Debug {
     fn may_create(&self, dir: BorrowedFd<'_>) -> sys::Result<()>;
 }
 
-/// The permit of a program that saves for itself: the kernel says what it may.
+/// The permit of a program that saves for itself: the kernel checks what it may do.
 #[derive(Clone, Copy, Debug)]
 pub struct Unasked;
 
@@ -48,33 +47,33 @@ impl Permit for Unasked {
     }
 }
 
-/// What a save has done.
+/// The result of a save.
 #[derive(Debug)]
 pub struct Committed {
     /// The new checkpoint.
     pub new: Checkpoint,
-    /// The one it has replaced; `None` if there was none, or if the writer had
+    /// The checkpoint it has replaced; `None` if there was none, or if the writer had
     /// removed it before.
     pub replaced: Option<Checkpoint>,
 }
 
-/// How a staged file becomes the checkpoint. The default replaces whatever is
-/// there and keeps its attributes.
+/// How a staged file becomes the checkpoint. The default replaces any checkpoint, and
+/// keeps its attributes.
 #[derive(Debug)]
 pub struct Commit<'a> {
     /// What it may replace.
     pub base: Base<'a>,
-    /// What the writer has removed before: if that is what it replaces, it
-    /// makes a first checkpoint, and nothing is kept (DESIGN 2.12).
+    /// The checkpoint that the writer has removed before: if the save replaces that, it
+    /// makes a first checkpoint, and keeps no attributes (DESIGN 2.12).
     pub removed: Option<&'a Checkpoint>,
-    /// Whether it may replace what it was not begun from.
+    /// Decides whether it may replace another checkpoint than the one it was begun from.
     pub permit: &'a dyn Permit,
-    /// Whether setuid and setgid of the checkpoint survive: a change by somebody
-    /// without `CAP_FSETID` takes them off.
+    /// Whether setuid and setgid of the checkpoint stay: a change by a process without
+    /// `CAP_FSETID` removes them.
     pub keeps_privileges: bool,
     /// Permission bits of a first checkpoint; by default 0644.
     pub first_mode: u32,
-    /// What is taken off those, unless the directory has a default ACL.
+    /// The bits to remove from those, unless the directory has a default ACL.
     pub first_umask: u32,
     /// Owner and group of a first checkpoint; by default the process's own.
     pub first_owner: Option<(u32, u32)>,

@@ -1,6 +1,6 @@
-//! Owner, mode and attributes of a staged file: those of the checkpoint that it
-//! is begun from, or of a first one, and what its writer sets. All of it is on
-//! the file at once (DESIGN 3).
+//! Owner, mode and attributes of a staged file: those of the checkpoint from which it is
+//! begun, or of a first one, and those that its writer sets. All of them are on the file
+//! at once (DESIGN 3).
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,13 +14,13 @@ use crate::repo::error::{During, Result};
 use crate::repo::lock::{self, MARK, MARK_BIT, Mark};
 use crate::sys::{self, Errno, Mode, Statx, XattrFlags};
 
-/// A directory's ACL for what is made in it (acl(5)).
+/// The ACL of a directory for files made in it (acl(5)).
 pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 impl Staged {
-    /// Gives the file the owner, the mode and the attributes of the checkpoint
-    /// that it is begun from, or those of a first one: its writer sees and
-    /// changes those from now on.
+    /// Gives the file the owner, the mode and the attributes of the checkpoint from which
+    /// it is begun, or those of a first one. Its writer sees and changes them from now
+    /// on.
     ///
     /// # Errors
     /// Kind `Os`: `EPERM`, `ENOSPC`, `EDQUOT`, …
@@ -29,8 +29,8 @@ impl Staged {
             Some(base) => {
                 self.begun_from = Some(Seen::of(base.stat()));
                 match sys::fstat(base.as_path_fd()) {
-                    // Replaced where a file without a name is gone: what stands
-                    // there when it is saved is taken after.
+                    // Replaced, on a filesystem where a file without a name is gone: the
+                    // commit takes the attributes of the current checkpoint.
                     Err(Errno::STALE) => Ok(()),
                     now => now
                         .during("stat the checkpoint")
@@ -42,8 +42,8 @@ impl Staged {
         begun.map_err(|e| self.tell(e))
     }
 
-    /// Sets attributes of the file: a save keeps them, whatever becomes of those
-    /// of the checkpoint that it replaces.
+    /// Sets attributes of the file. A save keeps them, whatever the attributes of the
+    /// checkpoint that it replaces.
     ///
     /// # Errors
     /// Kind `Os` with the errno. Some of them may be set then.
@@ -71,7 +71,7 @@ impl Staged {
         set().map_err(|e| self.tell(e))
     }
 
-    /// Takes setuid and setgid off, as a change of the content does.
+    /// Removes setuid and setgid, as a change of the content does.
     ///
     /// # Errors
     /// Kind `Os` with the errno.
@@ -83,8 +83,8 @@ impl Staged {
         drop().map_err(|e| self.tell(e))
     }
 
-    /// Sets an extended attribute, with flags as of setxattr(2), or removes it
-    /// if `value` is `None`; as [`set_attributes`](Self::set_attributes).
+    /// Sets an extended attribute, with the flags of setxattr(2), or removes it if
+    /// `value` is `None`; as [`set_attributes`](Self::set_attributes).
     ///
     /// # Errors
     /// Kind `Os`: `EEXIST`, `ENODATA`, `ENOSPC`, …
@@ -127,8 +127,8 @@ impl Staged {
         value.during("get an attribute").map_err(|e| self.tell(e))
     }
 
-    /// The names of the extended attributes, each with a NUL behind it; that of
-    /// our own mark may be among them.
+    /// The names of the extended attributes, each with a NUL behind it; the name of our
+    /// own mark may be among them.
     ///
     /// # Errors
     /// Kind `Os` with the errno.
@@ -138,13 +138,13 @@ impl Staged {
             .map_err(|e| self.tell(e))
     }
 
-    /// The permission bits that it is published with.
+    /// The permission bits with which it is published.
     pub(super) fn mode(&self) -> Result<u32> {
         let stat = sys::fstat(&self.file).during("stat the staged file")?;
         Ok(self.unmarked(stat.stx_mode.into()) & 0o7777)
     }
 
-    /// A mode of the file without its mark.
+    /// A mode of the file, without its mark.
     pub(super) fn unmarked(&self, mode: u32) -> u32 {
         match self.mark {
             Mark::Bit if self.sticky => mode | MARK_BIT,
@@ -153,8 +153,8 @@ impl Staged {
         }
     }
 
-    /// Takes the attributes of a checkpoint, of which this is the status now, but
-    /// for what its writer has set.
+    /// Takes the present attributes of a checkpoint, except those that its writer has
+    /// set.
     pub(super) fn take_after(
         &mut self,
         (from, old): (&Checkpoint, &Statx),
@@ -164,20 +164,19 @@ impl Staged {
         if !how.keeps_privileges {
             mode = without_privileges(mode).unwrap_or(mode);
         }
-        // A mode that does not let its owner write would not let him take an
-        // attribute off either.
+        // A mode that forbids its owner to write would also forbid removing an attribute.
         if mode & 0o200 == 0 {
             self.mark_by_bit()?;
         }
         let inherit = |it: &Self| {
-            // Where the sticky bit is the mark, it is on a checkpoint only
-            // because a save died before it took it off.
+            // If the sticky bit is the mark, a checkpoint has it only because a save died
+            // before it removed it.
             let mode = mode | it.mark.bits();
             attributes::inherit((from, old), it.file.as_fd(), &it.own, mode)
         };
         let mut inherited = inherit(self);
-        // Where they take all the room that the filesystem has for them (a block
-        // on ext4), the mark makes way and becomes the other one.
+        // If the attributes take all the room that the filesystem has for them (a block
+        // on ext4), the mark gives way, and becomes the bit.
         let errno = |e: &crate::repo::Error| Errno::from_raw_os_error(e.errno());
         if is_full(inherited.as_ref().map_err(errno)) && self.mark_by_bit()? {
             attributes::clear(self.file.as_fd(), &self.own)?;
@@ -199,14 +198,14 @@ impl Staged {
             && sys::defect::has(sys::defect::Defect::AttributesOfTheBase)
     }
 
-    /// Becomes what is made where no checkpoint stands.
+    /// Gets the attributes of a first checkpoint.
     pub(super) fn be_first(&mut self, how: &Commit<'_>) -> Result<()> {
         let file = self.file.as_fd();
         let mode = match self.source {
             Source::First => return Ok(()),
             Source::Nothing => first_mode(self.session.dir(), how)?,
-            // The checkpoint is gone that it began from. Its writer's own gets
-            // its name again; of anybody else's nothing is kept.
+            // The checkpoint it was begun from is gone. If it was the writer's own, the
+            // new one keeps its attributes; otherwise nothing is kept.
             Source::Checkpoint(seen) => {
                 let uid = how.first_owner.map(|(uid, _)| uid);
                 if seen.uid == uid.unwrap_or(rustix::process::geteuid().as_raw()) {
@@ -232,7 +231,7 @@ impl Staged {
         Ok(())
     }
 
-    /// Sets the permission bits that it is to be published with.
+    /// Sets the permission bits with which it is to be published.
     fn set_mode(&mut self, mode: u32) -> Result<()> {
         if mode & 0o200 == 0 {
             self.mark_by_bit()?;
@@ -243,15 +242,15 @@ impl Staged {
         Ok(())
     }
 
-    /// Marks it by the bit instead of the attribute, if that is its mark and the
-    /// filesystem keeps the other. Answers whether that has been done.
+    /// Marks it by the bit instead of the attribute, if it has the attribute and the
+    /// filesystem keeps the bit. Returns whether it did.
     fn mark_by_bit(&mut self) -> Result<bool> {
         if self.mark != Mark::Xattr {
             return Ok(false);
         }
         let file = self.file.as_fd();
         let sticky = self.mode()? & MARK_BIT != 0;
-        // In this order: it may have its name already.
+        // In this order, because it may have its name already.
         if lock::mark_by_bit(file).during("mark the staged file")? != Mark::Bit {
             return Ok(false);
         }
@@ -267,9 +266,8 @@ fn is_full<T>(set: sys::Result<T>) -> bool {
     matches!(set, Err(Errno::NOSPC | Errno::TOOBIG))
 }
 
-/// The mode of a first checkpoint in a directory: less the umask, or less what
-/// the directory's default ACL, of which the file has got its own, does not give
-/// (umask(2)).
+/// The mode of a first checkpoint in a directory: less the umask; or less what the
+/// directory's default ACL, which the file has inherited, does not grant (umask(2)).
 fn first_mode(dir: BorrowedFd<'_>, how: &Commit<'_>) -> Result<u32> {
     match sys::get_xattr(dir, DEFAULT_ACL) {
         Ok(acl) => Ok(how.first_mode & permissions(&acl)),
@@ -280,10 +278,10 @@ fn first_mode(dir: BorrowedFd<'_>, how: &Commit<'_>) -> Result<u32> {
     }
 }
 
-/// The permission bits that an ACL gives at the most, and all others.
+/// The permission bits that an ACL can grant, and all other bits.
 ///
-/// `acl` is as of linux/posix_acl_xattr.h: a version of 4 bytes, and entries
-/// of a tag (2 bytes), permissions (2, little-endian) and an id (4).
+/// `acl` has the form of linux/posix_acl_xattr.h: a version of 4 bytes, and entries of a
+/// tag (2 bytes), permissions (2, little-endian) and an id (4).
 fn permissions(acl: &[u8]) -> u32 {
     let entries = acl.get(4..).unwrap_or_default().as_chunks::<8>().0;
     let of = |tag: u8| {

@@ -1,4 +1,4 @@
-//! Saves of a session: in one call, or by way of a staged file.
+//! Saves of a session: in one call, or by a staged file.
 
 use super::file::Staged;
 use super::how::Base;
@@ -33,8 +33,8 @@ impl Session {
         self.save_over(Base::Any, bytes).map(drop)
     }
 
-    /// Saves `bytes` as the new checkpoint, in the place of `base` and of nothing
-    /// else: `None` is no checkpoint at all. So an edit loses nobody's update:
+    /// Saves `bytes` as the new checkpoint, if `base` is the current one; `None` stands
+    /// for no checkpoint. So an edit loses no update by another program:
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -69,7 +69,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`Kind::Superseded`] if another checkpoint stands there than `base`, and as of
+    /// [`Kind::Superseded`] if `base` is not the current checkpoint, and as for
     /// [`save`](Self::save).
     pub fn replace(&self, base: Option<&Checkpoint>, bytes: &[u8]) -> Result<Checkpoint> {
         self.save_over(Base::Only(base), bytes)
@@ -81,7 +81,7 @@ impl Session {
         staged.commit(base)
     }
 
-    /// Begins a save: a new, empty staged file that nobody else sees.
+    /// Begins a save: a new, empty staged file that no other program sees.
     ///
     /// # Errors
     /// [`Kind::Locked`], and [`Kind::Os`] with the errno.

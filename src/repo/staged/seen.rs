@@ -1,22 +1,22 @@
-//! The checkpoint that a staged file was begun from, as it was at that time.
+//! The checkpoint from which a staged file was begun, as it was at that time.
 
 use crate::repo::attributes::Own;
 use crate::repo::checkpoint::{Checkpoint, FileId};
 use crate::sys::Statx;
 
-/// Whose attributes a staged file has, but for what its writer has set.
+/// Where the attributes of a staged file come from, except those that its writer has set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Nobody's yet.
+    /// It has none yet.
     Nothing,
     /// Those of a first checkpoint.
     First,
-    /// A checkpoint's.
+    /// Those of a checkpoint.
     Checkpoint(Seen),
 }
 
-/// A checkpoint as it was at one time: which file, and what a change of its
-/// attributes changes.
+/// A checkpoint as it was at one time: which file it was, and the values that change with
+/// its attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     id: FileId,
@@ -40,14 +40,14 @@ impl Seen {
         }
     }
 
-    /// Whether it belongs to the same user and group, but for what its writer has
-    /// given it to.
+    /// Whether it belongs to the same user and group, except those that its writer has
+    /// set.
     pub(super) fn has_owner_of(&self, checkpoint: &Checkpoint, own: &Own) -> bool {
         let now = checkpoint.stat();
         (own.uid || self.uid == now.stx_uid) && (own.gid || self.gid == now.stx_gid)
     }
 
-    /// Whether it is that file, as it is now or as it was.
+    /// Whether it is that file, in its present state or the one seen.
     pub(super) fn is_of(&self, checkpoint: &Checkpoint) -> bool {
         let other = Self::of(checkpoint.stat());
         self.id == other.id && self.born == other.born

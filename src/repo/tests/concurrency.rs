@@ -38,7 +38,7 @@ fn save(session: &Session, ways: Ways, bytes: &[u8]) {
     }
 }
 
-/// Lets the readers end when a writer does, also by a panic.
+/// Lets the readers end when a writer does, even by a panic.
 struct Done<'a>(&'a AtomicUsize);
 
 impl Drop for Done<'_> {
@@ -90,14 +90,13 @@ fn i1_no_read_is_torn_with_tmpfile() {
     ALL_WAYS.into_iter().filter(|w| w.tmpfile).for_each(race);
 }
 
-/// I1, I3: nor where session.next is written in place.
+/// I1, I3: also where session.next is written in place.
 #[test]
 fn i1_no_read_is_torn_without_tmpfile() {
     ALL_WAYS.into_iter().filter(|w| !w.tmpfile).for_each(race);
 }
 
-/// A content that has been torn is found to be: else the tests above say
-/// nothing.
+/// A torn content is recognised: otherwise the tests above would prove nothing.
 #[test]
 fn a_torn_content_is_recognised() {
     let (a, b) = (content(5), content(9));

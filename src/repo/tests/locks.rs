@@ -1,4 +1,4 @@
-//! `session.next`: whose it is, and what becomes of it (I3, I4).
+//! `session.next`: its owner, and what becomes of it (I3, I4).
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -7,13 +7,13 @@ use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, name, open, set, s
 use crate::repo::{Base, Kind, LockOwner, lock};
 use crate::sys::{self, Call, Errno, RenameFlags, fault};
 
-/// Leaves what a save leaves that was killed before its rename.
+/// Leaves a lock as of a save that was killed before its rename.
 fn leave_dead(sandbox: &Sandbox) {
     std::fs::write(sandbox.path("session.next"), b"half").unwrap();
     set_xattr(&sandbox.path("session.next"), lock::MARK, b"");
 }
 
-/// I5: "locked" is no answer to a call that failed for another reason.
+/// I5: a call that failed for another reason is not reported as "locked".
 #[test]
 fn i5_a_lock_that_could_not_be_looked_at_is_not_called_locked() {
     for (denied, errno) in [(Call::Reopen, Errno::MFILE), (Call::Flock, Errno::IO)] {
@@ -26,10 +26,9 @@ fn i5_a_lock_that_could_not_be_looked_at_is_not_called_locked() {
     }
 }
 
-/// I3: without `O_TMPFILE` there is a moment between the creation of
-/// session.next and its flock, in which another save takes it for dead. Then
-/// that one removes it, and only that one: the name may be a third's by the
-/// time the creator gets to it.
+/// I3: without `O_TMPFILE` there is a moment between the creation of session.next and its
+/// flock in which another save takes it for dead. Then only that save removes it: by the
+/// time the creator could, the name may belong to a third save.
 #[test]
 fn i3_a_lock_taken_for_dead_is_left_to_the_one_who_took_it() {
     let sandbox = Sandbox::with_checkpoint(b"old");
@@ -56,8 +55,8 @@ fn i3_a_lock_taken_for_dead_is_left_to_the_one_who_took_it() {
     assert_eq!(sandbox.entries(), set(["session"]));
 }
 
-/// I1: a session.next that a save of ours is still writing is no checkpoint,
-/// nor one whose writer died over it; a foreign one may be published.
+/// I1: a session.next that a save of ours is still writing is no checkpoint, nor is one
+/// whose writer died before the end; a foreign one may be published.
 #[test]
 fn i1_adopt_never_publishes_a_save_in_progress() {
     let no_tmpfile = Ways {
@@ -89,8 +88,8 @@ fn i1_adopt_never_publishes_a_save_in_progress() {
     assert_eq!(sandbox.entries(), set(["session"]));
 }
 
-/// 2.11: what is no regular file is not renamed to `session`, nor followed;
-/// and who waits to write into a FIFO is not woken by a look at it.
+/// 2.11: only a regular file can be renamed to `session`, and nothing is followed; a
+/// process that waits to write into a FIFO is not woken by a look at it.
 #[test]
 fn rule_2_11_only_a_regular_file_is_adopted() {
     let sandbox = Sandbox::with_checkpoint(b"old");
@@ -171,7 +170,7 @@ fn i3_a_lock_broken_right_before_the_rename_is_noticed() {
     assert_eq!(sandbox.entries(), set(["session"]));
 }
 
-/// I3: a save that is given up removes its own session.next, no other.
+/// I3: an abandoned save removes its own session.next, and no other.
 #[test]
 fn i3_an_abandoned_save_removes_only_its_own_lock() {
     let no_tmpfile = ALL_WAYS[2];
@@ -209,8 +208,7 @@ fn i4_a_dead_lock_is_removed_by_the_next_save() {
     }
 }
 
-/// I4: while its owner lives a lock is held, and nobody else's save or look
-/// takes it away.
+/// I4: while its owner lives, a lock stays, whatever other saves or looks come.
 #[test]
 fn i4_a_living_lock_refuses_every_save() {
     for ways in ALL_WAYS {
@@ -239,7 +237,7 @@ fn i4_a_living_lock_refuses_every_save() {
     }
 }
 
-/// I4 and section 1: unmarked is foreign, until somebody breaks the lock.
+/// I4 and section 1: an unmarked lock is foreign, and refuses saves until it is broken.
 #[test]
 fn i4_a_foreign_lock_refuses_until_it_is_broken() {
     let kinds: [Made; 4] = [
@@ -273,8 +271,8 @@ fn i4_a_foreign_lock_refuses_until_it_is_broken() {
     }
 }
 
-/// I3: the same when it is gone before its creator's flock. Nobody broke the
-/// lock: nothing is written yet, and trying again helps.
+/// I3: the same if it is gone before its creator's flock. The lock was not broken:
+/// nothing has been written yet, and another try helps.
 #[test]
 fn i3_a_lock_removed_before_its_flock_is_locked_not_broken() {
     let sandbox = Sandbox::with_checkpoint(b"old");
@@ -294,8 +292,8 @@ fn i3_a_lock_removed_before_its_flock_is_locked_not_broken() {
     assert_eq!(sandbox.entries(), set(["session"]));
 }
 
-/// I4: ours has its mark from the first moment that it has its name, to the
-/// last: a crash at any call leaves what the next save can tell.
+/// I4: our lock is marked as long as it has its name: after a crash at any call, the next
+/// save knows what it is.
 #[test]
 fn i4_our_lock_is_marked_for_as_long_as_it_has_its_name() {
     for ways in ALL_WAYS {
@@ -318,8 +316,8 @@ fn i4_our_lock_is_marked_for_as_long_as_it_has_its_name() {
     }
 }
 
-/// Where a lock can be marked in no way, saves work, and one that a crash leaves
-/// counts as foreign: nothing is removed that might be somebody's.
+/// If a lock cannot be marked at all, saves work, but one that a crash leaves behind
+/// counts as foreign: nothing is removed that might be another program's.
 #[test]
 fn i4_without_any_mark_a_lock_that_was_left_is_broken_by_hand() {
     let sandbox = Sandbox::with_checkpoint(b"old");
@@ -359,8 +357,8 @@ fn i4_without_any_mark_a_lock_that_was_left_is_broken_by_hand() {
     assert_eq!(sandbox.session.load().unwrap(), b"newer");
 }
 
-/// I4: a look tells the owners apart, changes nothing, and keeps no save
-/// from a dead lock.
+/// I4: a look tells the owners apart, changes nothing, and does not prevent a save over a
+/// dead lock.
 #[test]
 fn i4_a_look_at_a_lock_leaves_it_alone() {
     let sandbox = Sandbox::with_checkpoint(b"old");

@@ -1,5 +1,4 @@
-//! The storage without any mount. Each test names the rule of DESIGN that it
-//! holds.
+//! The storage without a mount. Each test names the rule of DESIGN that it checks.
 
 mod concurrency;
 mod crash;
@@ -60,7 +59,7 @@ impl Sandbox {
         std::fs::read(self.path("session")).unwrap()
     }
 
-    /// How many descriptors this process holds of anything in the sandbox.
+    /// How many descriptors this process has open in the sandbox.
     fn descriptors(&self) -> usize {
         std::fs::read_dir("/proc/self/fd")
             .unwrap()
@@ -114,8 +113,8 @@ fn xattr_names(path: &Path) -> BTreeSet<CString> {
         .collect()
 }
 
-/// How a save has to work: what the filesystem is made to lack. Without
-/// `O_TMPFILE` the mark is no attribute in any case.
+/// How a save must work, because the filesystem is made to lack something. Without
+/// `O_TMPFILE` the mark is never an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ways {
     tmpfile: bool,

@@ -1,4 +1,4 @@
-//! Probes of the filesystem, and what is left of them and of saves.
+//! Probes of the filesystem, and leftovers of them and of saves.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -38,7 +38,7 @@ fn a_probe_leaves_nothing_whichever_call_fails() {
     let own = own.unwrap();
     for (failing, call) in calls.iter().enumerate().take(probes) {
         for errno in faults::chosen(failing, *call) {
-            // Somebody took the directory for dead: then it is his to remove.
+            // Another process took the directory for dead, and will remove it.
             let is_taken = [Errno::NOENT, Errno::WOULDBLOCK].contains(&errno);
             if failing < own && is_taken {
                 continue;

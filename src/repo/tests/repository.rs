@@ -62,8 +62,8 @@ fn create_makes_the_base_directory_durably() {
         None
     });
     fault::with(plan, || repository.create("pbox-").unwrap());
-    // link, a and b for their new entries, c for the session, and the directory
-    // of link: whoever made that may not have synced it.
+    // link, a and b for their new entries, c for the session, and the directory of link:
+    // the process that made that may not have synced it.
     assert_eq!(syncs.get(), 5);
     // What is known to be durable is not synced again.
     let count = syncs.clone();
@@ -95,7 +95,7 @@ fn ids(repository: &Repository) -> Vec<OsString> {
     list.iter().map(|e| e.name.id().to_owned()).collect()
 }
 
-/// Sets a time of the last change that no clock has to be waited for.
+/// Sets the mtime, so that the test need not wait for the clock.
 fn age(path: &Path, seconds: u32) {
     let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(10_000, seconds);
     File::open(path).unwrap().set_modified(time).unwrap();
@@ -176,8 +176,8 @@ fn list_leaves_out_what_vanishes_meanwhile() {
     assert_eq!(list, ["s"]);
 }
 
-/// Section 1: a missing repository is an empty list, and one that is removed
-/// and made anew while it is held is the new one.
+/// Section 1: a missing repository is an empty list; if it is removed and made again
+/// while it is open, the new one is used.
 #[test]
 fn a_repository_may_go_and_come_back() {
     let sandbox = Sandbox::with_checkpoint(b"old");
@@ -370,8 +370,8 @@ fn remove_warns_of_all_that_an_immutable_directory_keeps() {
         .unwrap();
 }
 
-/// 2.13 and section 1: a rename moves the session, and replaces only an empty
-/// one; who holds it open holds the same one.
+/// 2.13 and section 1: a rename moves the session, and replaces only an empty one; a
+/// process that has it open still has the same one.
 #[test]
 fn rename_moves_a_session_and_replaces_only_an_empty_one() {
     let sandbox = Sandbox::with_checkpoint(b"old");

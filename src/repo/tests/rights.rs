@@ -1,4 +1,4 @@
-//! What a save may replace that it was not begun from (DESIGN 13.1).
+//! What a save may replace besides the checkpoint it was begun from (DESIGN 13.1).
 
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
@@ -8,7 +8,7 @@ use super::{ALL_WAYS, Sandbox, get_xattr, set, set_xattr};
 use crate::repo::{Attributes, Checkpoint, Commit, Kind, Permit};
 use crate::sys::{self, Call, Errno, fault};
 
-/// Denies what it is told to, and remembers of which files it was asked.
+/// Denies what it is told to deny, and remembers the files it was asked about.
 #[derive(Debug, Default)]
 struct Asked {
     denied: Option<Errno>,
@@ -27,7 +27,7 @@ impl Permit for Asked {
     }
 }
 
-/// Puts another file in place of the checkpoint, as a program does that knows no
+/// Replaces the checkpoint by another file, as a program does that does not know the
 /// lock.
 fn put(sandbox: &Sandbox) -> u64 {
     let other = sandbox.path("other");
@@ -38,12 +38,12 @@ fn put(sandbox: &Sandbox) -> u64 {
     std::fs::metadata(sandbox.path("session")).unwrap().ino()
 }
 
-/// The one that is judged is the one that is replaced, whenever it came; and it
-/// is the only one that anything is taken from.
+/// The file that is checked is the one that is replaced, whenever it came; and only its
+/// attributes are taken.
 #[test]
 fn rule_13_1_a_save_asks_of_the_file_that_it_replaces() {
     for ways in ALL_WAYS {
-        // The second time it syncs: what it had prepared was of another file.
+        // At the second sync, it had prepared for another file.
         for when in [Call::Write, Call::Fsync] {
             for denied in [None, Some(Errno::ACCESS), Some(Errno::PERM)] {
                 let sandbox = std::rc::Rc::new(Sandbox::with_checkpoint(b"old"));
@@ -95,7 +95,7 @@ fn rule_13_1_a_save_asks_of_the_file_that_it_replaces() {
     }
 }
 
-/// What the writer has set is of the file that it was begun from.
+/// The attributes that the writer has set belong to the file it was begun from.
 #[test]
 fn rule_13_1_what_a_writer_has_set_goes_to_no_other_file() {
     let permit = Asked::default();
@@ -123,8 +123,8 @@ fn rule_13_1_what_a_writer_has_set_goes_to_no_other_file() {
     }
 }
 
-/// Where none stands any more, it is as in an empty directory: and who had
-/// something to begin from has to be allowed to make a file there.
+/// If there is no checkpoint any more, it is as in an empty directory; but a writer that
+/// started from one must be allowed to make a file there.
 #[test]
 fn rule_13_1_a_checkpoint_that_is_gone_is_made_anew() {
     for ways in ALL_WAYS {

@@ -9,9 +9,9 @@ use super::{ALL_WAYS, Made, Sandbox, Ways, get_xattr, mkfifo, set, set_xattr, xa
 use crate::repo::{Attributes, Base, Commit, DEFAULT_ACL, Kind, Result, lock};
 use crate::sys::{Call, Errno, Timestamps, XattrFlags, fault};
 
-/// 2.3: when the rename is done, only the directory's sync can still fail the
-/// save, and it says so; the checkpoint is not reported as unsaved because
-/// there is no descriptor left for it.
+/// 2.3: when the rename is done, only the directory's sync can still fail the save, and
+/// is reported as such. The checkpoint is not reported as unsaved because no descriptor
+/// is left for it.
 #[test]
 fn rule_2_3_a_published_checkpoint_is_not_reported_as_unsaved() {
     for ways in ALL_WAYS {
@@ -44,7 +44,7 @@ fn rule_2_3_a_published_checkpoint_is_not_reported_as_unsaved() {
     }
 }
 
-/// 2.3: a failing sync of the directory is told, and nothing is undone.
+/// 2.3: a failing sync of the directory is reported, and nothing is undone.
 #[test]
 fn rule_2_3_a_directory_that_cannot_be_synced_is_not_durable() {
     let sandbox = Sandbox::with_checkpoint(b"old");
@@ -240,7 +240,7 @@ fn rule_2_7_attributes_that_the_writer_set_are_published_with_its_save() {
             assert_eq!(staged.xattr(lock::MARK).unwrap_err().errno(), libc::ENODATA);
             assert_eq!(staged.xattr(c"user.kept")?, b"1");
             assert_eq!(u32::from(staged.stat()?.stx_mode) & 0o7777, 0o5711);
-            // Changed meanwhile: of what the writer has set nothing.
+            // Changed meanwhile, but nothing that the writer has set.
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
             set_xattr(&path, c"user.kept", b"2");
             set_xattr(&path, c"user.later", b"1");
@@ -261,7 +261,7 @@ fn rule_2_7_attributes_that_the_writer_set_are_published_with_its_save() {
     }
 }
 
-/// 2.7: attributes set by somebody else while the save is under way stay too.
+/// 2.7: attributes that another process sets during the save stay, too.
 #[test]
 fn rule_2_7_a_chmod_during_the_save_is_not_lost() {
     for ways in ALL_WAYS {
@@ -285,8 +285,8 @@ fn rule_2_7_a_chmod_during_the_save_is_not_lost() {
     }
 }
 
-/// 2.9: no lost update, however the newer checkpoint came, and at whatever
-/// moment; a writer that truncated replaces it.
+/// 2.9: no update is lost, however and whenever the newer checkpoint came; a writer that
+/// has truncated replaces it.
 #[test]
 fn rule_2_9_a_save_from_a_replaced_base_is_refused() {
     type Replace = fn(&Sandbox);
@@ -362,8 +362,8 @@ fn rule_2_9_a_base_replaced_during_the_commit_is_noticed() {
     }
 }
 
-/// 2.12: of what the writer has removed itself nothing is kept, whether it is
-/// there still or not; another one's save is not replaced.
+/// 2.12: nothing is kept of a checkpoint that the writer itself has removed, whether it
+/// still exists or not; another program's save is not replaced.
 #[test]
 fn rule_2_12_a_removed_checkpoint_is_replaced_by_a_first_one() {
     for state in ["there", "gone", "replaced"] {
@@ -397,8 +397,8 @@ fn rule_2_12_a_removed_checkpoint_is_replaced_by_a_first_one() {
     }
 }
 
-/// 2.1 and section 4: every checkpoint is an inode of its own, and who holds
-/// an old one reads it to the end.
+/// 2.1 and section 4: every checkpoint is an inode of its own, and a reader of an old one
+/// reads it to the end.
 #[test]
 fn rule_2_1_every_save_makes_a_new_inode() {
     for ways in ALL_WAYS {
@@ -417,7 +417,7 @@ fn rule_2_1_every_save_makes_a_new_inode() {
     }
 }
 
-/// I1: what is no regular file is neither followed nor replaced.
+/// I1: a `session` that is no regular file is neither followed nor replaced.
 #[test]
 fn i1_what_is_no_file_is_not_followed_and_not_replaced() {
     let kinds: [Made; 4] = [
@@ -483,9 +483,10 @@ fn i2_the_order_of_a_save_is_sync_link_rename_sync() {
     assert_eq!(calls.take(), order);
 }
 
-/// 2.1, 2.9, where a file without a name is gone (`ENOENT` or `ESTALE`): who comes
-/// to read finds the next checkpoint, and who had this one is told that it has
-/// been replaced. A filesystem that says so for ever is not asked for ever.
+/// 2.1, 2.9, on a filesystem where a file without a name is gone (`ENOENT` or `ESTALE`):
+/// a reader that comes then finds the next checkpoint, and one that had this one gets the
+/// error that it has been replaced. If a filesystem answers so again and again, the look
+/// ends.
 #[test]
 fn rule_2_9_a_checkpoint_that_is_gone_with_its_name_has_been_replaced() {
     for errno in [Errno::NOENT, Errno::STALE] {

@@ -1,15 +1,14 @@
-//! What a disk may have kept of one file's content, and a choice among such
-//! things.
+//! What a disk may have kept of a file's content, and choices between such possibilities.
 
 use std::collections::BTreeSet;
 
 use super::disk::{Content, Id};
 
-/// What is lost or kept at once of a file's content.
+/// The unit in which content is lost or kept, in bytes.
 const BLOCK: usize = 4096;
 
-/// Every content that may be found of a file of which the first version is
-/// durable and the others are not.
+/// Every content that may be found in a file whose first version is durable and whose
+/// other versions are not.
 pub fn mixtures(versions: &[Content]) -> Vec<Content> {
     const STALE: [u8; BLOCK] = [0xdb; BLOCK];
     let [durable, rest @ ..] = versions else {
@@ -55,9 +54,9 @@ pub fn mixtures(versions: &[Content]) -> Vec<Content> {
     all.into_iter().map(Content::from).collect()
 }
 
-/// Shows one option of each choice, in every way, or in `most` of them: those
-/// in which all but one are the first or the last, and random ones. Answers
-/// whether those were all.
+/// Shows one option of each choice, in all combinations, or in `most` of them: those in
+/// which all but one option are the first or the last, and random ones. Returns whether
+/// those were all.
 pub fn every_choice<T>(
     choices: &[(Id, Vec<T>)],
     most: usize,
@@ -92,8 +91,8 @@ pub fn every_choice<T>(
     complete
 }
 
-/// Every subset of so many things, one for each bit; or, of many, those that
-/// keep the first ones, and some others. And whether those are all.
+/// Every subset of this many things, one bit for each; of many things those that keep the
+/// first ones, and some others. And whether those are all.
 pub fn subsets(things: usize, most: usize, random: &mut Random) -> (Vec<u64>, bool) {
     const MANY: usize = 7;
     if things <= MANY {

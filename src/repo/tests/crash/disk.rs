@@ -1,8 +1,8 @@
 //! A model of a disk that knows what is durable, and enumerates what a power
 //! cut may leave of the rest.
 //!
-//! It is told of every change through the seam in `sys`. What it assumes of a
-//! filesystem is as little as a rule of DESIGN can be held with:
+//! It gets every change through the seam in `sys`. It assumes as little of a filesystem
+//! as the rules of DESIGN need:
 //!
 //! - fsync(2) of a file makes durable what has been changed of it until then:
 //!   content, size, attributes. Not its name.
@@ -33,7 +33,7 @@ use super::choice::{Random, every_choice, mixtures, subsets};
 use crate::sys::record::Change;
 use crate::sys::{self, AtFlags};
 
-/// An inode of the model: numbers of the kernel's are used again.
+/// An inode of the model; the kernel reuses its own numbers.
 pub type Id = usize;
 
 pub type Content = Rc<[u8]>;
@@ -59,7 +59,7 @@ struct Inode {
     now: (Attributes, Content),
 }
 
-/// Entries of one directory that change at once: what they name then.
+/// Entries of one directory that change together, with what they name then.
 #[derive(Clone, Debug)]
 struct Half {
     dir: Id,
@@ -70,25 +70,25 @@ type Entry = (OsString, Option<Id>);
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// One half, or the target's and the source's of a rename between two
+    /// One half; or two halves, of the target and of the source of a rename between two
     /// directories.
     Entries(Vec<Half>),
     Attributes(Id, Vec<Field>),
     Content(Id, Content),
     Synced(Id),
-    /// An operation has answered 0.
+    /// An operation has returned 0.
     Acknowledged,
 }
 
 /// What is found after a power cut.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// By path: which file, its attributes, and its content; none of a
-    /// directory.
+    /// By path: the file, its attributes, and its content, which a directory does not
+    /// have.
     pub tree: BTreeMap<PathBuf, (Id, Attributes, Option<Content>)>,
 }
 
-/// What has been done, and was durable before.
+/// All changes so far, and what was durable before.
 #[derive(Debug)]
 pub struct Disk {
     top: Id,
@@ -100,7 +100,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// With all that is in the directory `top`, durable.
+    /// A disk on which everything in the directory `top` is durable.
     pub fn new(top: &Path) -> Self {
         let mut disk = Self {
             top: 0,
@@ -151,7 +151,7 @@ impl Disk {
         self.events.len()
     }
 
-    /// How many operations had answered 0 when there were so many changes.
+    /// How many operations had returned 0 after this many changes.
     pub fn acknowledged(&self, changes: usize) -> usize {
         let is_one = |event: &&Event| matches!(event, Event::Acknowledged);
         self.events[..changes].iter().filter(is_one).count()
@@ -166,12 +166,12 @@ impl Disk {
         syncs.nth(number).unwrap()
     }
 
-    /// An operation has answered 0.
+    /// Notes that an operation has returned 0.
     pub fn acknowledge(&mut self) {
         self.events.push(Event::Acknowledged);
     }
 
-    /// Takes down a change.
+    /// Notes a change.
     pub fn note(&mut self, change: Change<'_>) {
         match change {
             Change::Unnamed(fd) => {
@@ -251,9 +251,9 @@ impl Disk {
         self.events.push(Event::Entries(halves));
     }
 
-    /// Shows each image that a power cut may leave after so many changes; or
-    /// about `most` of very many, chosen by `random`, of which each set of
-    /// entries that may survive has some. Answers whether those were all.
+    /// Shows each image that a power cut may leave after this many changes. Of very many,
+    /// shows about `most`, chosen by `random`, with some for each set of entries that may
+    /// survive. Returns whether those were all.
     pub fn crash(
         &self,
         changes: usize,
@@ -337,7 +337,7 @@ impl Disk {
         entries
     }
 
-    /// All that has a name, with its path from the top.
+    /// Everything that has a name, with its path from the top.
     fn names(&self, entries: &BTreeMap<(Id, OsString), Id>) -> Vec<(PathBuf, Id)> {
         let mut names: Vec<(PathBuf, Id)> = Vec::new();
         let mut dirs = vec![(PathBuf::new(), self.top)];
@@ -442,8 +442,8 @@ fn difference(from: &Attributes, to: &Attributes) -> Vec<Field> {
     mode.into_iter().chain(owner).chain(xattrs).collect()
 }
 
-// What the model asks the kernel is not shown to the plan of a test, so it does
-// not go through the wrappers of `sys`.
+// Not through the wrappers of `sys`: the plan of a test must not see the calls of the
+// model.
 
 fn open(dir: BorrowedFd<'_>, name: &OsStr) -> std::os::fd::OwnedFd {
     let flags = sys::OFlags::RDONLY | sys::OFlags::NOFOLLOW;

@@ -1,4 +1,4 @@
-//! What must hold of what a power cut has left.
+//! What must hold for an image that a power cut has left.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -10,10 +10,10 @@ use crate::repo::tests::{Sandbox, Ways, get_xattr, set_xattr, xattr_names};
 use crate::repo::{Kind, LockOwner, Repository, Result, SessionName, lock};
 use crate::sys::fault;
 
-/// A checkpoint: its content, and its attributes but for the mark.
+/// A checkpoint: its content, and its attributes without the mark.
 pub type Whole = (Vec<u8>, Attributes);
 
-/// What the storage says of a session.
+/// What the storage shows of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     checkpoint: Option<Whole>,
@@ -25,7 +25,7 @@ pub struct Seen {
 /// By name.
 pub type State = BTreeMap<String, Seen>;
 
-/// What the storage says of all sessions.
+/// What the storage shows of all sessions.
 pub fn look(repository: &Repository) -> Result<State> {
     let mut state = State::new();
     for entry in repository.list()? {
@@ -98,7 +98,7 @@ pub struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// Writes the image to a disk and has the storage work with it.
+    /// Writes the image to a disk, and checks how the storage works with it.
     pub fn check(
         &self,
         image: &Image,
@@ -149,7 +149,8 @@ impl Expected<'_> {
             let found = found.find(|entry| called(&entry.name) == *name).unwrap();
             let session = repository.session(&found.name).unwrap();
 
-            // I4: of other names those that somebody has given, and links.
+            // I4: the other names are those that were given on purpose, and those of
+            // links.
             let links = session.debris().map_err(|e| e.to_string())?.links;
             for (other, content) in &seen.others {
                 if links.iter().any(|link| link.to_str() == Some(other)) {

@@ -1,4 +1,4 @@
-//! A process is killed, another one goes on, and then the power goes.
+//! A process is killed, another one goes on, and then the power is cut.
 
 use std::cell::Cell;
 
@@ -8,8 +8,8 @@ use crate::repo::Repository;
 use crate::repo::tests::name;
 use crate::sys::{Errno, fault};
 
-/// I2: a session that was created is there, whoever made the directories in
-/// which the repository is, and however far he came.
+/// I2: a session that was created is there, even if another process made the directories
+/// of the repository and was killed at any point.
 #[test]
 fn i2_create_after_one_who_was_killed_in_making_the_repository() {
     let mut images = 0;
@@ -20,7 +20,7 @@ fn i2_create_after_one_who_was_killed_in_making_the_repository() {
             ways: &ALL_WAYS[..1],
             setup: without_repository,
             prepare: &|sandbox| {
-                // Nothing that he calls from there on happens.
+                // No call of the killed process is made from here on.
                 let plan = move |n, _| (n >= killed_at).then_some(Errno::IO);
                 let other = Repository::new(sandbox.repository.path());
                 let made = fault::with(Box::new(plan), || other.root.get_or_make());

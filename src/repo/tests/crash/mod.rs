@@ -1,5 +1,5 @@
-//! Every point at which the power may go, and everything that a disk may have
-//! kept by then (I1, I2, I4); and that every sync is needed.
+//! Every point at which the power may be cut, and everything that a disk may have kept by
+//! then (I1, I2, I4); and that every sync is needed.
 
 mod choice;
 mod disk;
@@ -20,51 +20,50 @@ use choice::Random;
 use disk::Disk;
 use image::State;
 
-/// What is done to a repository, and has to survive.
+/// An operation on a repository, whose result must survive.
 struct Operation<'a> {
     name: &'static str,
     ways: &'static [Ways],
-    /// What is there, and durable.
+    /// The state before, which is durable.
     setup: fn() -> Sandbox,
-    /// What a program does before, and does not sync.
+    /// What a program does before, without a sync.
     prepare: &'a dyn Fn(&Sandbox),
     /// Each of them has returned before the next one begins.
     steps: &'a [fn(&Sandbox) -> Result<()>],
     promise: Promise,
 }
 
-/// What is to be said of an operation, but for I1, I2 and I4.
+/// What an operation must guarantee besides I1, I2 and I4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Promise {
     Nothing,
-    /// I2: that there is no lock any more.
+    /// I2: there is no lock any more.
     NoLock,
-    /// Checkpoints come from a program that does not sync: they are whole from
-    /// the end of the operation on.
+    /// Checkpoints come from a program that does not sync: they are whole once the
+    /// operation has ended.
     WholeAtTheEnd,
-    /// Checkpoints were durable before: that they are synced again is for those
-    /// that were not.
+    /// Checkpoints were durable before: syncing them again is for those that were not.
     WholeBefore,
-    /// The directory in which the repository is, or is made, was durable
-    /// before: the first sync is for one that was not.
+    /// The parent directory of the repository was durable before: the first sync is for
+    /// one that was not.
     DurableBefore,
-    /// It is not durable when it returns.
+    /// It need not be durable when it returns.
     NotDurable,
 }
 
-/// An operation as it was done.
+/// A recorded operation.
 struct Record {
-    /// Goes last.
+    /// Dropped last.
     sandbox: Sandbox,
     disk: Disk,
-    /// Before, and after each step.
+    /// The states before, and after each step.
     states: Vec<State>,
     /// How many changes there were before the first step.
     prepared: usize,
     syncs: usize,
 }
 
-/// Does it, without the sync of this number.
+/// Runs it, without the sync of this number.
 fn record(operation: &Operation<'_>, ways: Ways, left_out: Option<usize>) -> Record {
     let sandbox = (operation.setup)();
     let disk = Rc::new(RefCell::new(Disk::new(sandbox.dir.path())));
@@ -104,11 +103,11 @@ fn record(operation: &Operation<'_>, ways: Ways, left_out: Option<usize>) -> Rec
 struct Count {
     images: usize,
     different: usize,
-    /// Whether not all were looked at.
+    /// Whether only some images were checked.
     sampled: bool,
 }
 
-/// How many images of each prefix are looked at, about.
+/// About how many images of each prefix are checked.
 fn most() -> usize {
     if full() { 20_000 } else { 150 }
 }
@@ -118,7 +117,7 @@ fn seed() -> u64 {
     seed.map_or(1, |seed| seed.parse().unwrap())
 }
 
-/// Looks at every image of every prefix, from the last on.
+/// Checks every image of every prefix, from the last one on.
 fn check(
     operation: &Operation<'_>,
     ways: Ways,

@@ -76,7 +76,7 @@ pub fn without_repository() -> Sandbox {
     sandbox
 }
 
-/// Writes a file as a program does that does not know of syncs.
+/// Writes a file as a program that does not sync does.
 fn write(sandbox: &Sandbox, path: &str) {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     let mode = Mode::from_raw_mode(0o644);

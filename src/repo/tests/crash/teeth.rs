@@ -1,5 +1,5 @@
-//! Ways of saving that are not safe, with all their syncs: the model has to find
-//! what is wrong with each.
+//! Unsafe ways of saving, with all their syncs: the model must find what is wrong with
+//! each.
 
 use std::ffi::OsStr;
 
@@ -73,7 +73,7 @@ fn i4_a_lock_that_is_not_marked_is_found() {
     assert!(found.contains("I4: the lock in s.session"), "{found}");
 }
 
-/// I4: partial data under a name of one's own.
+/// I4: partial data under a name that the storage does not know.
 #[test]
 fn i4_a_temporary_file_is_found() {
     let found = violation(|s| {

@@ -1,9 +1,9 @@
-//! What the manual pages say that each call may fail with.
+//! The errnos with which each call may fail, by the manual pages.
 
 use crate::sys::{Call, Errno};
 
-/// Of whatever finds a file by a name, from path_resolution(7); and `EIO` and
-/// `ESTALE`, which every filesystem may answer.
+/// Calls that find a file by a name, from path_resolution(7); with `EIO` and `ESTALE`,
+/// which every filesystem may return.
 const PATH: [Errno; 9] = [
     Errno::ACCESS,
     Errno::FAULT,
@@ -16,7 +16,7 @@ const PATH: [Errno; 9] = [
     Errno::STALE,
 ];
 
-/// Of whatever has an open file.
+/// Calls on an open file.
 const FILE: [Errno; 3] = [Errno::BADF, Errno::INVAL, Errno::IO];
 
 pub fn of(call: Call) -> Vec<Errno> {

@@ -1,5 +1,5 @@
-//! Every system call of every operation fails in turn, with each errno that it
-//! may fail with, or transfers less than it was asked to (I1 to I5).
+//! Every system call of every operation fails in turn, with each errno that it may fail
+//! with, or transfers less than requested (I1 to I5).
 
 mod errnos;
 mod operations;
@@ -22,24 +22,24 @@ type Snapshot = BTreeMap<String, (Vec<u8>, String)>;
 struct Operation {
     setup: fn() -> Sandbox,
     run: fn(&Sandbox) -> Result<Vec<u8>>,
-    /// Whether it may have done a part when it fails.
+    /// Whether it may have done a part of its work when it fails.
     partial: bool,
     /// A call that the filesystem does not have.
     lacks: Option<Call>,
-    /// What it may answer well in spite of, by its own rules.
+    /// Faults in spite of which it may succeed, by its own rules.
     survives: fn(&Fault) -> bool,
 }
 
-/// What one call of an operation was, and what became of the ones before it.
+/// One call of an operation, and what had happened before it.
 struct Fault {
     call: Call,
     index: usize,
-    /// The first such call of the run.
+    /// Whether it is the first call of its kind in the run.
     first: bool,
-    /// The operation has changed what it is about by then: what is left to
-    /// do cannot make it fail any more, but for the sync of the directory.
+    /// Whether the operation has made its change by then: what is left to do cannot make
+    /// it fail, except the sync of the directory.
     done: bool,
-    /// Some name has been changed by then.
+    /// Whether some name has been changed by then.
     changed: bool,
     errno: Errno,
 }
@@ -76,7 +76,7 @@ fn snapshot(sandbox: &Sandbox) -> Snapshot {
     all
 }
 
-/// Without the lock: one that is dead may go, whatever comes of the rest.
+/// Without the lock: a dead one may be removed, whatever else happens.
 fn without_lock(mut all: Snapshot) -> Snapshot {
     all.retain(|path, _| !path.ends_with("/session.next"));
     all
@@ -91,15 +91,15 @@ fn contents(all: &Snapshot) -> BTreeMap<&str, &[u8]> {
 fn may_be_survived(fault: &Fault) -> bool {
     match (fault.errno, fault.call) {
         (Errno::INTR, _) => true,
-        // What is gone is gone, or was never there.
+        // The file is gone, or was never there.
         (Errno::NOENT, Call::Open | Call::Stat | Call::Unlink) => true,
-        // A file that is held is gone with its name: then another one has that,
-        // and is looked at.
+        // An open file is gone with its name: then another file has the name, and is
+        // looked at.
         (Errno::NOENT | Errno::STALE, Call::Reopen | Call::Fstat) => true,
         (Errno::NODATA | Errno::OPNOTSUPP, Call::GetXattr) => true,
         // Asked again, with more room for the answer.
         (Errno::RANGE, Call::GetXattr) => true,
-        // Somebody was faster, but has left nothing.
+        // Another process was faster, but has left nothing behind.
         (Errno::EXIST, Call::Link | Call::Open | Call::Mkdir) => true,
         // A filesystem that lacks something has another way.
         (Errno::OPNOTSUPP | Errno::INVAL | Errno::ISDIR, Call::OpenTmpfile) => true,
@@ -115,7 +115,7 @@ fn may_be_survived(fault: &Fault) -> bool {
         (Errno::INVAL, Call::Fsync) => fault.changed,
         // A look kept it from the lock, for a moment.
         (Errno::WOULDBLOCK, Call::Flock) => true,
-        // What is not known to be a hole is data.
+        // If a hole is not known, it is copied as data.
         (_, Call::Seek) => true,
         // There are other ways to copy than FICLONE.
         (_, Call::Copy) => fault.first,
@@ -125,7 +125,7 @@ fn may_be_survived(fault: &Fault) -> bool {
     }
 }
 
-/// Whether a call that fails so says that something is not there.
+/// Whether a call that fails like this says that a file is not there.
 fn may_lose(fault: &Fault) -> bool {
     let is_gone = match fault.call {
         Call::GetXattr => matches!(fault.errno, Errno::NODATA | Errno::OPNOTSUPP),
@@ -136,7 +136,8 @@ fn may_lose(fault: &Fault) -> bool {
     fault.errno == Errno::NOENT && by_name || is_gone
 }
 
-/// I5: the errno of the call that failed, or what follows from it.
+/// I5: whether the error has the errno of the call that failed, or one that follows from
+/// it.
 fn is_true(error: &Error, fault: &Fault) -> bool {
     let same = error.errno() == fault.errno.raw_os_error();
     match error.kind() {
@@ -147,7 +148,7 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
             Errno::NOTDIR | Errno::LOOP => fault.call == Call::Open,
             errno => errno == Errno::NOENT,
         },
-        // What is held is gone with its name.
+        // An open file is gone with its name.
         Kind::LockBroken if fault.errno == Errno::STALE => fault.call == Call::Fstat,
         Kind::Superseded if fault.errno == Errno::STALE => fault.call == Call::Reopen,
         Kind::LockBroken | Kind::Superseded => fault.errno == Errno::NOENT,
@@ -161,7 +162,7 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
             // Nor one without a mark.
             Errno::NODATA => fault.call == Call::GetXattr,
             Errno::OPNOTSUPP => matches!(fault.call, Call::GetXattr | Call::Flock),
-            // Without flock the dead look like the living.
+            // Without flock, the dead cannot be told from the living.
             Errno::NOSYS | Errno::NOLCK | Errno::BADF | Errno::WOULDBLOCK => {
                 fault.call == Call::Flock
             }
@@ -186,9 +187,9 @@ fn is_true(error: &Error, fault: &Fault) -> bool {
 fn is_put_differently(error: &Error, fault: &Fault) -> bool {
     let errno = Errno::from_raw_os_error(error.errno());
     match (fault.call, fault.errno) {
-        // What is held was there (src/sys/call.rs, `held`).
+        // What is held was there (src/sys/call.rs, `stale_if_gone`).
         (Call::Reopen | Call::Fstat, Errno::NOENT) => errno == Errno::STALE,
-        // It cannot, whatever the reason.
+        // The filesystem cannot do it, for whatever reason.
         (Call::Copy, Errno::NOSYS | Errno::XDEV) => errno == Errno::OPNOTSUPP,
         // unlink(2) said that it is a directory, and then it is none.
         (Call::Open | Call::Stat | Call::Fstat | Call::ReadDir, Errno::NOTDIR) => {
@@ -200,7 +201,7 @@ fn is_put_differently(error: &Error, fault: &Fault) -> bool {
     }
 }
 
-/// How a call does less than it was asked to.
+/// How a call does less than requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Fails(Errno),
@@ -208,7 +209,7 @@ enum How {
     Shortened(usize),
 }
 
-/// Answers the number of cases.
+/// Returns the number of cases.
 fn check(operation: &Operation, ways: &[Ways]) -> usize {
     let mut failures = Vec::new();
     let cases = ways
@@ -219,8 +220,8 @@ fn check(operation: &Operation, ways: &[Ways]) -> usize {
     cases
 }
 
-/// The errnos with which a call fails in this run of the tests: all of them in
-/// full, else some always, and of the others a third in turn.
+/// The errnos with which a call fails in this run of the tests: all of them in a full
+/// run; otherwise some always, and a third of the others in turn.
 pub(super) fn chosen(number: usize, call: Call) -> impl Iterator<Item = Errno> {
     let all = super::full();
     let always = [Errno::INTR, Errno::IO, Errno::NOSPC, Errno::NOENT];
@@ -241,7 +242,7 @@ fn planned(
         let planned = plan(n, call);
         planned.or((lacks == Some(call)).then_some(Errno::OPNOTSUPP))
     };
-    // What is durable is for the tests of crashes to find out.
+    // The tests of crashes check what is durable.
     fault::without_syncs(Box::new(|_| true), || fault::with(ways.plan(plan), run))
 }
 
@@ -358,7 +359,7 @@ fn check_case(
             } else {
                 let is_as =
                     |other: &Snapshot| without_lock(now.clone()) == without_lock(other.clone());
-                // It may tell by its answer that it has done nothing.
+                // Its result may say that it has done nothing.
                 let tells = got != value && (operation.partial || is_as(before));
                 ensure!(
                     is_as(after) || tells,
@@ -378,7 +379,7 @@ fn check_case(
     }
     let was_there = before.contains_key("/s.session/session.next");
     let is_there = now.contains_key("/s.session/session.next");
-    // A lock that could not be removed is a dead one: the next save's to heal.
+    // A lock that could not be removed is a dead one, which the next save removes.
     let may_stay = matches!(fault.call, Call::Stat | Call::Fstat | Call::Unlink)
         && (fault.changed || (operation.survives)(fault));
     ensure!(was_there || !is_there || may_stay, "a lock is left behind");

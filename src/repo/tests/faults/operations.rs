@@ -1,4 +1,4 @@
-//! The operations of the storage, of which every call is made to fail.
+//! The operations of the storage, each of whose calls is made to fail.
 
 use super::{Fault, Operation, check};
 use crate::repo::error::{During, Error, Kind, Result};
@@ -316,7 +316,7 @@ fn tree() -> Sandbox {
     sandbox
 }
 
-/// The error that `remove` tells of first, as one of its own.
+/// The first error that `remove` reports, as its own.
 fn remove(sandbox: &Sandbox) -> Result<Vec<u8>> {
     let mut first = None;
     let result = sandbox.repository.remove(&name("s"), |_, error| {

@@ -1,4 +1,4 @@
-//! Operations that are wrong when a call fails: the check has to find each.
+//! Operations that handle a failing call wrongly: the check must find each of them.
 
 use super::{Operation, check_one_way};
 use crate::repo::error::During;
@@ -28,7 +28,7 @@ fn create(sandbox: &Sandbox, name: &str) -> Result<std::os::fd::OwnedFd> {
 #[test]
 fn i5_an_error_that_nobody_is_told_is_found() {
     let found = failures(|s| {
-        // Whatever comes of it.
+        // The result is ignored.
         let _ = s.session.save(b"new");
         Ok(Vec::new())
     });
