@@ -211,6 +211,13 @@ fn write_lines(text: &mut String, report: &Value) -> std::fmt::Result {
             "  and perhaps others: too many files are open to look at all of them"
         )?;
     }
+    if report["unseen_writers"] == true {
+        writeln!(
+            text,
+            "  programs have written whose processes cannot be seen from the daemon's pid \
+             namespace: if such a program is killed, what it has written is saved"
+        )?;
+    }
     Ok(())
 }
 

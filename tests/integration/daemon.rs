@@ -330,6 +330,22 @@ fn a_client_in_another_pid_namespace_saves_in_all_ways() {
     assert_eq!(fs::read_to_string(session.file()).unwrap(), "");
     close(writer).unwrap();
     assert_checkpoint(&session, "new");
+    // What that means is said: in the log once, and in the status.
+    let log = mount.log();
+    let warned = "warning: a program writes whose process cannot be seen";
+    assert_eq!(log.matches(warned).count(), 1, "{log}");
+    let status = |arguments: &[&str]| {
+        let output = Command::new(SESSIONFS)
+            .arg("status")
+            .args(arguments)
+            .arg(&mount.mountpoint)
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let told = status(&[]);
+    assert!(told.contains("what it has written is saved"), "{told}");
+    let told: serde_json::Value = serde_json::from_str(&status(&["--json"])).unwrap();
+    assert_eq!(told[0]["unseen_writers"], true, "{told}");
     let umount = Command::new(SESSIONFS)
         .arg("umount")
         .arg(&mount.mountpoint)

@@ -47,6 +47,7 @@ fn report(mount: &Mount) -> Value {
         "save_microseconds",
         "saving",
         "errors",
+        "unseen_writers",
     ] {
         assert_eq!(told[0][key], read[key], "{key}");
     }

@@ -88,6 +88,11 @@ pub(super) fn fields(about: &str) -> Vec<(&'static str, &'static str)> {
                  looked at, for two seconds in all.",
             ),
             (
+                "unseen_writers",
+                "Whether a program has written whose process the daemon cannot see, as it is in \
+                 another pid namespace. If such a program is killed, what it has written is saved.",
+            ),
+            (
                 "processes",
                 "The processes that use the mount: \"pid\", \"command\" and \"files\", each with \
                  \"path\" and \"how\": reads, writes, or uses (as its directory or program).",

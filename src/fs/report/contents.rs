@@ -3,6 +3,7 @@
 //! the tree do not meet it.
 
 use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, FopenFlags, INodeNo};
@@ -100,6 +101,7 @@ impl Fs {
             "saving": self.saving(),
             "processes": holders.iter().map(process).collect::<Vec<_>>(),
             "all_processes": all_processes,
+            "unseen_writers": self.has_shared_writers.load(Ordering::SeqCst),
             "errors": self.errors(),
         })
     }

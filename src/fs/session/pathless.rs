@@ -94,8 +94,9 @@ impl Fs {
         let is_first = !self.has_shared_writers.swap(true, Ordering::SeqCst);
         self.passthrough.store(false, Ordering::SeqCst);
         if is_first {
-            log::info!(
-                "a program outside this process id namespace writes: \
+            log::warn!(
+                "a program writes whose process cannot be seen from this pid namespace: \
+                 if it is killed, what it has written is saved; \
                  checkpoints are read through the daemon from now on"
             );
         }
