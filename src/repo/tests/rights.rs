@@ -1,11 +1,11 @@
-//! What a save may replace besides the checkpoint it was begun from (DESIGN 13.1).
+//! What a save may replace besides the checkpoint it was begun from (DESIGN 13.1 and 2.12).
 
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::{ALL_WAYS, Sandbox, get_xattr, set, set_xattr};
-use crate::repo::{Attributes, Checkpoint, Commit, Kind, Permit};
+use crate::repo::{Attributes, Base, Checkpoint, Commit, Kind, Permit};
 use crate::sys::{self, Call, Errno, fault};
 
 /// Denies what it is told to deny, and remembers the files it was asked about.
@@ -168,5 +168,41 @@ fn rule_13_1_a_checkpoint_that_is_gone_is_made_anew() {
             let color = get_xattr(&path, c"user.color").is_some();
             assert_eq!(color, owner == 7, "its own gets its name again");
         }
+    }
+}
+
+/// 2.12: nothing is kept of a checkpoint that the writer itself has removed, whether it
+/// still exists or not; another program's save is not replaced.
+#[test]
+fn rule_2_12_a_removed_checkpoint_is_replaced_by_a_first_one() {
+    for state in ["there", "gone", "replaced"] {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        set_xattr(&sandbox.path("session"), c"user.color", b"red");
+        let removed = sandbox.session.checkpoint().unwrap().unwrap();
+        let staged = sandbox.session.stage().unwrap();
+        staged.write_at(b"new", 0).unwrap();
+        match state {
+            "gone" => assert!(sandbox.session.unlink_this_checkpoint(&removed).unwrap()),
+            "replaced" => sandbox.session.save(b"newer").unwrap(),
+            _ => {}
+        }
+        let done = staged.replace(&Commit {
+            base: Base::Only(Some(&removed)),
+            removed: Some(&removed),
+            first_mode: 0o600,
+            ..Commit::default()
+        });
+        if state == "replaced" {
+            assert_eq!(done.unwrap_err().kind(), Kind::Superseded);
+            assert_eq!(sandbox.content(), b"newer");
+            assert!(!sandbox.session.unlink_this_checkpoint(&removed).unwrap());
+            continue;
+        }
+        done.unwrap();
+        assert_eq!(sandbox.content(), b"new", "{state}");
+        let metadata = std::fs::metadata(sandbox.path("session")).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o600, "{state}");
+        let color = get_xattr(&sandbox.path("session"), c"user.color");
+        assert_eq!(color, None, "{state}");
     }
 }

@@ -362,41 +362,6 @@ fn rule_2_9_a_base_replaced_during_the_commit_is_noticed() {
     }
 }
 
-/// 2.12: nothing is kept of a checkpoint that the writer itself has removed, whether it
-/// still exists or not; another program's save is not replaced.
-#[test]
-fn rule_2_12_a_removed_checkpoint_is_replaced_by_a_first_one() {
-    for state in ["there", "gone", "replaced"] {
-        let sandbox = Sandbox::with_checkpoint(b"old");
-        set_xattr(&sandbox.path("session"), c"user.color", b"red");
-        let removed = sandbox.session.checkpoint().unwrap().unwrap();
-        let staged = sandbox.session.stage().unwrap();
-        staged.write_at(b"new", 0).unwrap();
-        match state {
-            "gone" => assert!(sandbox.session.unlink_this_checkpoint(&removed).unwrap()),
-            "replaced" => sandbox.session.save(b"newer").unwrap(),
-            _ => {}
-        }
-        let done = staged.replace(&Commit {
-            base: Base::Only(Some(&removed)),
-            removed: Some(&removed),
-            first_mode: 0o600,
-            ..Commit::default()
-        });
-        if state == "replaced" {
-            assert_eq!(done.unwrap_err().kind(), Kind::Superseded);
-            assert_eq!(sandbox.content(), b"newer");
-            assert!(!sandbox.session.unlink_this_checkpoint(&removed).unwrap());
-            continue;
-        }
-        done.unwrap();
-        assert_eq!(sandbox.content(), b"new", "{state}");
-        assert_eq!(mode(&sandbox.path("session")), 0o600, "{state}");
-        let color = get_xattr(&sandbox.path("session"), c"user.color");
-        assert_eq!(color, None, "{state}");
-    }
-}
-
 /// 2.1 and section 4: every checkpoint is an inode of its own, and a reader of an old one
 /// reads it to the end.
 #[test]
