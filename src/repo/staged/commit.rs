@@ -58,7 +58,10 @@ impl Staged {
             let current = self.replaceable(how)?;
             let is_same = state(&current) == state(&replaced);
             replaced = current;
-            if is_same {
+            // A first checkpoint takes no other's place, not that of a program that
+            // knows no lock either.
+            let is_first = replaced.is_none() && how.removed.is_none();
+            if is_same && self.take_place(is_first)? {
                 break;
             }
             if look == LOOKS {
@@ -66,22 +69,6 @@ impl Staged {
             }
             mode = self.prepare(replaced.as_ref(), how)?;
         }
-        if !lock::is_named(&self.session, &self.file).during("look at session.next")? {
-            return Err(Error::new(Kind::LockBroken, "publish", Errno::CANCELED));
-        }
-        sys::rename(
-            self.session.dir(),
-            OsStr::new(NEXT),
-            self.session.dir(),
-            OsStr::new(CHECKPOINT),
-            RenameFlags::empty(),
-        )
-        .map_err(|errno| match errno {
-            // Broken between the look and the rename.
-            Errno::NOENT => Error::new(Kind::LockBroken, "publish", Errno::CANCELED),
-            errno => Error::new(Kind::Os, "rename session.next to session", errno),
-        })?;
-        self.name = StagedName::Settled;
         let synced = self.session.sync_dir();
         // Not earlier: a power cut could keep the name session.next and lose the mark
         // (seen on btrfs, Linux 6.18). A mark that stays on a checkpoint does no harm.
@@ -89,6 +76,32 @@ impl Staged {
         synced?;
         new.refresh(mode);
         Ok(Committed { new, replaced })
+    }
+
+    /// Renames it to the checkpoint. Answers whether that is done: not if it is to be
+    /// the first, and there is one by now.
+    fn take_place(&mut self, is_first: bool) -> Result<bool> {
+        if !lock::is_named(&self.session, &self.file).during("look at session.next")? {
+            return Err(Error::new(Kind::LockBroken, "publish", Errno::CANCELED));
+        }
+        let (dir, next) = (self.session.dir(), OsStr::new(NEXT));
+        let rename = |flags| sys::rename(dir, next, dir, OsStr::new(CHECKPOINT), flags);
+        let renamed = match is_first {
+            true => match rename(RenameFlags::NOREPLACE) {
+                // A filesystem that does not know the flag (renameat2(2)).
+                Err(Errno::INVAL | Errno::NOSYS) => rename(RenameFlags::empty()),
+                Err(Errno::EXIST) => return Ok(false),
+                other => other,
+            },
+            false => rename(RenameFlags::empty()),
+        };
+        renamed.map_err(|errno| match errno {
+            // Broken between the look and the rename.
+            Errno::NOENT => Error::new(Kind::LockBroken, "publish", Errno::CANCELED),
+            errno => Error::new(Kind::Os, "rename session.next to session", errno),
+        })?;
+        self.name = StagedName::Settled;
+        Ok(true)
     }
 
     /// The current checkpoint, if this save may replace it, and must keep its attributes.

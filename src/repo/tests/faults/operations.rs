@@ -236,6 +236,12 @@ fn survives(operation: &str) -> fn(&Fault) -> bool {
             }
             _ => false,
         },
+        // It looks again at what is there, or does without the flag that is to keep
+        // that from being replaced.
+        "i1_i5_first_save" | "i1_i5_first_commit" => |fault| {
+            let tried_again = [Errno::EXIST, Errno::INVAL, Errno::NOSYS];
+            fault.call == Call::Rename && tried_again.contains(&fault.errno)
+        },
         // The lock that stays is dead.
         "i5_abandon" => |fault| {
             let of_the_lock = matches!(fault.call, Call::Stat | Call::Fstat | Call::Unlink);
