@@ -10,7 +10,7 @@ use crate::fs::filesystem::Fs;
 use crate::fs::lasting::handle::Handle;
 use crate::fs::lasting::node::{ROOT, Role};
 use crate::fs::request::{Patience, Request};
-use crate::fs::session::writer::absent_attr;
+use crate::fs::session::writer::{absent_attr, shown_as_own};
 use crate::sys::{self, Errno};
 
 impl Fs {
@@ -31,6 +31,12 @@ impl Fs {
         let mut attr = self.attributes(id, handle, request.patience)?;
         if let Some(shown) = self.shown_to_writer(id, request.caller) {
             attr.ino = INodeNo(shown);
+        }
+        if matches!(self.role(id), Ok(Role::Empty))
+            && let Some((parent, _)) = self.lasting.nodes.parent_and_name(id)
+            && let Ok(session) = self.session(parent)
+        {
+            attr = shown_as_own(attr, &session, request.caller)?;
         }
         Ok(attr)
     }

@@ -1,6 +1,7 @@
 //! Extended attributes, ACLs among them (DESIGN 2.7).
 
 use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::fs::caller::credentials::{ACL, acl_of_absent};
@@ -85,20 +86,13 @@ impl Fs {
             }
             _ => {
                 let fd = self.path_fd(id)?;
-                match value {
-                    Some(value) => {
-                        let set = || sys::set_xattr(&*fd, &name, value, flags);
-                        // For a caller outside the file's group this removes the setgid
-                        // bit, so it must run with the caller's own groups.
-                        let set = if *name == *ACL {
-                            request.caller.act(set)
-                        } else {
-                            set()
-                        };
-                        Ok(set?)
-                    }
+                let set = || match value {
+                    Some(value) => Ok(sys::set_xattr(&*fd, &name, value, flags)?),
                     None => Ok(sys::remove_xattr(&*fd, &name)?),
-                }
+                };
+                request
+                    .caller
+                    .act_on_attribute((&name, value), fd.as_fd(), set)
             }
         }
     }

@@ -171,7 +171,8 @@ impl Session {
     /// # Errors
     /// [`Kind::NotDurable`], and [`Kind::Os`] with the errno.
     pub fn break_lock(&self) -> Result<bool> {
-        match sys::unlink(self.dir(), OsStr::new(NEXT)) {
+        let unlink = || sys::unlink(self.dir(), OsStr::new(NEXT));
+        match self.change_names(&[self.dir()], unlink) {
             Ok(()) => self.sync_dir().map(|()| true),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno).during("remove session.next"),

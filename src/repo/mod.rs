@@ -38,6 +38,7 @@
 //! program has saved meanwhile, and [`Staged`] how to save what does not fit into memory.
 
 mod attributes;
+mod behalf;
 mod checkpoint;
 mod debris;
 mod error;
@@ -70,6 +71,7 @@ pub use staged::{Base, Staged};
 
 // For the mount and the commands.
 pub(crate) use attributes::{Attributes, without_privileges};
+pub(crate) use behalf::OnBehalf;
 pub(crate) use lock::{is_mark, try_own as own_lock};
 pub(crate) use naming::parse_argument;
 pub(crate) use rename::Linked;

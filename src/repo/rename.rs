@@ -45,7 +45,8 @@ impl Session {
                 return self.rename_to_checkpoint(from, name, RenameFlags::empty(), Vouched::No);
             }
             let left = sys::open_dir(from, OsStr::new(".")).during("open the directory")?;
-            sys::unlink(from, name).during("rename to session")?;
+            self.change_names(&[from], || sys::unlink(from, name))
+                .during("rename to session")?;
             drop(lock);
             sync_directory(left.as_fd())
         };
@@ -114,6 +115,59 @@ impl Session {
             .map_err(|e| self.tell(e))
     }
 
+    /// Gives a checkpoint of this session the name `name` in `dir` as well, as the
+    /// first half of a rename away from `session` (DESIGN 2.12). Whoever the session
+    /// is [on behalf of](Self::on_behalf_of) must be allowed that rename.
+    ///
+    /// # Errors
+    /// [`Kind::Os`], as of rename(2): with [`RenameFlags::NOREPLACE`] `EEXIST`.
+    pub(crate) fn link_away(
+        &self,
+        checkpoint: &Checkpoint,
+        dir: impl AsFd,
+        name: &OsStr,
+        flags: RenameFlags,
+    ) -> Result<Linked> {
+        let dir = dir.as_fd();
+        let linked = match self.behalf {
+            // They need not be allowed a link of it, and must not get one. A rename
+            // of another name of the checkpoint, from the same directory, is allowed
+            // to whom a rename of `session` is.
+            Some(_) => self.link_by_rename(checkpoint, dir, name, flags),
+            None => checkpoint.link(dir, name, flags),
+        };
+        linked.map_err(|e| self.tell(e))
+    }
+
+    fn link_by_rename(
+        &self,
+        checkpoint: &Checkpoint,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        flags: RenameFlags,
+    ) -> Result<Linked> {
+        let during = "link the checkpoint";
+        match sys::stat(dir, name) {
+            Ok(_) if flags.contains(RenameFlags::NOREPLACE) => {
+                return Err(Errno::EXIST).during(during);
+            }
+            Ok(there) if FileId::of(&there) == checkpoint.id() => return Ok(Linked::ItIsTheSame),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).during(during),
+        }
+        let temporary = match checkpoint.link_anywhere(self.dir()) {
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => return Ok(Linked::Impossible),
+            other => other.during(during)?,
+        };
+        let rename = || sys::rename(self.dir(), &temporary, dir, name, flags);
+        let renamed = self.change_names(&[self.dir(), dir], rename);
+        if renamed.is_err() {
+            remove_link(self.dir(), &temporary);
+        }
+        renamed.during(during)?;
+        Ok(Linked::Yes)
+    }
+
     fn unlink_checkpoint(&self, which: Option<&Checkpoint>, syncs: bool) -> Result<bool> {
         let name = OsStr::new(CHECKPOINT);
         // If it has been replaced, the lock is not needed; if not, it may be replaced
@@ -125,9 +179,11 @@ impl Session {
         if !self.is_current(which)? {
             return Ok(false);
         }
-        match sys::unlink(self.dir(), name) {
+        match self.change_names(&[self.dir()], || sys::unlink(self.dir(), name)) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(false),
+            // Replaced meanwhile, by a program that knows no lock.
+            Err(Errno::PERM) if !self.is_current(which)? => return Ok(false),
             Err(errno) => return Err(errno).during("remove the checkpoint"),
         }
         drop(lock);
@@ -152,7 +208,9 @@ impl Session {
         let path = sys::reopen(file, sys::OFlags::PATH).during("open the new checkpoint")?;
         let source = synced(path)?;
         let lock = self.lock_for(source.as_fd(), Vouched::No)?;
-        sys::link_fd(file, self.dir(), OsStr::new(CHECKPOINT)).during("link to session")?;
+        let link = || sys::link_fd(file, self.dir(), OsStr::new(CHECKPOINT));
+        self.change_names(&[file, self.dir()], link)
+            .during("link to session")?;
         drop(lock);
         self.sync_dir()
     }
@@ -169,7 +227,8 @@ impl Session {
         let source = synced(path)?;
         let lock = self.lock_for(source.as_fd(), vouched)?;
         let left = self.directory_left(from)?;
-        sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags)
+        let rename = || sys::rename(from, name, self.dir(), OsStr::new(CHECKPOINT), flags);
+        self.change_names(&[from, self.dir()], rename)
             .during("rename to session")?;
         // One sync for both changes; a crash before it leaves a dead lock behind.
         drop(lock);
@@ -256,28 +315,33 @@ impl Checkpoint {
             Ok(_) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno).during(during),
         }
-        let temporary = self.link_anywhere(dir)?;
+        let temporary = self.link_anywhere(dir).during(during)?;
         let renamed = sys::rename(dir, &temporary, dir, name, RenameFlags::empty());
         if let Err(errno) = renamed {
-            if let Err(errno) = sys::unlink(dir, &temporary) {
-                log::warn!("{} stays behind: {errno}", temporary.display());
-            }
+            remove_link(dir, &temporary);
             return Err(errno).during(during);
         }
         Ok(Linked::Yes)
     }
 
     /// Links it to a new temporary name in `dir`.
-    fn link_anywhere(&self, dir: BorrowedFd<'_>) -> Result<OsString> {
+    fn link_anywhere(&self, dir: BorrowedFd<'_>) -> sys::Result<OsString> {
         let mut number = 0_u32;
         loop {
             let name = OsString::from(format!(".session.{}.{number}", std::process::id()));
             match sys::link_fd(self.as_path_fd(), dir, &name) {
                 Ok(()) => return Ok(name),
                 Err(Errno::EXIST) if number < u32::MAX => number += 1,
-                Err(errno) => return Err(errno).during("link the checkpoint"),
+                Err(errno) => return Err(errno),
             }
         }
+    }
+}
+
+/// Removes a name of a checkpoint that was to become another one.
+fn remove_link(dir: BorrowedFd<'_>, temporary: &OsStr) {
+    if let Err(errno) = sys::unlink(dir, temporary) {
+        log::warn!("{} stays behind: {errno}", temporary.display());
     }
 }
 

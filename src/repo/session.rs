@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::behalf::OnBehalf;
 use super::checkpoint::Checkpoint;
 use super::error::{During, Error, Kind, Origin, Result};
 use super::name::SessionName;
@@ -22,6 +23,8 @@ pub const CHECKPOINT: &str = "session";
 #[derive(Clone, Debug)]
 pub struct Session {
     inner: Arc<Inner>,
+    /// For whom its names are changed, if not for this process.
+    pub(super) behalf: Option<Arc<dyn OnBehalf>>,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,30 @@ impl Session {
         let dir = open().map_err(|e| e.about(&origin))?;
         Ok(Self {
             inner: Arc::new(Inner { dir, origin }),
+            behalf: None,
         })
+    }
+
+    /// The same session, whose names are changed on behalf of somebody; of nobody but
+    /// this process if that is `None`. Saves of a [`Staged`](super::Staged) are not
+    /// concerned: they have a [`Permit`](super::Permit).
+    pub(crate) fn on_behalf_of(self, whom: Option<Arc<dyn OnBehalf>>) -> Self {
+        Self {
+            behalf: whom,
+            ..self
+        }
+    }
+
+    /// Makes a change of names for whom it is made.
+    pub(super) fn change_names(
+        &self,
+        of: &[BorrowedFd<'_>],
+        change: impl Fn() -> sys::Result<()>,
+    ) -> sys::Result<()> {
+        match &self.behalf {
+            Some(whom) => whom.change(of, &change),
+            None => change(),
+        }
     }
 
     /// Adds the path of the session to an error.

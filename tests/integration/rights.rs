@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
+use crate::common::observe::{Strace, is_in_call, threads};
 use crate::common::saves::{PYTHON_PAUSE, Running};
 use crate::common::users::User::{self, Ann, Bob, Root};
 use crate::common::users::{run_as, shared_mount};
-use crate::common::{Backing, Mount, Session};
+use crate::common::{Backing, Mount, Session, wait_until};
 
 on_each_filesystem!(
     rule_13_1_a_name_given_to_another_file_gives_no_rights_to_it,
@@ -17,6 +18,11 @@ on_each_filesystem!(
     rule_13_1_root_of_a_user_namespace_keeps_no_privileges,
     rule_13_1_a_former_owner_cannot_change_attributes,
     rule_13_1_root_of_a_container_changes_what_is_its_own,
+    rule_13_1_who_owned_a_file_changes_no_acl_of_it,
+    rule_13_1_who_owned_a_program_gives_it_no_name,
+    rule_13_1_capabilities_over_others_count,
+    rule_13_1_in_a_sticky_session_names_of_others_stay,
+    rule_13_1_in_a_sticky_session_everybody_may_make_the_first_checkpoint,
 );
 
 /// Python that becomes a user, opens `session` on the mount with `flags`, and does
@@ -362,6 +368,17 @@ fn rule_13_1_privileges_do_not_survive_a_change(backing: Backing) {
         );
         assert_eq!(checkpoint(&session), left, "{name}");
     }
+    // Beside the checkpoint, where the kernel asks for it.
+    let session = session_of(&mount, "beside", "0:0");
+    do_as(Root, &session, &program.replace("session", "other"));
+    let output = run_as(Bob, &session.on_mount, "echo new >> other");
+    assert!(output.status.success(), "{output:?}");
+    let show = run_as(
+        Root,
+        &session.in_repository,
+        "stat -c %a other; getcap other",
+    );
+    assert_eq!(String::from_utf8_lossy(&show.stdout), "777\n");
     // A program of Bob's that becomes root's while he writes it: the attributes that he
     // has set as its owner are not set on root's file, and the save must say so.
     let session = session_of(&mount, "taken", "61002:61002");
@@ -470,13 +487,9 @@ fn rule_13_1_a_former_owner_cannot_change_attributes(backing: Backing) {
     }
 }
 
-/// The purpose of user namespaces: root in one owns the files of its users.
-fn rule_13_1_root_of_a_container_changes_what_is_its_own(backing: Backing) {
-    let mount = shared_mount(backing);
-    let session = session_of(&mount, "a", "61001:61001");
-    let make = "echo x > session; echo x > other; chown 61003:61003 session other";
-    do_as(Root, &session, &format!("{make}; chmod 755 ."));
-    // Ann is root in it, and Cid is its user 1000.
+/// Runs python as Ann, who is root of a user namespace in which Cid is the user 1000.
+/// Answers what each `step` in it says.
+fn in_a_container(session: &Session, changes: &str) -> String {
     let program = "
 import os, sys, ctypes
 r, w = os.pipe(); r2, w2 = os.pipe()
@@ -486,14 +499,10 @@ if os.fork() == 0:
     os.write(w, b'x'); os.read(r2, 1)
     os.setresgid(0, 0, 0); os.setresuid(0, 0, 0)
     said = []
-    for name in ('session', 'other'):
-        fd = os.open(name, os.O_RDONLY)
-        for change in (lambda: os.chmod(name, 0o640), lambda: os.chown(name, 0, 1000),
-                       lambda: os.fchmod(fd, 0o600), lambda: os.fchown(fd, 1000, 0),
-                       lambda: os.utime(name, (5, 7))):
-            try: change(); said.append('0')
-            except OSError as e: said.append(str(e.errno))
-        os.close(fd)
+    def step(f):
+        try: f(); said.append('0')
+        except OSError as e: said.append(str(e.errno))
+    exec(CHANGES)
     print(' '.join(said), flush=True)
     os._exit(0)
 os.close(w)
@@ -504,7 +513,27 @@ for kind in 'ug':
 os.write(w2, b'x')
 os.wait()
 ";
-    let output = crate::common::tools::python(&session.on_mount, program);
+    let program = format!("CHANGES = '''{changes}'''\n{program}");
+    crate::common::tools::python(&session.on_mount, &program)
+}
+
+/// What user namespaces are for: root of one owns what its users own.
+fn rule_13_1_root_of_a_container_changes_what_is_its_own(backing: Backing) {
+    let mount = shared_mount(backing);
+    let session = session_of(&mount, "a", "61001:61001");
+    let make = "echo x > session; echo x > other; chown 61003:61003 session other";
+    do_as(Root, &session, &format!("{make}; chmod 755 ."));
+    // Ann is its root, and Cid the user 1000 in it.
+    let changes = "
+for name in ('session', 'other'):
+    fd = os.open(name, os.O_RDONLY)
+    for change in (lambda: os.chmod(name, 0o640), lambda: os.chown(name, 0, 1000),
+                   lambda: os.fchmod(fd, 0o600), lambda: os.fchown(fd, 1000, 0),
+                   lambda: os.utime(name, (5, 7))):
+        step(change)
+    os.close(fd)
+";
+    let output = in_a_container(&session, changes);
     assert_eq!(output, ["0"; 10].join(" "));
     for name in ["session", "other"] {
         let left = run_as(
@@ -517,5 +546,271 @@ os.wait()
             "61003:61001 600 7\n",
             "{name}"
         );
+    }
+}
+
+/// Python for an ACL that gives a user of ours all that there is.
+const ACL_OF_BOB: &str = "__import__('struct').pack('<IHHIHHIHHIHHIHHI', 2, \
+    1, 7, 2**32 - 1, 2, 7, 61002, 4, 0, 2**32 - 1, 16, 7, 2**32 - 1, 32, 0, 2**32 - 1)";
+
+/// The kernel goes by the owner that it was told of last, here as well.
+fn rule_13_1_who_owned_a_file_changes_no_acl_of_it(backing: Backing) {
+    let mount = shared_mount(backing);
+    let set = |name: &str| format!("os.setxattr(fd, 'system.posix_acl_{name}', {ACL_OF_BOB})");
+    let remove = |name: &str| format!("os.removexattr(fd, 'system.posix_acl_{name}')");
+    let of_a_file = [set("access"), remove("access")];
+    let of_a_directory = [set("default"), remove("default")];
+    let cases = [
+        ("session", "os.O_RDONLY", "pass", 2),
+        ("session", "os.O_RDWR", "pass", 2),
+        ("session", "os.O_RDWR", "os.write(fd, b'hi')", 2),
+        ("other", "os.O_RDONLY", "pass", 2),
+        ("other", "os.O_RDWR", "os.write(fd, b'hi')", 2),
+        ("directory", "os.O_RDONLY | os.O_DIRECTORY", "pass", 4),
+        (".", "os.O_RDONLY | os.O_DIRECTORY", "pass", 4),
+    ];
+    for (number, (name, flags, first, changes)) in cases.into_iter().enumerate() {
+        let all = of_a_file.iter().chain(&of_a_directory);
+        for (change, second) in all.take(changes).enumerate() {
+            for is_given in [true, false] {
+                let id = format!("{number}-{change}-{is_given}");
+                let session = session_of(&mount, &id, "61002:61002");
+                let make = "mkdir directory; echo old > session; echo old > other; \
+                    setfacl -m u:61003:r . directory session other; \
+                    setfacl -d -m u:61003:r . directory";
+                do_as(Bob, &session, make);
+                let acl = || {
+                    let show = format!("getfacl -pn {name} | grep -v '^#'");
+                    let output = run_as(Root, &session.in_repository, &show);
+                    String::from_utf8(output.stdout).unwrap()
+                };
+                let before = acl();
+                let writer = Writer {
+                    flags: &format!("{flags}; name = '{name}'"),
+                    first: &format!("os.fstat(fd); {first}"),
+                    second,
+                    ..Writer::default()
+                };
+                let give = format!("chown 0:0 {name}");
+                let meanwhile = [(Root, &*give)];
+                let told = writer.run(&session, if is_given { &meanwhile } else { &[] });
+                let of = format!("{name} {flags} {first} {second}");
+                if is_given {
+                    // What a writer writes is its own until it is saved.
+                    let stages = name == "session" && first != "pass";
+                    let said = if stages { "0 0 ESTALE" } else { "0 EPERM 0" };
+                    assert_eq!(told, said, "{of}");
+                    assert_eq!(acl(), before, "{of}");
+                } else {
+                    assert_eq!(told, "0 0 0", "{of}");
+                    assert_ne!(acl(), before, "{of}");
+                }
+            }
+        }
+    }
+}
+
+/// As `fs.protected_hardlinks` says: what the kernel asks of the mount for that is
+/// what it was told of last.
+fn rule_13_1_who_owned_a_program_gives_it_no_name(backing: Backing) {
+    let mount = shared_mount(backing);
+    for (number, (name, to)) in [("other", "mine"), ("session", "mine"), ("other", "session")]
+        .into_iter()
+        .enumerate()
+    {
+        for is_given in [true, false] {
+            let session = session_of(&mount, &format!("{number}-{is_given}"), "61002:61002");
+            let make = format!("cp /bin/true {name}; chmod 4755 {name}");
+            do_as(Bob, &session, &make);
+            let link = format!("os.link(f'/proc/self/fd/{{fd}}', '{to}', src_dir_fd=fd)");
+            let writer = Writer {
+                flags: &format!("os.O_PATH; name = '{name}'"),
+                first: "os.fstat(fd)",
+                second: &link,
+                ..Writer::default()
+            };
+            let give = format!("chown 0:0 {name}; chmod 4755 {name}");
+            let meanwhile = [(Root, &*give)];
+            let told = writer.run(&session, if is_given { &meanwhile } else { &[] });
+            if is_given {
+                assert_eq!(told, "0 EPERM 0", "{name} {to}");
+                assert_names(&session, &[name]);
+            } else {
+                assert_eq!(told, "0 0 0", "{name} {to}");
+                let mut names = [name, to];
+                names.sort_unstable();
+                assert_names(&session, &names);
+            }
+        }
+    }
+}
+
+/// Those of a whole system, and those of a user namespace over its users.
+fn rule_13_1_capabilities_over_others_count(backing: Backing) {
+    let mount = shared_mount(backing);
+    let make = "umask 022; echo 1 > session; echo 2 > other; echo 3 > session.next; mkdir d; \
+        setfacl -d -m u:61003:r d";
+    // All is another user's, in a directory with the sticky bit.
+    let session = session_of(&mount, "fowner", "61001:61001");
+    do_as(Ann, &session, make);
+    do_as(Ann, &session, "chmod 1777 .");
+    let changes = "import os
+os.setxattr('session', 'system.posix_acl_access', ACL)
+os.setxattr('d', 'system.posix_acl_default', ACL)
+os.removexattr('d', 'system.posix_acl_default')
+os.link('other', 'linked'); os.rename('linked', 'another'); os.unlink('another')
+os.unlink('session.next'); os.rename('session', 'bak'); os.unlink('bak'); os.rename('other', 'session')
+os.rmdir('d')"
+        .replace("ACL", ACL_OF_BOB);
+    let program = format!(
+        "setpriv --reuid=61002 --regid=61002 --clear-groups --inh-caps=+fowner,+fsetid \
+         --ambient-caps=+fowner,+fsetid python3 -c \"{changes}\""
+    );
+    do_on_mount(&session, &program);
+    assert_names(&session, &["session"]);
+
+    // In a directory of Cid's, for root of the namespace that Cid is in.
+    let session = session_of(&mount, "container", "61003:61003");
+    do_as(User::Cid, &session, make);
+    let changes = "
+step(lambda: os.setxattr('session', 'user.a', b'1'))
+step(lambda: os.setxattr('other', 'user.a', b'1'))
+step(lambda: os.removexattr('other', 'user.a'))
+step(lambda: os.removexattr('d', 'system.posix_acl_default'))
+step(lambda: os.link('other', 'linked'))
+step(lambda: os.rename('linked', 'another'))
+step(lambda: os.unlink('another'))
+step(lambda: os.unlink('session.next'))
+step(lambda: os.rename('session', 'bak'))
+step(lambda: os.unlink('bak'))
+step(lambda: os.rename('other', 'session'))
+step(lambda: os.unlink('session'))
+step(lambda: os.rmdir('d'))
+";
+    assert_eq!(in_a_container(&session, changes), ["0"; 13].join(" "));
+    wait_until("all is removed", || session.names().is_empty());
+}
+
+/// Does something on the mount as root.
+#[track_caller]
+fn do_on_mount(session: &Session, command: &str) {
+    let output = run_as(Root, &session.on_mount, command);
+    assert!(output.status.success(), "{command}: {output:?}");
+}
+
+/// The kernel looks at whose a file is, and asks for a change of the name then: it
+/// may be the name of another user's file by the time that is made.
+fn rule_13_1_in_a_sticky_session_names_of_others_stay(backing: Backing) {
+    const CALLS: &str = "renameat,renameat2,unlinkat";
+    let mount = shared_mount(backing);
+    let hers = "umask 077; echo hers > y; mv -n y NAME; rm -f y";
+    let session = "echo his > session";
+    for (id, before, change, name, said) in [
+        ("away", session, "os.rename('session', 'x')", "x", "EPERM"),
+        (
+            "to",
+            "echo f > f",
+            "os.rename('f', 'session')",
+            "session",
+            "EPERM",
+        ),
+        ("removed", session, "os.unlink('session')", "session", "0"),
+        (
+            "broken",
+            "echo lock > session.next",
+            "os.unlink('session.next')",
+            "session.next",
+            "EPERM",
+        ),
+        (
+            "first",
+            ":",
+            "f = os.open('session', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\n    \
+             os.write(f, b'x'); os.fsync(f)",
+            "session",
+            "EACCES",
+        ),
+    ] {
+        let session = session_of(&mount, id, "0:0");
+        do_as(Root, &session, "chmod 1777 .");
+        do_as(Bob, &session, before);
+        // Held up for long: until it is detached.
+        let options = [
+            "-e".to_owned(),
+            format!("trace={CALLS}"),
+            "-e".to_owned(),
+            format!("inject={CALLS}:delay_enter=20000000"),
+        ];
+        let strace = Strace::attach_to_all(mount.pid(), options);
+        let program = format!(
+            "python3 -c \"import os, errno\ntry:\n    {change}\n    print('0')\n\
+             except OSError as e: print(errno.errorcode[e.errno])\""
+        );
+        let told = std::thread::scope(|scope| {
+            let bob = scope.spawn(|| run_as(Bob, &session.on_mount, &program));
+            wait_until("the daemon is about to change the name", || {
+                let calls = [libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat];
+                let is_in_one = |tid: &u32| calls.iter().any(|&call| is_in_call(*tid, call));
+                threads(mount.pid(), None).iter().any(is_in_one)
+            });
+            do_as(Root, &session, &format!("rm -f {name}"));
+            do_as(Ann, &session, &hers.replace("NAME", name));
+            drop(strace);
+            bob.join().unwrap()
+        });
+        let told = String::from_utf8(told.stdout).unwrap();
+        assert_eq!(told.trim(), said, "{id}");
+        // A look finds a removal done that is due.
+        let _ = std::fs::metadata(session.file());
+        let show = format!("stat -c %u {name}; cat {name}");
+        let left = run_as(Root, &session.in_repository, &show);
+        assert_eq!(
+            String::from_utf8_lossy(&left.stdout),
+            "61001\nhers\n",
+            "{id}"
+        );
+        let links = session.names();
+        assert!(!links.iter().any(|name| name.starts_with('.')), "{links:?}");
+    }
+}
+
+/// An empty file is shown where there is none, which is nobody's.
+fn rule_13_1_in_a_sticky_session_everybody_may_make_the_first_checkpoint(backing: Backing) {
+    let mount = shared_mount(backing);
+    let changes = [
+        ("write", "echo his > session"),
+        ("rename", "echo his > t; mv t session"),
+        ("link", "echo his > t; ln t session; rm t"),
+        ("remove", "rm session; echo his > session"),
+        ("install", "echo his > t; install -m 644 t session; rm t"),
+    ];
+    for (id, change) in changes {
+        for (mode, owner, may) in [
+            ("1777", "0:0", true),
+            ("1777", "61001:61001", true),
+            ("1777", "61002:61002", true),
+            ("1770", "61001:61010", true),
+            ("1755", "0:0", false),
+        ] {
+            let session = session_of(&mount, &format!("{id}-{mode}-{owner}"), owner);
+            do_as(Root, &session, &format!("chmod {mode} ."));
+            let output = run_as(Bob, &session.on_mount, &format!("umask 022; {change}"));
+            assert_eq!(
+                output.status.success(),
+                may,
+                "{id} {mode} {owner}: {output:?}"
+            );
+            let left = if may { "61002:61002 644 his" } else { "none" };
+            assert_eq!(checkpoint(&session), left, "{id} {mode} {owner}");
+            // Nobody is shown it as another one's that may not make it.
+            let show = run_as(User::Cid, &session.on_mount, "stat -c %u session");
+            let shown = String::from_utf8_lossy(&show.stdout).trim().to_owned();
+            let expected = match (may, mode) {
+                (true, "1770") => "",
+                (true, _) => "61002",
+                _ => "0",
+            };
+            assert_eq!(shown, expected, "{id} {mode} {owner}");
+        }
     }
 }

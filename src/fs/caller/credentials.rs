@@ -15,14 +15,23 @@
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+use crate::fs::errno::{Fail, Result};
 use crate::fs::request::Caller;
 use crate::proc::{self, File, OutOfExec, status};
-use crate::repo::{Attributes, Checkpoint, Permit};
+use crate::repo::{Attributes, Checkpoint, OnBehalf, Permit};
 use crate::sys::{self, Errno};
 
 /// The extended attribute that contains the ACL of a file.
 pub(in crate::fs) const ACL: &CStr = c"system.posix_acl_access";
+
+/// Capabilities, as of linux/capability.h.
+const CHOWN: u64 = 1 << 0;
+const DAC_OVERRIDE: u64 = 1 << 1;
+const FOWNER: u64 = 1 << 3;
+const FSETID: u64 = 1 << 4;
+const SETFCAP: u64 = 1 << 31;
 
 impl Caller {
     /// Runs `f` with the ids and groups of the caller, so that it may do what the caller
@@ -35,13 +44,117 @@ impl Caller {
         f()
     }
 
-    /// Runs `f`, which the kernel has permitted to the caller, with the caller's ids if
-    /// it is in our pid namespace. The kernel's check may be a second old: in a directory
-    /// with the sticky bit, another user's session may have got the name since.
-    pub(in crate::fs) fn act_if_seen<T>(
+    /// Does what the kernel has let the caller do, and does it as the caller, if that
+    /// is somebody whom we see: the kernel goes by what it was told last, which may
+    /// be a second old. In a directory with the sticky bit another user's session may
+    /// have taken the name by then.
+    ///
+    /// `of` is what the caller may have capabilities over: then it is done all the same,
+    /// for which it is tried a second time.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub(in crate::fs) fn act_over<T>(
         self,
-        f: impl FnOnce() -> sys::Result<T>,
+        of: &[BorrowedFd<'_>],
+        f: impl Fn() -> sys::Result<T>,
     ) -> sys::Result<T> {
+        match self.act_if_seen(&f) {
+            Err(errno) if self.overrules(errno, FOWNER, of) => f(),
+            done => done,
+        }
+    }
+
+    /// The same for a change of an extended attribute of a file: `value` is what it is
+    /// set to, `None` if it is removed.
+    ///
+    /// Whoever cannot be seen sets those of the system (ACLs) as somebody in no group:
+    /// they are the owner's to set, and the kernel goes by the owner that it was told of
+    /// last (set_posix_acl, fs/posix_acl.c, Linux 6.18).
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub(in crate::fs) fn act_on_attribute(
+        self,
+        (name, value): (&CStr, Option<&[u8]>),
+        file: BorrowedFd<'_>,
+        mut f: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        // Which the ids of a thread do not decide. The kernel takes it off for whoever
+        // writes (file_remove_privs, fs/inode.c).
+        let gives_capabilities = *name == *c"security.capability" && value.is_some();
+        if gives_capabilities && self.is_another() && !self.rules(SETFCAP, &[file]) {
+            return Err(Errno::PERM.into());
+        }
+        let acts = self.is_another() || name.to_bytes().starts_with(b"system.");
+        let credentials = acts.then(|| self.credentials()).transpose();
+        let as_caller = || {
+            let _acting = credentials?.map(|ids| ids.begin()).transpose()?;
+            f()
+        };
+        let done = as_caller();
+        let Err(Fail::Errno(errno)) = done else {
+            return done;
+        };
+        // Who is not in the group of a file, and sets an ACL, takes its setgid bit off.
+        let owner = if *name == *ACL {
+            FOWNER | FSETID
+        } else {
+            FOWNER
+        };
+        if self.overrules(Errno::from_raw_os_error(errno), owner, &[file]) {
+            f()
+        } else {
+            done
+        }
+    }
+
+    /// Whether these errors of a change are not meant for the caller, who has
+    /// capabilities over all these files: `owner` where another one's file is concerned.
+    fn overrules(self, errno: Errno, owner: u64, files: &[BorrowedFd<'_>]) -> bool {
+        match errno {
+            Errno::PERM => self.rules(owner, files),
+            Errno::ACCESS => self.rules(DAC_OVERRIDE, files),
+            _ => false,
+        }
+    }
+
+    /// Whether the caller has capabilities over these files.
+    fn rules(self, capabilities: u64, files: &[BorrowedFd<'_>]) -> bool {
+        let Ok(status) = proc::read(self.tid, File::Status) else {
+            return false;
+        };
+        // Nearly everybody has none: no more is read of them.
+        status::has_capabilities(&status, capabilities)
+            && (files.iter()).all(|file| sys::fstat(file).is_ok_and(|stat| self.has_in_map(&stat)))
+    }
+
+    /// For whom names of a session are changed (DESIGN 13.1), if that is not the
+    /// daemon itself.
+    pub(in crate::fs) fn behalf(self) -> Option<Arc<dyn OnBehalf>> {
+        self.is_another().then(|| Arc::new(Now(self)) as _)
+    }
+
+    /// The same for a change that is made later, maybe when the caller has ended.
+    ///
+    /// # Errors
+    /// As of [`credentials`](Self::credentials).
+    pub(in crate::fs) fn behalf_later(
+        self,
+        dir: BorrowedFd<'_>,
+    ) -> sys::Result<Option<Arc<dyn OnBehalf>>> {
+        if !self.is_another() || self.rules(FOWNER, &[dir]) {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Later(self.credentials()?))))
+    }
+
+    /// Whether it is somebody else than the daemon, whom we see and can act as.
+    fn is_another(self) -> bool {
+        self.tid != 0 && !self.is_daemon() && self.check().is_ok()
+    }
+
+    fn act_if_seen<T>(self, f: impl FnOnce() -> sys::Result<T>) -> sys::Result<T> {
         if self.tid != 0 && self.check().is_ok() {
             self.act(f)
         } else {
@@ -107,10 +220,14 @@ impl Caller {
     /// Whether the caller has capabilities over the owner of a file: those in a user
     /// namespace count for the users mapped in it (user_namespaces(7)).
     fn has_power_over_owner_of(self, file: &sys::Statx) -> bool {
+        let status = proc::read(self.tid, File::Status).unwrap_or_default();
+        has_power_over_files(&status) && self.has_in_map(file)
+    }
+
+    /// Whether the owner and the group of a file are in the caller's user namespace.
+    fn has_in_map(self, file: &sys::Statx) -> bool {
         let read = |file| proc::read(self.tid, file).unwrap_or_default();
-        has_power_over_files(&read(File::Status))
-            && maps(&read(File::UidMap), file.stx_uid)
-            && maps(&read(File::GidMap), file.stx_gid)
+        maps(&read(File::UidMap), file.stx_uid) && maps(&read(File::GidMap), file.stx_gid)
     }
 
     /// Checks that the daemon can act as the caller.
@@ -123,9 +240,12 @@ impl Caller {
         }
     }
 
+    /// Whether the daemon is the same user with the same rights, or all that is there
+    /// to act as: one of an ordinary user cannot take another group (`newgrp`).
     pub(in crate::fs) fn is_daemon(self) -> bool {
-        self.uid == rustix::process::geteuid().as_raw()
-            && self.gid == rustix::process::getegid().as_raw()
+        let daemon = rustix::process::geteuid();
+        self.uid == daemon.as_raw()
+            && (self.gid == rustix::process::getegid().as_raw() || !daemon.is_root())
     }
 }
 
@@ -170,6 +290,42 @@ impl Permit for Credentials {
     }
 }
 
+/// A caller who waits for the answer.
+#[derive(Debug)]
+struct Now(Caller);
+
+impl OnBehalf for Now {
+    fn change(
+        &self,
+        of: &[BorrowedFd<'_>],
+        change: &dyn Fn() -> sys::Result<()>,
+    ) -> sys::Result<()> {
+        self.0.act_over(of, change)
+    }
+}
+
+/// A caller as it was when the kernel let it do something that is done later.
+#[derive(Debug)]
+struct Later(Credentials);
+
+impl OnBehalf for Later {
+    fn change(
+        &self,
+        _: &[BorrowedFd<'_>],
+        change: &dyn Fn() -> sys::Result<()>,
+    ) -> sys::Result<()> {
+        let acting = self.0.begin()?;
+        let done = change();
+        drop(acting);
+        match done {
+            // It could write the directory then, which is what counts. Whose the file
+            // is that has the name counts now.
+            Err(Errno::ACCESS) => change(),
+            done => done,
+        }
+    }
+}
+
 /// This thread acts as a caller until this value is dropped.
 pub(in crate::fs) struct Acting {
     /// The ids to go back to; `None` if the thread acts as the daemon.
@@ -206,7 +362,7 @@ fn only_drops_privileges(now: u32, attributes: &Attributes) -> bool {
 /// Whether a thread has `CAP_CHOWN`, `CAP_FOWNER` and `CAP_FSETID`; `status` is in the
 /// form of proc_pid_status(5).
 fn has_power_over_files(status: &[u8]) -> bool {
-    status::has_capabilities(status, 1 << 0 | 1 << 3 | 1 << 4)
+    status::has_capabilities(status, CHOWN | FOWNER | FSETID)
 }
 
 /// Whether a map of a user namespace, in the form of user_namespaces(7), contains this id

@@ -2,6 +2,7 @@
 //! ACCESS.
 
 use std::ffi::{CString, OsStr};
+use std::os::fd::AsFd;
 
 use crate::fs::entry::Entry;
 use crate::fs::errno::Result;
@@ -142,9 +143,10 @@ impl Fs {
         }
         if !self.is_special(parent, name)? {
             let dir = self.dir(parent)?;
-            return Ok(request.caller.act_if_seen(|| sys::unlink(&*dir.fd, name))?);
+            let unlink = || sys::unlink(&*dir.fd, name);
+            return Ok(request.caller.act_over(&[dir.fd.as_fd()], unlink)?);
         }
-        let session = self.session(parent)?;
+        let session = self.session(parent)?.on_behalf_of(request.caller.behalf());
         if name == LOCK {
             request.patience.must_wait()?;
             let broken = session.break_lock()?;
@@ -171,14 +173,14 @@ impl Fs {
             // As in any directory, the removal is durable after the next sync. Otherwise
             // an `rm -r` of many sessions would wait for the disk each time.
             let root = self.dir(ROOT)?;
-            request
-                .caller
-                .act_if_seen(|| sys::rmdir(&*root.fd, name.as_os_str()))?;
+            let rmdir = || sys::rmdir(&*root.fd, name.as_os_str());
+            request.caller.act_over(&[root.fd.as_fd()], rmdir)?;
             self.lasting.sessions.cancel_removal(stat.stx_ino);
             return Ok(());
         }
         let dir = self.dir(parent)?;
-        Ok(request.caller.act_if_seen(|| sys::rmdir(&*dir.fd, name))?)
+        let rmdir = || sys::rmdir(&*dir.fd, name);
+        Ok(request.caller.act_over(&[dir.fd.as_fd()], rmdir)?)
     }
 
     /// Checks whether a node may be used in this way (access(2)). Without `allow_other`

@@ -47,6 +47,8 @@ impl Fs {
         request.patience.must_wait()?;
         may_be_changed(&session)?;
         let share = self.share_of_removal(request.caller);
+        let whom = request.caller.behalf_later(session.dir())?;
+        let session = session.on_behalf_of(whom);
         let deferral = self.lasting.sessions.defer_removal(
             node,
             session,

@@ -1,6 +1,7 @@
 //! RENAME and LINK, and what they mean for the name `session` (DESIGN 2.11 and 2.12).
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -69,9 +70,9 @@ impl Fs {
         } else {
             let (source, target) = (self.dir(from.0)?, self.dir(to.0)?);
             self.renaming(|| {
-                request
-                    .caller
-                    .act_if_seen(|| sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags))?;
+                let rename = || sys::rename(&*source.fd, from.1, &*target.fd, to.1, flags);
+                let dirs = [source.fd.as_fd(), target.fd.as_fd()];
+                request.caller.act_over(&dirs, rename)?;
                 self.lasting.nodes.renamed(stat.stx_ino, to.0, to.1);
                 sys::Result::Ok(())
             })?;
@@ -107,9 +108,8 @@ impl Fs {
         Ok(self.repository.rename_by(&old, |root| {
             self.renaming(|| {
                 let (old, new) = (old.as_os_str(), new.as_os_str());
-                request
-                    .caller
-                    .act_if_seen(|| sys::rename(root, old, root, new, flags))?;
+                let rename = || sys::rename(root, old, root, new, flags);
+                request.caller.act_over(&[root.as_fd()], rename)?;
                 self.lasting.nodes.renamed(moved.stx_ino, ROOT, to);
                 if let Some(other) = other.filter(|_| flags.contains(RenameFlags::EXCHANGE)) {
                     self.lasting.nodes.renamed(other.stx_ino, ROOT, from);
@@ -135,7 +135,7 @@ impl Fs {
     ) -> Result<()> {
         let source = self.dir(from.0)?;
         request.patience.must_wait()?;
-        let session = self.session(to)?;
+        let session = self.session(to)?.on_behalf_of(request.caller.behalf());
         let mut writers = self.keep_writers_out(to, request.caller)?;
         let replaced = session.checkpoint().ok().flatten();
         // A file `session.next` that was made through this mount and is still open here
@@ -203,7 +203,7 @@ impl Fs {
             return Ok(false);
         }
         request.patience.must_wait()?;
-        let session = self.session(from.0)?;
+        let session = self.session(from.0)?.on_behalf_of(request.caller.behalf());
         let checkpoint = match session.checkpoint() {
             Ok(Some(checkpoint)) => checkpoint,
             Err(error) if error.kind() != Kind::NotAFile => return Err(error.into()),
@@ -213,12 +213,14 @@ impl Fs {
             return Err(Errno::BUSY.into());
         }
         let target = self.dir(to.0)?;
-        match checkpoint.link(&*target.fd, to.1, flags)? {
+        match session.link_away(&checkpoint, &*target.fd, to.1, flags)? {
             Linked::Yes => {}
             Linked::ItIsTheSame => return Ok(true),
             Linked::Impossible => return Ok(false),
         }
         let share = self.share_of_removal(request.caller);
+        let whom = request.caller.behalf_later(session.dir())?;
+        let session = session.on_behalf_of(whom);
         let deferral = self.lasting.sessions.defer_removal(
             from.0,
             session,
@@ -255,11 +257,13 @@ impl Fs {
             request.patience.must_wait()?;
             let _writers = self.keep_writers_out(parent, request.caller)?;
             let session = self.session(parent)?;
+            let session = session.on_behalf_of(request.caller.behalf());
             self.count_save(&session, || Ok(session.adopt_link(&*file)?))?;
             self.lasting.sessions.cancel_removal(parent);
             return self.lookup(parent, name, request);
         }
-        sys::link_fd(&*file, &*dir.fd, name)?;
+        let link = || sys::link_fd(&*file, &*dir.fd, name);
+        (request.caller).act_over(&[file.as_fd(), dir.fd.as_fd()], link)?;
         self.other_entry(parent, &dir, name, request.caller)
     }
 

@@ -14,7 +14,7 @@ use crate::fs::options::Missing;
 use crate::fs::request::{Caller, Patience, Request};
 use crate::fs::session::found::Found;
 use crate::fs::session::threads::LookedUp;
-use crate::fs::session::writer::{Writer, absent_attr};
+use crate::fs::session::writer::{Writer, absent_attr, shown_as_own};
 use crate::repo::CHECKPOINT;
 use crate::sys::{self, Errno, is_file};
 
@@ -93,7 +93,7 @@ impl Fs {
         let name = OsStr::new(CHECKPOINT);
         let fd = match sys::open_path(&*dir.fd, name) {
             Err(Errno::NOENT) if self.options.missing == Missing::Empty => {
-                return self.empty_entry(parent);
+                return self.empty_entry(parent, caller);
             }
             other => other?,
         };
@@ -117,10 +117,10 @@ impl Fs {
         Ok(entry)
     }
 
-    fn empty_entry(&self, parent: u64) -> Result<Entry> {
+    fn empty_entry(&self, parent: u64, caller: Caller) -> Result<Entry> {
         let session = self.session(parent)?;
         let id = empty_id(parent);
-        let attr = absent_attr(&session, id)?;
+        let attr = shown_as_own(absent_attr(&session, id)?, &session, caller)?;
         let name = OsStr::new(CHECKPOINT);
         Ok(Entry {
             generation: self.lasting.nodes.remember(

@@ -1,12 +1,13 @@
 //! What a save may replace besides the checkpoint it was begun from (DESIGN 13.1 and 2.12).
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::{ALL_WAYS, Sandbox, get_xattr, set, set_xattr};
-use crate::repo::{Attributes, Base, Checkpoint, Commit, Kind, Permit};
-use crate::sys::{self, Call, Errno, fault};
+use crate::repo::{Attributes, Base, Checkpoint, Commit, Kind, OnBehalf, Permit, Session};
+use crate::sys::{self, Call, Errno, RenameFlags, fault};
 
 /// Denies what it is told to deny, and remembers the files it was asked about.
 #[derive(Debug, Default)]
@@ -204,5 +205,100 @@ fn rule_2_12_a_removed_checkpoint_is_replaced_by_a_first_one() {
         assert_eq!(metadata.mode() & 0o7777, 0o600, "{state}");
         let color = get_xattr(&sandbox.path("session"), c"user.color");
         assert_eq!(color, None, "{state}");
+    }
+}
+
+/// Somebody who may not change a name by now.
+#[derive(Debug)]
+struct Refused;
+
+impl OnBehalf for Refused {
+    fn change(&self, of: &[BorrowedFd<'_>], _: &dyn Fn() -> sys::Result<()>) -> sys::Result<()> {
+        assert!(!of.is_empty());
+        Err(Errno::PERM)
+    }
+}
+
+/// All that is done for somebody is done by somebody, and what is not done leaves
+/// nothing behind.
+#[test]
+fn rule_13_1_names_are_changed_on_behalf_of_who_has_asked() {
+    type Change = fn(&Session, &Checkpoint) -> crate::repo::Result<()>;
+    let changes: [(&str, Change); 9] = [
+        ("adopt", |s, _| {
+            s.adopt(s.dir(), OsStr::new("file"), RenameFlags::empty())
+        }),
+        ("exchange", |s, _| {
+            s.adopt(s.dir(), OsStr::new("file"), RenameFlags::EXCHANGE)
+        }),
+        ("take back", |s, _| s.take_back(s.dir(), OsStr::new("bak"))),
+        ("link", |s, _| {
+            s.adopt_link(sys::open_path(s.dir(), OsStr::new("file")).unwrap())
+        }),
+        ("link away", |s, which| {
+            let linked = s.link_away(which, s.dir(), OsStr::new("x"), RenameFlags::empty());
+            linked.map(drop)
+        }),
+        ("link over", |s, which| {
+            let linked = s.link_away(which, s.dir(), OsStr::new("file"), RenameFlags::empty());
+            linked.map(drop)
+        }),
+        ("remove", |s, _| s.remove_checkpoint().map(drop)),
+        ("unlink", |s, which| {
+            s.unlink_this_checkpoint(which).map(drop)
+        }),
+        ("break", |s, _| s.break_lock().map(drop)),
+    ];
+    for (what, change) in changes {
+        let sandbox = Sandbox::with_checkpoint(b"old");
+        std::fs::write(sandbox.path("file"), b"file").unwrap();
+        std::fs::hard_link(sandbox.path("session"), sandbox.path("bak")).unwrap();
+        if what == "break" {
+            std::fs::write(sandbox.path("session.next"), b"lock").unwrap();
+        }
+        let before = sandbox.entries();
+        let which = sandbox.session.checkpoint().unwrap().unwrap();
+        let theirs = sandbox.session.clone();
+        let theirs = theirs.on_behalf_of(Some(std::sync::Arc::new(Refused)));
+        let error = change(&theirs, &which).unwrap_err();
+        assert_eq!(error.errno(), libc::EPERM, "{what}");
+        assert_eq!(sandbox.entries(), before, "{what}");
+        assert_eq!(sandbox.content(), b"old", "{what}");
+    }
+}
+
+/// A first checkpoint takes nobody's place: not that of one that a program which
+/// knows no lock makes at the last moment.
+#[test]
+fn rule_13_1_a_first_checkpoint_replaces_nothing_unseen() {
+    for ways in ALL_WAYS {
+        let sandbox = std::rc::Rc::new(Sandbox::new());
+        let permit = Asked {
+            denied: Some(Errno::ACCESS),
+            ..Asked::default()
+        };
+        let how = Commit {
+            permit: &permit,
+            ..Commit::default()
+        };
+        let at = sandbox.clone();
+        let mut is_put = false;
+        let plan = move |_, call| {
+            if call == Call::Rename && !is_put {
+                is_put = true;
+                put(&at);
+            }
+            None
+        };
+        let save = || {
+            let mut staged = sandbox.session.stage()?;
+            staged.begin(None, &how)?;
+            staged.write_at(b"new", 0)?;
+            staged.replace(&how)
+        };
+        let error = fault::with(ways.plan(plan), save).unwrap_err();
+        assert_eq!(error.kind(), Kind::Forbidden, "{ways:?}");
+        assert_eq!(sandbox.content(), b"other");
+        assert_eq!(sandbox.entries(), set(["session"]));
     }
 }

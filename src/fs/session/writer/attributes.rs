@@ -2,19 +2,19 @@
 //! it the save publishes.
 
 use std::ffi::CStr;
+use std::os::fd::AsFd;
 use std::time::UNIX_EPOCH;
 
 use fuser::FileAttr;
 
 use crate::fs::attr::{SetAttr, attr_of};
-use crate::fs::caller::credentials::ACL;
 use crate::fs::errno::{Fail, Result};
-use crate::fs::request::{Patience, Request};
+use crate::fs::request::{Caller, Patience, Request};
 use crate::fs::session::writer::staging::Keep;
 use crate::fs::session::writer::state::{Writer, WriterState};
 use crate::fs::session::writer::wait::Wait;
 use crate::repo::{self, Attributes, Checkpoint, Kind, Session, Staged, is_mark};
-use crate::sys::{self, XattrFlags};
+use crate::sys::{self, OFlags, XattrFlags};
 
 impl Writer {
     /// Sets size and attributes, and returns the new ones. Without an open handle the
@@ -166,17 +166,21 @@ impl Writer {
                     request.patience,
                 )?;
             }
-            // With the caller's credentials: the kernel has checked that it may, but for
-            // an ACL it used the owner that it was told last. The groups are known only
-            // of a caller in our pid namespace.
-            let is_seen = request.caller.tid != 0 || *name == *ACL;
-            let credentials = is_seen.then(|| request.caller.credentials()).transpose()?;
-            let _acting = credentials.as_ref().map(|ids| ids.begin()).transpose()?;
-            self.change_attributes(
-                &mut state,
-                |base| self.session.set_xattr(base, name, value, flags),
-                |staged| staged.set_xattr(name, value, flags),
-            )
+            let file = match (&state.staged, &state.base) {
+                (Some(staged), _) => staged.reader()?,
+                (None, Some(base)) => sys::reopen(base.as_path_fd(), OFlags::PATH)?,
+                // `change` has just made it.
+                (None, None) => return Err(Fail::Errno(libc::EIO)),
+            };
+            request
+                .caller
+                .act_on_attribute((name, value), file.as_fd(), || {
+                    self.change_attributes(
+                        &mut state,
+                        |base| self.session.set_xattr(base, name, value, flags),
+                        |staged| staged.set_xattr(name, value, flags),
+                    )
+                })
         };
         let done = set();
         self.save_if_alone(&mut state, done)
@@ -225,5 +229,27 @@ pub(in crate::fs) fn absent_attr(session: &Session, id: u64) -> Result<FileAttr>
         // to save.
         mtime: UNIX_EPOCH,
         ..empty_attr(session, id, mode, None)?
+    })
+}
+
+/// The same, in a directory with the sticky bit, to a caller who may make it: that
+/// one is shown it as its own, or the kernel would keep it from putting a file in the
+/// place of what is not there (__check_sticky, fs/namei.c, Linux 6.18). Nothing of an
+/// absent checkpoint is believed without asking.
+pub(in crate::fs) fn shown_as_own(
+    attr: FileAttr,
+    session: &Session,
+    caller: Caller,
+) -> Result<FileAttr> {
+    let dir = sys::fstat(session.dir())?;
+    let is_sticky = u32::from(dir.stx_mode) & libc::S_ISVTX != 0;
+    let may_make = || sys::access(session.dir(), libc::W_OK | libc::X_OK);
+    if !is_sticky || dir.stx_uid == caller.uid || caller.act(may_make).is_err() {
+        return Ok(attr);
+    }
+    Ok(FileAttr {
+        uid: caller.uid,
+        perm: attr.perm | 0o200,
+        ..attr
     })
 }

@@ -18,7 +18,7 @@ mod staging;
 mod state;
 mod wait;
 
-pub(in crate::fs) use self::attributes::absent_attr;
+pub(in crate::fs) use self::attributes::{absent_attr, shown_as_own};
 pub(in crate::fs) use self::staging::QUICK_COPY;
 pub(in crate::fs) use self::state::{Origin, Writer};
 pub(in crate::fs) use self::wait::Wait;
