@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
-/// How many descriptors an open writer takes, beside that of its handle: the session, the
-/// base, the base opened for reading, the checkpoint whose number it shows, the staged
-/// file, and two processes that write.
+/// How many descriptors an open writer takes: the session, the base, the base opened for
+/// reading, the checkpoint whose number it shows, the staged file, and two processes that
+/// write. Each process that has opened it takes one more, which counts as its handle's.
 pub(in crate::fs) const OF_WRITER: u64 = 7;
 
 /// How many descriptors at most are reserved for the daemon itself: for what it opens

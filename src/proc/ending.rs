@@ -9,10 +9,11 @@ use super::identity::Process;
 use super::status::{has_memory, has_pending_kill, parse_stat, parse_status};
 use super::table::{Sought, Table, own_table};
 
-/// Flags in proc_pid_stat(5): exiting, and exiting because of a signal (linux/sched.h).
+/// A flag in proc_pid_stat(5): exiting (linux/sched.h).
 const PF_EXITING: u64 = 0x4;
 
-const PF_SIGNALED: u64 = 0x400;
+/// In an exit code and in a status of wait(2): the signal that ended it.
+const SIGNAL: u64 = 0x7f;
 
 /// How long to try again when the daemon lacks the descriptors or memory for a look.
 const SHORT_TIME: Duration = Duration::from_secs(1);
@@ -33,11 +34,13 @@ pub enum Closer {
 }
 
 /// What the thread that has sent a FLUSH of the file, and waits for the answer, is doing.
-pub fn closer(tid: u32, file: Sought) -> Closer {
+/// A table too long to be read to its end before `until` counts as holding the file.
+pub fn closer(tid: u32, file: Sought, until: Instant) -> Closer {
     if tid == 0 {
         return Closer::Unknown;
     }
-    match patiently(|| own_table(tid, file)) {
+    match patiently(|| own_table(tid, file, until)) {
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => Closer::Holds,
         Ok(Table::Holds | Table::HoldsUntilExec) => Closer::Holds,
         Ok(Table::Other) => Closer::Closed,
         // An empty table: it is closing all descriptors, or had only this one.
@@ -112,12 +115,18 @@ fn ending(tid: u32) -> Closer {
         Some(_) if crate::sys::defect::has(crate::sys::defect::Defect::KilledNotSeen) => {
             Closer::Exiting
         }
-        // When one thread calls exit_group(2), the kernel ends the others by a signal.
         // What counts is how the process ends (`exit_code`, shown to those who may trace
-        // it).
-        Some(stat) if stat.flags & PF_SIGNALED != 0 && stat.exit_code & 0x7f != 0 => Closer::Killed,
+        // it), and not whether a signal was used (`PF_SIGNALED`): when one thread calls
+        // exit_group(2), the kernel ends the others by a signal, and strict seccomp(2)
+        // kills without one.
+        Some(stat) if stat.exit_code & SIGNAL != 0 => Closer::Killed,
         Some(_) => Closer::Exiting,
     }
+}
+
+/// Whether a wait(2) status is that of a process that was killed.
+pub fn is_of_killed(status: i32) -> bool {
+    u64::from(status.cast_unsigned()) & SIGNAL != 0
 }
 
 /// Whether a signal is about to end a process, which may still run. The kernel has sent
@@ -137,7 +146,7 @@ pub fn is_being_killed(pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::table;
+    use super::super::table::{AT_ONCE, table};
     use super::*;
     use crate::repo::CHECKPOINT;
     use std::fs;
@@ -157,6 +166,7 @@ mod tests {
             device: None,
             may_only_read: false,
         };
+        let closer = |pid, sought| closer(pid, sought, Instant::now() + Duration::from_secs(3600));
         assert_eq!(closer(me, sought(ino, 0)), Closer::Holds);
         assert_eq!(closer(me, sought(0, ino)), Closer::Holds);
         assert_eq!(table(me, sought(u64::MAX, 0), None).unwrap(), Table::Other);
@@ -170,5 +180,25 @@ mod tests {
         assert_eq!(closer(me, sought(ino, 0)), Closer::Holds);
         drop(file);
         assert_eq!(closer(0, sought(ino, ino)), Closer::Unknown);
+    }
+
+    #[test]
+    fn rule_13_2_a_long_table_that_is_not_seen_in_time_may_hold_the_file() {
+        let sought = Sought {
+            ino: u64::MAX,
+            shown: u64::MAX,
+            shown_before: u64::MAX,
+            device: Some((0, 0)),
+            may_only_read: false,
+        };
+        let me = std::process::id();
+        let null = fs::File::open("/dev/null").unwrap();
+        let many: Vec<fs::File> = (0..2 * AT_ONCE)
+            .map(|_| null.try_clone().unwrap())
+            .collect();
+        let an_hour = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(closer(me, sought, an_hour), Closer::Closed);
+        assert_eq!(closer(me, sought, Instant::now()), Closer::Holds);
+        drop(many);
     }
 }

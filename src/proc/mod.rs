@@ -9,6 +9,7 @@ mod files;
 pub mod holders;
 pub mod identity;
 pub mod kin;
+pub mod mappings;
 pub mod mountinfo;
 #[cfg(any(test, fuzzing))]
 pub mod outside_input;

@@ -19,6 +19,10 @@ use super::status::field;
 use crate::repo::CHECKPOINT;
 use crate::sys;
 
+/// So many descriptors of the process that closes the file are read whatever the
+/// time: a short table is seen to its end, also where nothing runs for a while.
+pub(super) const AT_ONCE: usize = 256;
+
 /// A writer's file, as `/proc` shows it.
 ///
 /// fdinfo shows the inode number that the kernel was told last: the node id after a
@@ -51,13 +55,19 @@ pub enum Table {
 
 /// Looks at the table of the process that closes the file. Reads file handles, unless
 /// that would wait for an exec.
-pub fn own_table(tid: u32, sought: Sought) -> io::Result<Table> {
+///
+/// # Errors
+/// As of [`table`].
+pub fn own_table(tid: u32, sought: Sought, until: Instant) -> io::Result<Table> {
     let Some(process) = OutOfExec::of(tid).filter(|_| sought.device.is_some()) else {
-        return table(tid, sought, None);
+        return table(tid, sought, Some(until));
     };
     let mut found = Table::Empty;
     let links = fs::File::open(process.path("fd"))?;
-    for entry in descriptors(tid)? {
+    for (read, entry) in descriptors(tid)?.enumerate() {
+        if read % AT_ONCE == AT_ONCE - 1 && Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         // A descriptor that has been closed meanwhile does not count.
         let Ok(entry) = entry else { continue };
         if found == Table::Empty {

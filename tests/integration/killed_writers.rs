@@ -2,9 +2,11 @@
 //! itself saves what it wrote, however it ends.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
 use crate::common::saves::{PYTHON_PAUSE, Running, Saves, kill};
+use crate::common::tools::{close, open_rw};
 use crate::common::{Backing, Mount, Session, times, wait_until};
 
 on_each_filesystem!(
@@ -14,6 +16,8 @@ on_each_filesystem!(
     rule_2_6_a_shell_group_killed_as_a_whole_saves_nothing,
     rule_2_6_a_writer_killed_in_a_shell_group_that_goes_on_spoils_the_save,
     rule_2_6_a_killed_process_that_did_not_write_spoils_nothing,
+    rule_2_6_a_killed_process_with_a_mapping_saves_nothing,
+    rule_2_3_what_is_mapped_and_closed_is_saved_once_when_it_is_unmapped,
 );
 
 const OLD: &str = "old checkpoint\n";
@@ -357,4 +361,145 @@ fn rule_2_6_an_end_without_close_saves() {
         assert_eq!(fs::read(session.checkpoint()).unwrap(), b"x", "{end}");
         assert_eq!(saves.count(), 2 * (number + 1), "{end}");
     }
+}
+
+const MAPPED: usize = 300_000;
+
+/// What programs that map `session` do.
+const MAPPING: &str = "
+import ctypes
+c = ctypes.CDLL(None)
+c.mmap.restype = ctypes.c_void_p
+c.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+c.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+def open_it(flags=0):
+    global fd, at
+    fd = os.open('session', os.O_RDWR | flags)
+def truncate(): open_it(os.O_TRUNC); os.ftruncate(fd, LEN)
+def allocate(): open_it(os.O_TRUNC); os.posix_fallocate(fd, 0, LEN)
+def map():
+    global at
+    at = c.mmap(None, LEN, 3, 1, fd, 0)
+def unmap(): assert c.munmap(at, LEN) == 0
+def write(half): ctypes.memset(at + half * (LEN // 2), ord('n'), LEN // 2)
+def kill(signal): os.kill(os.getpid(), signal)
+";
+
+/// How the file comes to its size.
+const SIZED: [&str; 3] = ["open_it", "truncate", "allocate"];
+
+/// Runs a program that maps `session` and closes it. While it waits to be told to go
+/// on nothing is saved, and of a program that is killed nothing ever is.
+fn run_mapping(session: &Session, script: &str, expected: Option<&[u8]>) {
+    fs::write(session.file(), vec![b'o'; MAPPED]).unwrap();
+    let mut saves = Saves::of(session);
+    let script = format!(
+        "{PYTHON_PAUSE}{}",
+        script.replace("LEN", &MAPPED.to_string())
+    );
+    let mut running = Running::start("python3", &session.on_mount, &script, &[]);
+    running.told();
+    assert_eq!(saves.count(), 0, "{script}");
+    assert!(fs::read(session.file()).unwrap() == vec![b'o'; MAPPED]);
+    running.go_on();
+    let output = running.finish();
+    let what = format!("{script}: {output:?}");
+    assert_eq!(output.status.success(), expected.is_some(), "{what}");
+    if let Some(expected) = expected {
+        wait_until(&what, || {
+            fs::read(session.checkpoint()).unwrap() == expected
+        });
+    }
+    // One that is not finished with it keeps others out.
+    wait_until(&what, || fs::write(session.file(), "next").is_ok());
+    assert_eq!(saves.count(), 1 + usize::from(expected.is_some()), "{what}");
+    assert_eq!(fs::read(session.checkpoint()).unwrap(), b"next");
+}
+
+fn rule_2_6_a_killed_process_with_a_mapping_saves_nothing(backing: Backing) {
+    let mount = Mount::new(backing);
+    let session = mount.session("a");
+    for sized in SIZED {
+        for end in [
+            "os.close(fd); write(0); pause(); kill(9)",
+            "os.close(fd); write(0); pause(); write(1); kill(15)",
+            // Nothing but the size is there.
+            "os.close(fd); pause(); kill(9)",
+            // It has the file, and is not the one that opened it.
+            "
+pid = os.fork()
+if pid == 0: write(0); pause(); kill(9)
+os.waitpid(pid, 0)
+try: os.close(fd)
+except OSError: pass
+os._exit(1)",
+            // The other one is not the one that is killed.
+            "
+pid = os.fork()
+if pid == 0: os.close(fd); write(0); pause(); os._exit(0)
+os.close(fd); kill(9) if os.waitpid(pid, 0) else None",
+        ] {
+            run_mapping(&session, &format!("{MAPPING}{sized}(); map()\n{end}"), None);
+        }
+    }
+}
+
+fn rule_2_3_what_is_mapped_and_closed_is_saved_once_when_it_is_unmapped(backing: Backing) {
+    let mount = Mount::new(backing);
+    let session = mount.session("a");
+    let new = vec![b'n'; MAPPED];
+    for sized in SIZED {
+        for end in [
+            "os.close(fd); pause(); write(0); write(1); unmap()",
+            "os.close(fd); pause(); write(0); write(1); os._exit(0)",
+            "os.close(fd); write(0); pause(); write(1); os.execv('/bin/true', ['true'])",
+            // In a child, which has nothing else of it.
+            "
+pid = os.fork()
+if pid == 0: os.close(fd); pause(); write(0); write(1); os._exit(0)
+os.close(fd); unmap(); os.waitpid(pid, 0)",
+        ] {
+            let script = format!("{MAPPING}{sized}(); map()\n{end}");
+            run_mapping(&session, &script, Some(&new));
+        }
+    }
+}
+
+/// A size that nobody has mapped is a content, and is saved by the close.
+#[test]
+fn rule_2_3_a_new_size_is_saved_by_the_close() {
+    let mount = Mount::new(Backing::Tmpfs);
+    let session = mount.session("a");
+    fs::write(session.file(), OLD).unwrap();
+    let mut saves = Saves::of(&session);
+    for size in [100, 3, 0] {
+        let file = open_rw(session.file()).unwrap();
+        file.set_len(size).unwrap();
+        close(file).unwrap();
+        assert_eq!(fs::metadata(session.checkpoint()).unwrap().len(), size);
+    }
+    assert_eq!(saves.count(), 3);
+}
+
+/// seccomp(2): the kernel ends what breaks a rule, without a signal.
+#[test]
+fn rule_2_6_a_writer_that_is_killed_without_a_signal_saves_nothing() {
+    let mount = Mount::new(Backing::Tmpfs);
+    let session = mount.session("a");
+    fs::write(session.file(), OLD).unwrap();
+    let mut saves = Saves::of(&session);
+    let script = "
+import ctypes, os
+c = ctypes.CDLL(None)
+fd = os.open('session', os.O_WRONLY | os.O_TRUNC)
+os.write(fd, b'half')
+PR_SET_SECCOMP, SECCOMP_MODE_STRICT = 22, 1
+c.prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT)
+os.getppid()
+";
+    let output = Running::start("python3", &session.on_mount, script, &[]).finish();
+    assert_eq!(output.status.signal(), Some(9), "{output:?}");
+    assert_eq!(fs::read_to_string(session.checkpoint()).unwrap(), OLD);
+    fs::write(session.file(), "next").unwrap();
+    assert_eq!(saves.count(), 1);
 }

@@ -258,6 +258,85 @@ assert error == errno.ECANCELED, error
     }
 }
 
+/// Runs a program that shares its table of descriptors with children, of which each
+/// writes: so many that live on, and then one that ends as this says.
+fn share_descriptors(others: usize, end: &str) -> (Output, String, usize) {
+    let script = format!(
+        r"
+import ctypes, errno, os, platform, signal, sys
+CLONE_FILES = 0x400
+clone = {{'x86_64': 56, 'aarch64': 220}}[platform.machine()]
+fd = os.open('session', os.O_WRONLY | os.O_TRUNC)
+here, there = os.pipe()
+def child(what, end):
+    pid = ctypes.CDLL(None).syscall(clone, CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0)
+    if pid == 0: os.write(fd, what); os.write(there, b'x'); end()
+    os.read(here, 1)
+    return pid
+others = [child(b'%d,' % n, signal.pause) for n in range({others})]
+pid = child(b'half', lambda: {end})
+os.waitpid(pid, 0)
+try: os.close(fd); error = 0
+except OSError as e: error = e.errno
+for pid in others: os.kill(pid, signal.SIGKILL)
+sys.exit(error)
+"
+    );
+    run("python3", &script)
+}
+
+#[test]
+fn rule_2_6_the_end_of_each_child_that_shared_its_descriptors_counts() {
+    for others in 0..5 {
+        let killed = share_descriptors(others, "os.kill(os.getpid(), signal.SIGKILL)");
+        let (output, content, saves) = killed;
+        assert_eq!(output.status.code(), Some(libc::ECANCELED), "{output:?}");
+        assert_eq!((content.as_str(), saves), (OLD, 0), "{others}");
+    }
+    // As many as are watched.
+    for (others, expected) in [(0, "half"), (1, "0,half")] {
+        let (output, content, saves) = share_descriptors(others, "os._exit(1)");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!((content.as_str(), saves), (expected, 1));
+    }
+}
+
+/// Only who may choose numbers of processes can see to it: root.
+#[test]
+fn rule_2_6_a_child_that_has_the_number_of_a_thread_that_wrote_is_itself() {
+    let script = r"
+import ctypes, os, signal, struct, sys, threading
+CLONE3 = 435
+c = ctypes.CDLL(None, use_errno=True)
+fd = os.open('session', os.O_WRONLY | os.O_TRUNC)
+tids = []
+def write(): os.write(fd, b'from a thread,'); tids.append(threading.get_native_id())
+def clone(tid):
+    number = ctypes.c_int(tid)
+    words = [0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(number), 1]
+    return c.syscall(CLONE3, struct.pack('10Q', *words), 80)
+pid = -1
+while pid < 0:
+    thread = threading.Thread(target=write); thread.start(); thread.join()
+    while os.path.exists(f'/proc/self/task/{tids[-1]}'): pass
+    pid = clone(tids[-1])
+    # EPERM
+    if ctypes.get_errno() == 1: sys.exit(77)
+if pid == 0: os.write(fd, b'half'); os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(pid, 0)
+assert pid == tids[-1]
+try: os.close(fd)
+except OSError as e: sys.exit(e.errno)
+";
+    let (output, content, saves) = run("python3", script);
+    if output.status.code() == Some(77) {
+        eprintln!("not tried: the number of a process cannot be chosen here");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(libc::ECANCELED), "{output:?}");
+    assert_eq!((content.as_str(), saves), (OLD, 0));
+}
+
 /// DESIGN 13.2: processes that have nothing to do with a save do not slow it down.
 #[test]
 fn rule_13_2_a_save_does_not_look_at_the_processes_of_others() {

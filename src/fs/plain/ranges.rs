@@ -49,11 +49,13 @@ impl Fs {
         match &*self.lasting.handles.get(handle)? {
             Handle::File { file, .. } => Ok(sys::allocate(&**file, mode, offset, len)?),
             Handle::Writer(writer) => {
-                let harmless: &[i32] = match mode & !libc::FALLOC_FL_KEEP_SIZE {
-                    0 => &NOT_ALLOCATED,
-                    _ => &REFUSALS,
+                let only_allocates = mode & !libc::FALLOC_FL_KEEP_SIZE == 0;
+                let harmless: &[i32] = match only_allocates {
+                    true => &NOT_ALLOCATED,
+                    false => &REFUSALS,
                 };
-                writer.change_range(request.caller.tid, request.patience, harmless, |staged| {
+                let kind = (only_allocates, harmless);
+                writer.change_range(request.caller.tid, request.patience, kind, |staged| {
                     staged.allocate(mode, offset, len)
                 })
             }
@@ -108,7 +110,8 @@ impl Fs {
         let copied = match &*self.lasting.handles.get(to)? {
             Handle::File { file, .. } => sys::copy_range(source, (&**file, to_at), len)?,
             Handle::Writer(writer) => {
-                writer.change_range(request.caller.tid, request.patience, &REFUSALS, |staged| {
+                let kind = (false, &REFUSALS[..]);
+                writer.change_range(request.caller.tid, request.patience, kind, |staged| {
                     staged.copy_range(source, to_at, len)
                 })?
             }

@@ -4,6 +4,13 @@
 //! If nothing has changed, a close is answered at once. Any other is judged on a worker
 //! thread, from what `/proc` shows of the closing process, of the opener, and of related
 //! processes.
+//!
+//! A process can write to a mapping after its last close, until RELEASE comes. So a close
+//! that leaves a size and no content, in a process that has the file mapped, saves
+//! nothing: RELEASE saves, after the close has returned. Any other close saves what is
+//! there (DESIGN 2.3), and what comes later by a mapping is another save. RELEASE abandons
+//! what comes by a mapping if a process that opened the file was killed (DESIGN 2.6).
+//! Before Linux 6.15 that cannot be seen once its parent has waited for it.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -11,12 +18,14 @@ use std::time::{Duration, Instant};
 
 use crate::fs::errno::{Fail, Result};
 use crate::fs::request::Patience;
-use crate::fs::session::writer::authors::{Author, Authors};
+use crate::fs::session::writer::authors::{Author, End};
 use crate::fs::session::writer::state::{Writer, WriterState};
 use crate::proc::ending::{self, Closer};
 use crate::proc::holders;
 use crate::proc::identity::Process;
 use crate::proc::kin::{self, Holding, Kin};
+use crate::proc::mappings;
+use crate::repo::Staged;
 
 /// How long a program that is being started may take to close descriptors that it was not
 /// meant to inherit, and how often to look meanwhile.
@@ -35,6 +44,17 @@ enum Verdict {
     Doom(String),
     /// It was the last close.
     Last { killed: Option<String> },
+}
+
+/// Whose end may spoil a save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Those that have written, and if what was mapped has been written back, those
+    /// that have opened the file.
+    Writers,
+    /// The same, and those as well if nothing has been written: what is left after
+    /// the last close may be for a mapping that has gone with its process.
+    WritersAtRelease,
 }
 
 impl Writer {
@@ -65,7 +85,7 @@ impl Writer {
             _ => {}
         }
         let closer = ending::known(tid);
-        let how = ending::closer(tid, self.sought());
+        let how = ending::closer(tid, self.sought(), kin::until());
         let verdict = self.judge(closer, how);
         self.settle(verdict, closer, how)
     }
@@ -85,7 +105,7 @@ impl Writer {
             // the result (DESIGN 2.3). Copies that its children have inherited do not
             // matter.
             Closer::Closed if by_opener && self.has_to_tell() => {
-                let killed = self.other_killed(closer);
+                let killed = self.other_killed(closer, Who::Writers);
                 return Verdict::Last { killed };
             }
             Closer::Closed | Closer::Exiting | Closer::Killed => {}
@@ -97,8 +117,8 @@ impl Writer {
         let killed = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.kin.add_all(descendants);
-            let wrote = by_opener || state.authors.contains(closer);
-            (how == Closer::Killed && wrote).then(|| in_words(closer))
+            let wrote = by_opener || state.is_written_back || state.authors.contains(closer);
+            (how == Closer::Killed && wrote).then(|| in_words(closer, End::Killed))
         };
         // An opener that has written nothing may have opened the file for a program that
         // it starts, or other threads of it may be starting programs.
@@ -108,12 +128,26 @@ impl Writer {
             Duration::ZERO
         };
         match (self.is_held_by_others(closer, patience), killed) {
+            (false, None) if how == Closer::Closed && self.is_for_mapping(closer) => {
+                Verdict::Nothing
+            }
             (false, killed) => Verdict::Last {
-                killed: killed.or_else(|| self.other_killed(closer)),
+                killed: killed.or_else(|| self.other_killed(closer, Who::Writers)),
             },
             (true, Some(killed)) => Verdict::Doom(killed),
             (true, None) => Verdict::Nothing,
         }
+    }
+
+    /// Whether the staged file has a size and no content, and this process, which goes
+    /// on, has it mapped: then the content comes by the mapping, and RELEASE decides.
+    fn is_for_mapping(&self, closer: Process) -> bool {
+        let has_only_size = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_long = |staged: &Staged| staged.stat().is_ok_and(|stat| stat.stx_size > 0);
+            !state.has_data && state.failed.is_none() && state.staged.as_ref().is_some_and(is_long)
+        };
+        has_only_size && mappings::may_be_mapped(closer.pid, self.sought(), kin::until())
     }
 
     /// Whether any known process but `closer` has the file open. A process that may be
@@ -168,14 +202,18 @@ impl Writer {
 
     /// An author other than `closer` that was killed before it closed the file, for the
     /// log.
-    pub(super) fn other_killed(&self, closer: Process) -> Option<String> {
+    pub(super) fn other_killed(&self, closer: Process, who: Who) -> Option<String> {
         let authors: Vec<Author> = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.authors.not_closed().cloned().collect()
+            let may_be_mapped = state.staged.is_some()
+                && (state.is_written_back || who == Who::WritersAtRelease && !state.has_data);
+            let openers = state.authors.openers().filter(|_| may_be_mapped);
+            state.authors.not_closed().chain(openers).cloned().collect()
         };
-        let mut others = authors.iter().filter(|author| author.process != closer);
-        let killed = others.find(|author| author.is_killed())?;
-        Some(in_words(killed.process))
+        let others = authors.iter().filter(|author| author.process != closer);
+        let mut ends = others.map(|author| (author.process, author.end()));
+        let (process, end) = ends.find(|(_, end)| *end != End::Good)?;
+        Some(in_words(process, end))
     }
 
     /// Does what the verdict on a close asks for. Waits for the disk.
@@ -183,6 +221,8 @@ impl Writer {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(how, Closer::Holds | Closer::Unknown) {
             state.authors.has_closed(closer);
+        } else if how == Closer::Unknown {
+            state.authors.may_have_closed(closer);
         }
         let settled = match verdict {
             Verdict::Nothing => Ok(()),
@@ -222,7 +262,7 @@ impl Writer {
         // Looked at without the lock, and only where a release may wait.
         let killed = self
             .release_waits()
-            .then(|| self.other_killed(Process::UNKNOWN));
+            .then(|| self.other_killed(Process::UNKNOWN, Who::WritersAtRelease));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.handles = state.handles.saturating_sub(1);
         if state.handles > 0 {
@@ -233,6 +273,8 @@ impl Writer {
         }
         if !state.is_untouched()
             && let Err(fail) = self.finish(&mut state)
+            // One that was abandoned is not lost, and has been logged.
+            && fail != Fail::Errno(libc::ECANCELED)
         {
             log::error!(
                 "{}: the save was lost after its last close: {}",
@@ -265,10 +307,7 @@ impl Writer {
             None if state.staged.is_some()
                 && let Some(killed) = &state.killed =>
             {
-                log::warn!(
-                    "{}: {killed} was killed while it was writing; the save is abandoned",
-                    self.session.name()
-                );
+                log::warn!("{}: {killed}; the save is abandoned", self.session.name());
                 self.statistics.abandoned(self.session.name());
                 Err(Fail::Errno(libc::ECANCELED))
             }
@@ -280,8 +319,10 @@ impl Writer {
         };
         let mut abandoned = state.staged.take();
         state.is_void |= result.is_err();
-        state.authors = Authors::default();
+        state.authors.begin_anew();
         state.has_own_data = false;
+        state.has_data = false;
+        state.is_written_back = false;
         state.published = false;
         state.killed = None;
         state.failed = None;
@@ -297,11 +338,15 @@ impl Writer {
     }
 }
 
-/// A process for the log: its pid and its command, which may contain anything.
-fn in_words(process: Process) -> String {
+/// The end of a process for the log: its pid and its command, which may contain anything.
+fn in_words(process: Process, end: End) -> String {
     let command = holders::command(process.pid);
-    match command.is_empty() {
+    let name = match command.is_empty() {
         true => format!("process {}", process.pid),
         false => format!("process {} ({})", process.pid, command.escape_debug()),
+    };
+    match end {
+        End::Unknown => format!("{name} was writing and is gone, and how it ended cannot be seen"),
+        _ => format!("{name} was killed while it was writing"),
     }
 }

@@ -9,7 +9,6 @@ use crate::fs::request::Patience;
 use crate::fs::session::writer::staging::Keep;
 use crate::fs::session::writer::state::{Writer, staged};
 use crate::fs::session::writer::wait::Wait;
-use crate::proc::identity::Process;
 use crate::repo::{self, Staged};
 use crate::sys;
 
@@ -29,7 +28,8 @@ impl Writer {
     ) -> Result<()> {
         let mut state = self.lock(patience)?;
         if state.handles > 0 {
-            state.kin.add(Process::of(tid));
+            let opener = state.authors.opens(tid);
+            state.kin.add(opener);
         }
         if truncate {
             let truncated = self.truncate(&mut state, 0, wait, patience);
@@ -118,14 +118,14 @@ impl Writer {
         self.lost.store(why.raw_os_error(), Ordering::SeqCst);
     }
 
-    /// Changes a range of the content, for the thread `tid`, as a write does. After an
-    /// error among `harmless` nothing was changed: it is returned, and the save is not
-    /// affected.
+    /// Changes a range of the content, for the thread `tid`, as a write does, or as a
+    /// truncation does if it `only_allocates`. After an error among `harmless` nothing was
+    /// changed: it is returned, and the save is not affected.
     pub(in crate::fs) fn change_range<T>(
         &self,
         tid: u32,
         patience: Patience,
-        harmless: &[i32],
+        (only_allocates, harmless): (bool, &[i32]),
         change: impl FnOnce(&Staged) -> repo::Result<T>,
     ) -> Result<T> {
         let mut state = self.lock(patience)?;
@@ -143,6 +143,8 @@ impl Writer {
             && is_first
         {
             self.unstage(&mut state);
+        } else if only_allocates {
+            state.authors.note(tid);
         } else {
             self.note_data(&mut state, tid);
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::fs::errno::{Fail, Result};
 use crate::fs::request::Patience;
 use crate::fs::session::slot::Published;
+use crate::fs::session::writer::close::Who;
 use crate::fs::session::writer::state::{Writer, WriterState};
 use crate::proc::identity::Process;
 use crate::repo::{Base, Checkpoint, Commit, Committed, Kind, Permit};
@@ -19,8 +20,8 @@ impl Writer {
         if patience == Patience::None {
             return Err(Fail::WouldBlock);
         }
-        // Without the lock: see `is_killed`.
-        let killed = self.other_killed(Process::UNKNOWN);
+        // Without the lock: see `Author::end`.
+        let killed = self.other_killed(Process::UNKNOWN, Who::Writers);
         let mut state = self.lock(patience)?;
         if self.is_nameless() {
             return Ok(());
@@ -64,6 +65,8 @@ impl Writer {
         drop(committing);
         match result {
             Ok(Committed { new, replaced }) => {
+                state.has_data = false;
+                state.is_written_back = false;
                 // Watchers of a removed checkpoint have been told of the removal.
                 if state.removed.take().is_none() {
                     state.replaced = Some(replaced);

@@ -123,6 +123,11 @@ pub(super) struct WriterState {
     pub(super) kin: Kin,
     /// Whether the opener has written data itself, not only truncated.
     pub(super) has_own_data: bool,
+    /// Whether any process has written, since the last save.
+    pub(super) has_data: bool,
+    /// Whether the kernel has written back mapped pages, since the last save. Which
+    /// process has changed them is not known.
+    pub(super) is_written_back: bool,
     /// The author that was killed, for the log: this save must not be made.
     pub(super) killed: Option<String>,
     /// The first error of this save.
@@ -151,6 +156,8 @@ impl Writer {
             (None, Some(_)) => (0o600, 0),
             (None, None) => of_first(origin.caller.tid),
         };
+        let mut authors = Authors::default();
+        let opener = authors.opens(origin.caller.tid);
         Self {
             ino,
             shown: AtomicU64::new(ino),
@@ -168,7 +175,7 @@ impl Writer {
             statistics: origin.statistics,
             lock_wait: origin.lock_wait,
             replaces: origin.replaces,
-            opener: Process::of(origin.caller.tid),
+            opener,
             flushes: AtomicU64::new(0),
             caller: origin.caller,
             credentials: origin.credentials,
@@ -180,6 +187,7 @@ impl Writer {
             state: Mutex::new(WriterState {
                 base: origin.base,
                 removed: origin.removed,
+                authors,
                 ..WriterState::default()
             }),
         }
@@ -235,6 +243,8 @@ impl Writer {
     pub(super) fn note_data(&self, state: &mut WriterState, tid: u32) {
         let author = state.authors.note(tid);
         state.has_own_data |= !author.is_known() || author == self.opener;
+        state.has_data = true;
+        state.is_written_back |= !author.is_known();
     }
 
     /// Remembers the first error of this save. `WouldBlock` and `EINTR` are not
