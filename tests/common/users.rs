@@ -1,10 +1,10 @@
 //! Users that are not root, and mounts that they may use.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use super::{Backing, Disk, Mount};
 
@@ -48,6 +48,7 @@ pub fn run_as(user: User, directory: &Path, command: &str) -> Output {
 /// A python program of a user that runs until its input ends, and has printed a line.
 pub struct Program {
     child: Child,
+    output: BufReader<ChildStdout>,
     pub line: String,
 }
 
@@ -63,20 +64,34 @@ impl Program {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        Self {
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut program = Self {
             child,
-            line: line.trim_end().to_owned(),
-        }
+            output,
+            line: String::new(),
+        };
+        program.line = program.next_line();
+        program
+    }
+
+    /// The next line that it says.
+    pub fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
     }
 
     /// Sends it a line.
     pub fn go_on(&mut self) {
         let input = self.child.stdin.as_mut().unwrap();
         input.write_all(b"\n").unwrap();
+    }
+
+    /// It, once it has been killed.
+    pub fn killed(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self
     }
 
     /// How many threads it has.
@@ -87,7 +102,9 @@ impl Program {
     /// Its further output, until it ends.
     pub fn rest(mut self) -> String {
         drop(self.child.stdin.take());
-        std::io::read_to_string(self.child.stdout.take().unwrap()).unwrap()
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        rest
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::common::observe::{Strace, descriptors};
 use crate::common::tools::output_of;
-use crate::common::users::{Program, User, run_as, shared_mount_by, told};
+use crate::common::users::{Program, User, run_as, shared_mount, shared_mount_by, told};
 use crate::common::{Backing, Mount, times, wait_until};
 
 /// How many descriptors the daemon may have.
@@ -185,8 +185,53 @@ for pid in children: os.kill(pid, signal.SIGKILL)";
     mount.assert_descriptors_closed(before + 10);
 }
 
-/// Removed sessions and checkpoints keep no descriptors once the process that removed
-/// them has ended; and the disk is not waited for once for each.
+/// What one user has removed, and not, makes no promise to another one void.
+#[test]
+fn rule_13_3_removals_of_one_user_leave_those_of_others_promised() {
+    const MANY: usize = 1100;
+    let mut mount = shared_mount(Backing::Here);
+    mount.may_complain = true;
+    let remove = format!(
+        "
+import os, sys
+for n in range({MANY}):
+    os.mkdir(f'{{n}}.session')
+    os.unlink(f'{{n}}.session/session')
+found = [n for n in range({MANY}) if os.path.exists(f'{{n}}.session/session')]
+# The oldest of them are forgotten.
+print(len(found), found == list(range(len(found))), flush=True)
+sys.stdin.readline()"
+    );
+    let bob = Program::start(User::Bob, &mount.mountpoint, &remove);
+    assert_eq!(bob.line, format!("{} True", MANY - 1024));
+    let make = "mkdir ann.session && echo old > ann.session/session";
+    let made = told(&run_as(User::Ann, &mount.mountpoint, make));
+    assert_eq!(made, "Some(0): ");
+    // Killed while it makes the new one.
+    let replace = "
+import os, signal
+os.unlink('ann.session/session')
+new = os.open('ann.session/session', os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+os.write(new, b'half')
+print('removed', flush=True)
+signal.pause()";
+    let half = Program::start(User::Ann, &mount.mountpoint, replace);
+    assert_eq!(half.line, "removed");
+    let checkpoint = mount.repository.join("ann.session/session");
+    assert_eq!(fs::read_to_string(&checkpoint).unwrap(), "old\n");
+    drop(half.killed());
+    let read = told(&run_as(
+        User::Ann,
+        &mount.mountpoint,
+        "cat ann.session/session",
+    ));
+    assert_eq!(read, "Some(0): old\n");
+    assert_eq!(fs::read_to_string(&checkpoint).unwrap(), "old\n");
+    assert_eq!(bob.rest(), "");
+}
+
+/// Nothing is kept of sessions that are removed, nor of those whose checkpoint is,
+/// once whoever did it has ended; and the disk is not waited for once for each.
 #[test]
 fn rule_13_3_removed_sessions_keep_no_descriptors() {
     let mount = Mount::new(Backing::Ext4);

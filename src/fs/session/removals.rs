@@ -1,4 +1,7 @@
 //! The deferred removals of the sessions in use (DESIGN 2.12): see `removal`.
+//!
+//! How many are remembered counts for each user: what one user removes does not end the
+//! deferral of another user's removal (DESIGN 13.3).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -11,7 +14,8 @@ use crate::fs::session::sessions::{Known, Sessions};
 use crate::fs::shares::Share;
 use crate::repo::{Checkpoint, Session};
 
-/// How many removals are remembered. Beyond that a removal is carried out at once.
+/// How many removals of one user are remembered. Beyond that the oldest that are
+/// done are forgotten, and if none is, the next removal is done at once.
 const CAPACITY: usize = 1024;
 
 /// The longest time before a removal that was deferred meanwhile is watched.
@@ -41,6 +45,7 @@ impl Sessions {
         let ino = checkpoint.stat().stx_ino;
         let (remover, share) = shared(tid, share);
         let is_watched = remover.is_some();
+        let mut forgotten = Vec::new();
         let mut sessions = self.lock();
         let known = sessions.get(&node).and_then(|known| known.removal.as_ref());
         if let Some(known) = known.filter(|known| known.is_of(ino)) {
@@ -49,7 +54,8 @@ impl Sessions {
             }
             return Deferral::Due(known.clone());
         }
-        let is_kept = share.is_some() && make_room(&mut sessions);
+        let is_kept =
+            (share.as_ref()).is_some_and(|share| make_room(&mut sessions, share, &mut forgotten));
         let removal = Arc::new(Removal {
             session,
             ino,
@@ -59,19 +65,16 @@ impl Sessions {
             since: Instant::now(),
             removers: Removers::new(remover),
             rename: Mutex::default(),
-            _share: share,
+            share,
         });
         if !is_kept {
             return Deferral::Due(removal);
         }
-        let earlier = sessions
-            .entry(node)
-            .or_default()
-            .removal
-            .replace(removal.clone());
+        let known = sessions.entry(node).or_default();
+        forgotten.extend(known.removal.replace(removal.clone()));
         drop(sessions);
-        // Dropping it may make system calls: not under the lock.
-        drop(earlier);
+        // Their ends may call the system: not under the lock.
+        drop(forgotten);
         if !is_watched {
             return Deferral::Due(removal);
         }
@@ -91,10 +94,12 @@ impl Sessions {
         let (Some(remover), Some(share)) = shared(tid, share) else {
             return;
         };
+        // Dropped behind the lock.
+        let mut forgotten = Vec::new();
         let mut sessions = self.lock();
         if let Some(known) = sessions.get(&node).and_then(|known| known.removal.as_ref()) {
             known.removers.add(remover);
-        } else if make_room(&mut sessions) {
+        } else if make_room(&mut sessions, &share, &mut forgotten) {
             let removal = Removal {
                 session,
                 ino: 0,
@@ -104,7 +109,7 @@ impl Sessions {
                 since: Instant::now(),
                 removers: Removers::new(Some(remover)),
                 rename: Mutex::default(),
-                _share: Some(share),
+                share: Some(share),
             };
             sessions.entry(node).or_default().removal = Some(Arc::new(removal));
         }
@@ -215,20 +220,40 @@ fn shared(tid: u32, share: Option<Share>) -> (Option<Remover>, Option<Share>) {
     (Remover::of(tid, rest.split(OF_REMOVER)), Some(rest))
 }
 
-/// Forgets removals that are not needed any more. Returns whether there is room for
-/// another.
-fn make_room(sessions: &mut HashMap<u64, Known>) -> bool {
-    let count = |sessions: &HashMap<u64, Known>| {
-        let removals = sessions.values().filter(|known| known.removal.is_some());
-        removals.count()
+/// Makes room for one more of the user of this share; what is forgotten for it is
+/// handed out, as its end may call the system. Answers whether there is room.
+fn make_room(
+    sessions: &mut HashMap<u64, Known>,
+    share: &Share,
+    forgotten: &mut Vec<Arc<Removal>>,
+) -> bool {
+    let removals = || sessions.values().filter_map(|known| known.removal.as_ref());
+    let is_own = |removal: &Removal| {
+        let own = removal.share.as_ref();
+        own.is_some_and(|own| own.is_of_same_user(share))
     };
-    let kept = count(sessions);
-    // From time to time, as each that is left keeps descriptors.
-    if kept >= CAPACITY || kept >= 16 && kept.is_power_of_two() {
-        drop(take_ended(sessions));
-        return count(sessions) < CAPACITY;
+    if removals().filter(|removal| is_own(removal)).count() < CAPACITY {
+        let all = removals().count();
+        // Now and then: each that is left keeps descriptors.
+        if all >= 16 && all.is_power_of_two() {
+            forgotten.extend(take_ended(sessions));
+        }
+        return true;
     }
-    true
+    // Whether their processes live is not asked: that is a call for each.
+    let own = sessions
+        .values_mut()
+        .filter_map(|known| known.removal.is_some().then_some(&mut known.removal));
+    let oldest = own
+        .filter(|kept| {
+            let removal = kept.as_deref();
+            removal.is_some_and(|removal| is_own(removal) && removal.is_done())
+        })
+        .min_by_key(|kept| kept.as_ref().map(|removal| removal.since));
+    let oldest = oldest.and_then(Option::take);
+    let is_there = oldest.is_some();
+    forgotten.extend(oldest);
+    is_there
 }
 
 /// The removals that are done and whose processes have ended.

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::fs::shares::Share;
 use crate::proc::identity::Process;
 
-/// How many processes are remembered for one removal. Further ones are treated as
+/// How many processes of one user are remembered for one removal. Further ones are treated as
 /// processes that have not removed it.
 const MOST: usize = 16;
 
@@ -27,7 +27,7 @@ pub(in crate::fs) struct Remover {
     process: Process,
     pidfd: Arc<OwnedFd>,
     /// Its share of descriptors, for the pidfd.
-    _share: Share,
+    share: Share,
 }
 
 impl Removers {
@@ -43,7 +43,10 @@ impl Removers {
     pub(in crate::fs) fn add(&self, remover: Remover) {
         let mut removers = self.lock();
         removers.retain(|known| known.process != remover.process && !known.has_ended());
-        if removers.len() < MOST {
+        let own = removers
+            .iter()
+            .filter(|known| known.share.is_of_same_user(&remover.share));
+        if own.count() < MOST {
             removers.push(remover);
         }
     }
@@ -76,7 +79,7 @@ impl Remover {
         Some(Self {
             process,
             pidfd: Arc::new(pidfd),
-            _share: share,
+            share,
         })
     }
 
