@@ -18,6 +18,7 @@ use crate::fs::lasting::Lasting;
 use crate::fs::lasting::node::{Forgotten, ROOT, Role};
 use crate::fs::listing::state::Listings;
 use crate::fs::options::Options;
+use crate::fs::plain::looks::Links;
 use crate::fs::report::activity::{Activity, Counted};
 use crate::fs::report::statistics::{Saves, Statistics};
 use crate::fs::request::Caller;
@@ -39,6 +40,7 @@ pub struct Fs {
     pub(in crate::fs) threads: Threads,
     pub(in crate::fs) descriptors: Arc<Shares>,
     pub(in crate::fs) listings: Listings,
+    pub(in crate::fs) links: Links,
     pub(in crate::fs) replacements: Arc<Replacements>,
     pub(in crate::fs) flocks: Flocks,
     pub(in crate::fs) activity: Arc<Activity>,
@@ -80,6 +82,7 @@ impl Fs {
             threads: Threads::default(),
             descriptors: Shares::of_descriptors(),
             listings: Listings::default(),
+            links: Links::default(),
             flocks: Flocks::default(),
             activity: Arc::default(),
             statistics: Arc::default(),

@@ -127,7 +127,7 @@ impl Fs {
         }
         let fd = self.path_fd(id)?;
         if let Some(size) = set.size {
-            self.check_link(id, request.patience)?;
+            self.check_link(id, request)?;
             sys::set_len(sys::reopen(&*fd, OFlags::WRONLY)?, size)?;
         }
         apply(fd.as_fd())?;

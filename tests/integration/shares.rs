@@ -1,6 +1,7 @@
 //! Shares of what all users share (DESIGN 13.3): a user whose share is used up is
 //! refused, and the others go on.
 
+use std::ffi::OsStr;
 use std::fs;
 
 use crate::common::observe::{Strace, descriptors};
@@ -261,4 +262,81 @@ fn rule_13_3_removed_sessions_keep_no_descriptors() {
             assert!(!checkpoint.exists(), "{}", checkpoint.display());
         }
     }
+}
+
+/// So many of the directories of sessions `s0.session`, … are opened meanwhile.
+fn looked_at(mount: &Mount, what: impl FnOnce()) -> usize {
+    let trace = mount.disk.beside("trace");
+    let to_file = ["-e", "trace=openat", "-s", "100", "-o"].map(OsStr::new);
+    let options = to_file.into_iter().chain([trace.as_os_str()]);
+    let strace = Strace::attach_to_all(mount.pid(), options);
+    what();
+    drop(strace);
+    let traced = fs::read_to_string(&trace).unwrap();
+    let is_session = |line: &&str| line.contains("\"s") && line.contains(".session\"");
+    // What is only named in a listing is not opened as a directory.
+    let looks = traced.lines().filter(is_session);
+    looks.filter(|line| line.contains("O_DIRECTORY")).count()
+}
+
+/// A file with two names: whether one of them is a checkpoint is known once it has
+/// been looked for, and is never known wrongly (I1).
+#[test]
+fn rule_13_2_a_file_with_two_names_is_sought_in_all_sessions_once() {
+    const MANY: usize = 200;
+    let mount = shared_mount(Backing::Here);
+    for n in 0..MANY {
+        fs::create_dir(mount.repository.join(format!("s{n}.session"))).unwrap();
+    }
+    let bob = |command: &str| told(&run_as(User::Bob, &mount.mountpoint, command));
+    let make = "mkdir bob.session && echo x > bob.session/f && ln bob.session/f bob.session/g";
+    assert_eq!(bob(make), "Some(0): ");
+    let append = || assert_eq!(bob("echo x >> bob.session/f"), "Some(0): ");
+    assert!(looked_at(&mount, append) >= MANY);
+    let open = "
+import os, threading
+def run():
+    for n in range(5): os.close(os.open('bob.session/f', os.O_WRONLY))
+threads = [threading.Thread(target=run) for n in range(20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()";
+    let many = || {
+        let done = Program::start(User::Bob, &mount.mountpoint, open).rest();
+        assert_eq!(done, "");
+    };
+    // Without a change of the file that might not be seen in its time.
+    wait_until("it is known", || looked_at(&mount, many) == 0);
+    // Another user looks for itself.
+    let ann = || {
+        assert_eq!(
+            told(&run_as(
+                User::Root,
+                &mount.mountpoint,
+                "true >> bob.session/f"
+            )),
+            "Some(0): "
+        )
+    };
+    assert!(looked_at(&mount, ann) >= MANY);
+
+    // Where a checkpoint gets another name it is found in its own session at once.
+    let refused = || {
+        let output = bob("echo x >> bob.session/f");
+        assert!(output.contains("busy"), "{output}");
+    };
+    let repository = mount.repository.join("bob.session");
+    fs::hard_link(repository.join("f"), repository.join("session")).unwrap();
+    assert_eq!(looked_at(&mount, refused), 0);
+    fs::remove_file(repository.join("session")).unwrap();
+    wait_until("it is known", || looked_at(&mount, many) == 0);
+    // And in others, also where the file itself is not touched.
+    let other = mount.repository.join("other");
+    fs::create_dir(&other).unwrap();
+    fs::hard_link(repository.join("f"), other.join("session")).unwrap();
+    wait_until("it is known", || looked_at(&mount, many) == 0);
+    fs::rename(&other, mount.repository.join("other.session")).unwrap();
+    refused();
+    assert_eq!(looked_at(&mount, refused), 0);
+    fs::remove_file(mount.repository.join("other.session/session")).unwrap();
+    append();
 }

@@ -35,9 +35,9 @@ use crate::fs::filesystem::Fs;
 use crate::fs::lasting::handle::Handle;
 use crate::fs::lasting::node::Version;
 use crate::fs::opened::{OpenBacking, Opened, PASSED_ON, changes};
-use crate::fs::request::{Caller, Patience, Request};
+use crate::fs::request::{Caller, Request};
 use crate::fs::shares::Share;
-use crate::repo::{CHECKPOINT, without_privileges};
+use crate::repo::without_privileges;
 use crate::sys::{self, Errno, Mode, OFlags};
 
 /// A flag of the open that execve(2) makes (include/linux/fs.h). The file stays open
@@ -86,7 +86,7 @@ impl Fs {
         let path = self.path_fd(id)?;
         let stat = sys::fstat(&*path)?;
         if changes(flags) {
-            self.check_link(id, request.patience)?;
+            self.check_link(id, request)?;
         }
         // The kernel itself refuses to open a running program for writing. But for an
         // open that only truncates it refuses after we have truncated (Linux 6.18, with
@@ -105,40 +105,8 @@ impl Fs {
         Ok(self.opened_file((id, share), file, flags, open_backing))
     }
 
-    /// Refuses a change of a file that is also some session's `session` (a hard link): a
-    /// checkpoint must not be changed under its other name either (I1). If the removal of
-    /// that checkpoint is deferred, because it was renamed to its other name, it is
-    /// carried out now.
-    ///
-    /// The names of an inode cannot be looked up, so all sessions are searched. That is
-    /// done only for changes of files with several names.
-    pub(in crate::fs) fn check_link(&self, id: u64, patience: Patience) -> Result<()> {
-        if sys::fstat(&*self.path_fd(id)?)?.stx_nlink < 2 {
-            return Ok(());
-        }
-        patience.must_wait()?;
-        for entry in self.repository.list()? {
-            // A session that vanishes meanwhile has no checkpoint.
-            let Ok(session) = self.repository.session(&entry.name) else {
-                continue;
-            };
-            match sys::stat(session.dir(), CHECKPOINT.as_ref()) {
-                Ok(stat) if stat.stx_ino == id => {
-                    let node = sys::fstat(session.dir())?.stx_ino;
-                    return match self.lasting.sessions.deferred(node, id) {
-                        Some(removal) => removal.carry_out_for_request(patience),
-                        None => Err(Errno::BUSY.into()),
-                    };
-                }
-                Ok(_) | Err(Errno::NOENT | Errno::STALE) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// A handle for a file that has just been opened with these flags, with its part of a
-    /// user's share.
+    /// A handle of a file that has just been opened with these flags, in the
+    /// share of a user.
     pub(in crate::fs) fn opened_file(
         &self,
         (id, share): (u64, Share),
