@@ -340,3 +340,29 @@ for thread in threads: thread.join()";
     fs::remove_file(mount.repository.join("other.session/session")).unwrap();
     append();
 }
+
+/// What `status` tells of a save that one user has lost stays, whatever others lose.
+#[test]
+fn rule_13_3_errors_of_one_user_leave_those_of_others_told() {
+    let mut mount = shared_mount(Backing::Here);
+    mount.may_complain = true;
+    let lose = "mkdir ann.session && exec > ann.session/session && echo half && kill -9 $$";
+    run_as(User::Ann, &mount.mountpoint, lose);
+    let is_told = |session: &str| {
+        let report = fs::read_to_string(mount.mountpoint.join(".sessionfs-status")).unwrap();
+        report.contains(&format!("\"session\":\"{session}\""))
+    };
+    wait_until("it is told", || is_told("ann"));
+    let fail = "
+import os
+for n in range(1001):
+    os.mkdir(f'{n}.session')
+    for name in ['session.next', 'file']: os.close(os.open(f'{n}.session/{name}', os.O_CREAT))
+    try: os.rename(f'{n}.session/file', f'{n}.session/session')
+    except OSError: pass
+print('failed')";
+    let bob = Program::start(User::Bob, &mount.mountpoint, fail);
+    assert_eq!(bob.line, "failed");
+    assert!(is_told("1000") && !is_told("0"));
+    assert!(is_told("ann"));
+}

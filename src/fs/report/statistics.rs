@@ -1,12 +1,15 @@
-//! Statistics of the saves of a mount.
+//! Statistics of the saves of a mount. The errors of one user do not push out those of
+//! another (DESIGN 13.3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::repo::SessionName;
+use crate::repo::{Session, SessionName};
+use crate::sys;
 
-/// Of how many sessions the last error is remembered.
+/// Of how many sessions the last error is remembered. Beyond that, the oldest error goes
+/// of the user with most.
 const MOST_ERRORS: usize = 1000;
 
 /// Counts of saves since the mount was made.
@@ -53,7 +56,8 @@ pub(in crate::fs) struct Statistics {
 struct Inner {
     saves: Saves,
     durations: Histogram,
-    errors: BTreeMap<SessionName, LastError>,
+    /// With the user whose session it is.
+    errors: BTreeMap<SessionName, (u32, LastError)>,
 }
 
 impl Statistics {
@@ -71,17 +75,19 @@ impl Statistics {
     }
 
     /// Counts a save that was abandoned.
-    pub(in crate::fs) fn abandoned(&self, session: &SessionName) {
+    pub(in crate::fs) fn abandoned(&self, session: &Session) {
+        let owner = owner_of(session);
         let mut inner = self.lock();
         inner.saves.abandoned += 1;
-        inner.note(session, libc::ECANCELED);
+        inner.note(owner, session.name(), libc::ECANCELED);
     }
 
     /// Counts a save that failed.
-    pub(in crate::fs) fn failed(&self, session: &SessionName, errno: i32) {
+    pub(in crate::fs) fn failed(&self, session: &Session, errno: i32) {
+        let owner = owner_of(session);
         let mut inner = self.lock();
         inner.saves.failed += 1;
-        inner.note(session, errno);
+        inner.note(owner, session.name(), errno);
     }
 
     /// Whether the last save of a session failed with this error: a program that tries
@@ -91,7 +97,7 @@ impl Statistics {
         inner
             .errors
             .get(session)
-            .is_some_and(|last| last.errno == errno)
+            .is_some_and(|(_, last)| last.errno == errno)
     }
 
     pub(in crate::fs) fn saves(&self) -> Saves {
@@ -105,25 +111,43 @@ impl Statistics {
     pub(in crate::fs) fn errors(&self) -> Vec<(SessionName, LastError)> {
         let inner = self.lock();
         let errors = inner.errors.iter();
-        errors.map(|(name, e)| (name.clone(), e.clone())).collect()
+        errors
+            .map(|(name, (_, error))| (name.clone(), error.clone()))
+            .collect()
     }
 }
 
 impl Inner {
-    fn note(&mut self, session: &SessionName, errno: i32) {
+    fn note(&mut self, owner: u32, session: &SessionName, errno: i32) {
         let error = LastError {
             at: SystemTime::now(),
             errno,
         };
-        self.errors.insert(session.clone(), error);
+        self.errors.insert(session.clone(), (owner, error));
         if self.errors.len() > MOST_ERRORS
+            && let Some(most) = self.owner_of_most()
             && let Some(oldest) = (self.errors.iter())
-                .min_by_key(|(_, error)| error.at)
+                .filter(|(_, (owner, _))| *owner == most)
+                .min_by_key(|(_, (_, error))| error.at)
                 .map(|(name, _)| name.clone())
         {
             self.errors.remove(&oldest);
         }
     }
+
+    fn owner_of_most(&self) -> Option<u32> {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for (owner, _) in self.errors.values() {
+            *counts.entry(*owner).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        most.map(|(owner, _)| owner)
+    }
+}
+
+/// The owner of a session, which no other user can change.
+fn owner_of(session: &Session) -> u32 {
+    sys::fstat(session.dir()).map_or(u32::MAX, |stat| stat.stx_uid)
 }
 
 /// Steps for each doubling: a bound is at most an eighth too high.
@@ -191,6 +215,10 @@ fn bound_of(step: usize) -> u64 {
 #[allow(clippy::unwrap_used, reason = "a test ends with the first surprise")]
 mod tests {
     use super::*;
+    use crate::repo::Repository;
+
+    const ANN: u32 = 61001;
+    const BOB: u32 = 61002;
 
     #[test]
     fn a_bound_is_the_largest_number_of_its_step() {
@@ -232,8 +260,9 @@ mod tests {
     fn an_error_is_remembered_until_the_next_good_save_of_the_session() {
         let statistics = Statistics::default();
         let name = |id: &str| SessionName::from_id(id).unwrap();
-        statistics.failed(&name("a"), libc::ENOSPC);
-        statistics.abandoned(&name("b"));
+        let note = |owner, id: &str, errno| statistics.lock().note(owner, &name(id), errno);
+        note(ANN, "a", libc::ENOSPC);
+        note(ANN, "b", libc::ECANCELED);
         statistics.saved(&name("a"), Duration::ZERO);
         let errors = statistics.errors();
         let [(session, error)] = &errors[..] else {
@@ -241,10 +270,28 @@ mod tests {
         };
         assert_eq!((session, error.errno), (&name("b"), libc::ECANCELED));
         for n in 0..2 * MOST_ERRORS {
-            statistics.failed(&name(&n.to_string()), libc::EIO);
+            note(BOB, &n.to_string(), libc::EIO);
         }
-        assert_eq!(statistics.errors().len(), MOST_ERRORS);
+        let errors = statistics.errors();
+        assert_eq!(errors.len(), MOST_ERRORS);
+        // Another user's is not pushed out.
+        assert!(errors.iter().any(|(session, _)| *session == name("b")));
+        let last = name(&(2 * MOST_ERRORS - 1).to_string());
+        assert!(errors.iter().any(|(session, _)| *session == last));
+        assert!(errors.iter().all(|(session, _)| *session != name("0")));
+    }
+
+    #[test]
+    fn saves_are_counted_by_what_became_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let session = Repository::new(dir.path()).create("t-").unwrap();
+        let statistics = Statistics::default();
+        statistics.failed(&session, libc::ENOSPC);
+        assert!(statistics.has_failed_so(session.name(), libc::ENOSPC));
+        statistics.abandoned(&session);
+        statistics.saved(session.name(), Duration::ZERO);
         let saves = statistics.saves();
-        assert_eq!((saves.done, saves.abandoned), (1, 1));
+        assert_eq!((saves.done, saves.abandoned, saves.failed), (1, 1, 1));
+        assert!(statistics.errors().is_empty());
     }
 }

@@ -182,7 +182,7 @@ impl Fs {
         let saved = save();
         match saved {
             Ok(()) => self.statistics.saved(session.name(), start.elapsed()),
-            Err(Fail::Errno(errno)) => self.statistics.failed(session.name(), errno),
+            Err(Fail::Errno(errno)) => self.statistics.failed(session, errno),
             Err(Fail::WouldBlock) => {}
         }
         saved

@@ -308,7 +308,7 @@ impl Writer {
                 && let Some(killed) = &state.killed =>
             {
                 log::warn!("{}: {killed}; the save is abandoned", self.session.name());
-                self.statistics.abandoned(self.session.name());
+                self.statistics.abandoned(&self.session);
                 Err(Fail::Errno(libc::ECANCELED))
             }
             None if state.staged.is_some() => {

@@ -36,7 +36,7 @@ impl Writer {
             if let Err(Fail::Errno(errno)) = truncated
                 && errno != libc::EINTR
             {
-                self.statistics.failed(self.session.name(), errno);
+                self.statistics.failed(&self.session, errno);
             }
             truncated?;
             state.authors.note(tid);

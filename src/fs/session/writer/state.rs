@@ -255,7 +255,7 @@ impl Writer {
             && state.failed.is_none()
         {
             state.failed = Some(errno);
-            self.statistics.failed(self.session.name(), errno);
+            self.statistics.failed(&self.session, errno);
         }
         result
     }
