@@ -50,7 +50,13 @@ impl Fs {
             return Err(Errno::NOENT.into());
         }
         let name = name.as_os_str();
-        let entry = self.entry(ROOT, name, Role::Session, &stat, self.birth(&stat));
+        // What goes by a session's directory must not go over to another one that
+        // has got its number: the time of birth is too coarse for that.
+        let identity = Identity {
+            handle: sys::handle_digest(&file).ok(),
+            ..self.birth(&stat)
+        };
+        let entry = self.entry(ROOT, name, Role::Session, &stat, identity);
         let looked_up = LookedUp {
             held: Some(self.lasting.nodes.hold(stat.stx_ino, file)),
             ..LookedUp::default()

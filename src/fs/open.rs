@@ -83,6 +83,8 @@ impl Fs {
             {
                 self.open_followed(id, session, request)
             }
+            // Its session is gone, and another one has the number.
+            Role::Checkpoint | Role::Empty if writes => Err(Errno::STALE.into()),
             Role::Checkpoint => self.open_checkpoint(id, request.caller, open_backing),
             Role::Empty => {
                 let (parent, _) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;

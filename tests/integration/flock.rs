@@ -2,13 +2,13 @@
 //! meanwhile, and programs that take turns with it lose nothing (DESIGN 2.16).
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use crate::common::observe::{has_ended, is_in_call, state, threads};
 use crate::common::saves::{PYTHON_PAUSE, Running, kill};
 use crate::common::side_by_side::SideBySide;
 use crate::common::tools::{assert_saved, output_of, python, save};
-use crate::common::users::shared_mount;
+use crate::common::users::{Program, User, run_as, shared_mount, told};
 use crate::common::{Backing, Mount, Session, times, wait_until};
 
 on_each_filesystem!(
@@ -16,6 +16,19 @@ on_each_filesystem!(
     rule_2_16_open_lock_read_and_write_lose_no_update,
     rule_2_16_lines_appended_under_a_lock_are_all_there,
     rule_2_16_locks_are_those_of_a_directory,
+);
+
+// Those that use an inode number again.
+mod reused {
+    use super::Backing;
+
+    #[test]
+    fn rule_2_16_a_lock_of_a_session_that_is_gone_is_no_lock_of_another_one() {
+        super::rule_2_16_a_lock_of_a_session_that_is_gone_is_no_lock_of_another_one(Backing::Ext4);
+    }
+}
+on_each_filesystem!(in_full reused_on_xfs Xfs
+    rule_2_16_a_lock_of_a_session_that_is_gone_is_no_lock_of_another_one
 );
 
 /// How many processes take turns.
@@ -566,4 +579,50 @@ fn rule_2_16_a_request_waiting_for_a_lock_does_not_delay_the_end() {
     let output = waiter.finish();
     assert!(!output.status.success(), "{output:?}");
     drop(holder);
+}
+
+/// Whoever has a removed session's checkpoint open, and locked, before or after its
+/// directory went, has no lock of a session whose directory gets the number.
+fn rule_2_16_a_lock_of_a_session_that_is_gone_is_no_lock_of_another_one(backing: Backing) {
+    let mount = shared_mount(backing);
+    let hold = "
+import fcntl, os, sys
+os.mkdir('bob.session')
+with open('bob.session/session', 'w') as f: f.write('old')
+before = open('bob.session/session')
+after = open('bob.session/session')
+fcntl.flock(before, fcntl.LOCK_SH)
+print(os.stat('bob.session').st_ino, flush=True)
+sys.stdin.readline()
+fcntl.flock(after, fcntl.LOCK_SH)
+print('locked', flush=True)
+sys.stdin.readline()";
+    let mut bob = Program::start(User::Bob, &mount.mountpoint, hold);
+    let number: u64 = bob.line.parse().unwrap();
+    fs::rename(
+        mount.repository.join("bob.session/session"),
+        mount.repository.join("kept"),
+    )
+    .unwrap();
+    fs::remove_dir(mount.repository.join("bob.session")).unwrap();
+    let new = mount.repository.join("ann.session");
+    let mut others = 0;
+    wait_until("another session gets the number", || {
+        fs::create_dir(&new).unwrap();
+        let is_reused = fs::metadata(&new).unwrap().ino() == number;
+        if !is_reused {
+            others += 1;
+            fs::rename(&new, mount.repository.join(format!("{others}"))).unwrap();
+        }
+        is_reused
+    });
+    chown(&new, Some(61001), Some(61001)).unwrap();
+    let lock = "echo new > ann.session/session && flock -n ann.session/session \
+                sh -c 'cat ann.session/session; flock -n ann.session/session true || echo had'";
+    let ann = || told(&run_as(User::Ann, &mount.mountpoint, lock));
+    assert_eq!(ann(), "Some(0): new\nhad\n");
+    bob.go_on();
+    assert_eq!(bob.next_line(), "locked");
+    assert_eq!(ann(), "Some(0): new\nhad\n");
+    assert_eq!(bob.rest(), "");
 }

@@ -9,7 +9,7 @@ use crate::fs::filesystem::Fs;
 use crate::fs::flock::ask::{Ask, Flock, Locked};
 use crate::fs::flock::queue::{Answer, Due};
 use crate::fs::lasting::handle::Handle;
-use crate::fs::lasting::node::Role;
+use crate::fs::lasting::node::{Exact, Role};
 use crate::fs::request::{Caller, Patience};
 use crate::fs::session::writer::Writer;
 use crate::repo::Checkpoint;
@@ -82,13 +82,18 @@ impl Fs {
         let _ = self.notifier.set(notifier);
     }
 
-    /// What a lock of an open file locks: the node of the session's directory for a
-    /// checkpoint, and the node itself for any other file.
-    fn locked(&self, node: u64, handle: &Handle) -> u64 {
-        match (handle, self.lasting.nodes.role(node)) {
-            (Handle::Writer(writer), _) => writer.session_node(),
-            (_, Some(Role::Checkpoint)) => self.lasting.nodes.session(node).unwrap_or(node),
-            _ => node,
+    /// What a lock of an open file locks: the session's directory for a checkpoint, and
+    /// the file itself for any other. A checkpoint may be open for longer than its
+    /// session exists: another directory that gets its inode number is not meant.
+    fn locked(&self, node: u64, handle: &Handle) -> Exact {
+        let nodes = &self.lasting.nodes;
+        match (handle, nodes.role(node)) {
+            (Handle::Writer(writer), _) => nodes.exact(writer.session_node()),
+            (_, Some(Role::Checkpoint)) => {
+                let session = nodes.exact_session(node);
+                session.unwrap_or_else(|| nodes.exact(node))
+            }
+            _ => nodes.exact(node),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::fs::errno::{Fail, Result};
 use crate::fs::flock::ask::{Ask, Flock};
+use crate::fs::lasting::node::Exact;
 use crate::proc::identity::Process;
 use crate::proc::signals::is_interrupted;
 
@@ -53,12 +54,12 @@ pub(in crate::fs) struct Flocks {
 
 #[derive(Debug, Default)]
 struct Inner {
-    files: HashMap<u64, File>,
+    files: HashMap<Exact, File>,
     /// What each handle has locked. If the file becomes a checkpoint later, the handle
     /// keeps the lock of the file it was.
-    locked: HashMap<u64, u64>,
+    locked: HashMap<u64, Exact>,
     /// The files with waiting requests, or with locks that end at a certain time.
-    timed: BTreeSet<u64>,
+    timed: BTreeSet<Exact>,
     /// The number of waiting requests, by user.
     waiting: HashMap<u32, usize>,
     due: Vec<Due>,
@@ -143,7 +144,7 @@ impl Inner {
     /// Grants a file's lock to the next waiting requests; to be called when its locks
     /// have changed. A request that cannot be granted blocks those behind it, as it might
     /// wait for ever otherwise.
-    fn pass_on(&mut self, key: u64) {
+    fn pass_on(&mut self, key: Exact) {
         let Some(file) = self.files.get_mut(&key) else {
             return;
         };
@@ -208,7 +209,7 @@ impl Inner {
     }
 
     /// Refuses those of a file's waiting requests for which `selects` is true.
-    fn refuse(&mut self, key: u64, errno: i32, selects: impl Fn(&Waiter) -> bool) {
+    fn refuse(&mut self, key: Exact, errno: i32, selects: impl Fn(&Waiter) -> bool) {
         let Some(file) = self.files.get_mut(&key) else {
             return;
         };
@@ -225,7 +226,7 @@ impl Inner {
     }
 
     /// The waiting callers whose signals are to be looked at now.
-    fn looks(&mut self, now: Instant) -> Vec<(u64, u32)> {
+    fn looks(&mut self, now: Instant) -> Vec<(Exact, u32)> {
         let mut looks = Vec::new();
         for key in &self.timed {
             let Some(file) = self.files.get_mut(key) else {
@@ -271,7 +272,7 @@ impl Flocks {
 
     /// Takes a lock for a handle if it is free. A lock of the other kind is given up in
     /// any case.
-    pub(in crate::fs) fn take(&self, key: u64, ask: &Ask) -> bool {
+    pub(in crate::fs) fn take(&self, key: Exact, ask: &Ask) -> bool {
         let process = Process::of(ask.caller.tid);
         let mut inner = self.lock();
         match inner.grant_of(ask.handle) {
@@ -300,7 +301,7 @@ impl Flocks {
 
     /// How long the RELEASE of the handles in the way may take to arrive. Looks at
     /// processes without the lock that every request takes.
-    fn release_time(&self, key: u64, ask: &Ask) -> Duration {
+    fn release_time(&self, key: Exact, ask: &Ask) -> Duration {
         let owners: Vec<Process> = {
             let inner = self.lock();
             let owners = inner.files.get(&key).map(|file| {
@@ -315,7 +316,7 @@ impl Flocks {
     }
 
     /// Makes a request wait; it is answered later.
-    pub(in crate::fs) fn wait(&self, key: u64, ask: Ask, answer: Answer) {
+    pub(in crate::fs) fn wait(&self, key: Exact, ask: Ask, answer: Answer) {
         let release_time = match ask.waits {
             false => self.release_time(key, &ask),
             true => RELEASE_TIME,
@@ -402,7 +403,7 @@ impl Flocks {
             let looks = inner.looks(now);
             if !looks.is_empty() {
                 drop(inner);
-                let has_signal = |(_, tid): &(u64, u32)| is_interrupted(*tid);
+                let has_signal = |(_, tid): &(Exact, u32)| is_interrupted(*tid);
                 let interrupted: Vec<_> = looks.into_iter().filter(has_signal).collect();
                 inner = self.lock();
                 for (key, tid) in interrupted {

@@ -85,6 +85,11 @@ pub(in crate::fs) struct Identity {
     pub(in crate::fs) handle: Option<u64>,
 }
 
+/// The id of a node and its generation: no other inode has both, also when this one
+/// is gone and its number is used again, for as long as the kernel knows the node. It
+/// knows that of a directory while anything in there is open.
+pub(in crate::fs) type Exact = (u64, u32);
+
 impl Identity {
     fn is_other_than(self, other: Self) -> bool {
         let handles = self.handle.zip(other.handle);
@@ -99,7 +104,7 @@ pub(in crate::fs) struct Node {
     pub(in crate::fs) name: OsString,
     pub(in crate::fs) role: Role,
     /// The session whose checkpoint it is, or was.
-    session: Option<u64>,
+    session: Option<Exact>,
     identity: Identity,
     /// Counted up when the number comes back with another inode; the kernel then drops
     /// what it has cached.
@@ -162,6 +167,7 @@ impl Nodes {
         identity: Identity,
     ) -> u64 {
         let mut by_id = self.lock();
+        let directory = exact(&by_id, parent);
         let node = by_id.entry(id).or_insert_with(|| Node {
             parent,
             name: name.to_owned(),
@@ -192,7 +198,7 @@ impl Nodes {
             node.session = None;
         }
         match role {
-            Role::Checkpoint | Role::Empty => node.session = Some(parent),
+            Role::Checkpoint | Role::Empty => node.session = Some(directory),
             // It has got another name, and is an ordinary file now.
             _ => node.follows = false,
         }
@@ -304,7 +310,9 @@ impl Nodes {
 
     /// The session whose current checkpoint a node stands for.
     pub(in crate::fs) fn follows(&self, id: u64) -> Option<u64> {
-        self.with(id, |node| node.session.filter(|_| node.follows))?
+        let by_id = self.lock();
+        let node = by_id.get(&id).filter(|node| node.follows)?;
+        current(&by_id, node.session?)
     }
 
     /// The file of a node, if it is kept open for any reason.
@@ -343,7 +351,18 @@ impl Nodes {
     /// The session of which a node is the checkpoint, or was one since the kernel knows
     /// it: a program that opens it may have meant `session`.
     pub(in crate::fs) fn session(&self, id: u64) -> Option<u64> {
+        let by_id = self.lock();
+        current(&by_id, by_id.get(&id)?.session?)
+    }
+
+    /// The same, whether that session is still there or not.
+    pub(in crate::fs) fn exact_session(&self, id: u64) -> Option<Exact> {
         self.with(id, |node| node.session)?
+    }
+
+    /// What tells a node from one that has its number later.
+    pub(in crate::fs) fn exact(&self, id: u64) -> Exact {
+        exact(&self.lock(), id)
     }
 
     /// Parent and name of a node.
@@ -381,10 +400,12 @@ impl Nodes {
     /// A file has become a session's checkpoint: opening it by a descriptor
     /// (`/proc/self/fd/N`) leads to the checkpoint from now on.
     pub(in crate::fs) fn became_checkpoint(&self, id: u64, session: u64) {
-        self.with(id, |node| {
+        let mut by_id = self.lock();
+        let session = exact(&by_id, session);
+        if let Some(node) = by_id.get_mut(&id) {
             node.role = Role::Checkpoint;
             node.session = Some(session);
-        });
+        }
     }
 
     /// Remembers an open file of a node as long as it is open, and returns the backing
@@ -427,6 +448,17 @@ impl Nodes {
     }
 }
 
+fn exact(by_id: &HashMap<u64, Node>, id: u64) -> Exact {
+    (id, by_id.get(&id).map_or(0, |node| node.generation))
+}
+
+/// The id of a node, unless that is another inode's by now.
+fn current(by_id: &HashMap<u64, Node>, (id, generation): Exact) -> Option<u64> {
+    let node = by_id.get(&id);
+    node.is_none_or(|node| node.generation == generation)
+        .then_some(id)
+}
+
 /// The role of a file that is no checkpoint, by its status.
 pub(in crate::fs) fn other_role(stat: &Statx) -> Role {
     if is_dir(stat) {
@@ -439,4 +471,43 @@ pub(in crate::fs) fn other_role(stat: &Statx) -> Role {
 /// The node id of a session's checkpoint while there is none.
 pub(in crate::fs) fn empty_id(session: u64) -> u64 {
     FIRST_EMPTY | (session & ((1 << 48) - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_2_16_a_checkpoint_does_not_go_over_to_a_session_that_gets_the_number_of_its_own() {
+        const SESSION: u64 = 7;
+        const CHECKPOINT: u64 = 8;
+        let nodes = Nodes::default();
+        let session = |handle| {
+            let identity = Identity {
+                birth: 1,
+                handle: Some(handle),
+            };
+            nodes.remember(
+                SESSION,
+                ROOT,
+                OsStr::new("a.session"),
+                Role::Session,
+                identity,
+            );
+        };
+        let name = OsStr::new("session");
+        let identity = Identity::default();
+        session(1);
+        nodes.remember(CHECKPOINT, SESSION, name, Role::Checkpoint, identity);
+        assert!(nodes.follow(CHECKPOINT, None));
+        assert_eq!(nodes.session(CHECKPOINT), Some(SESSION));
+        assert_eq!(nodes.follows(CHECKPOINT), Some(SESSION));
+        assert_eq!(nodes.exact_session(CHECKPOINT), Some(nodes.exact(SESSION)));
+        session(2);
+        assert_eq!(nodes.session(CHECKPOINT), None);
+        assert_eq!(nodes.follows(CHECKPOINT), None);
+        assert_ne!(nodes.exact_session(CHECKPOINT), Some(nodes.exact(SESSION)));
+        nodes.became_checkpoint(CHECKPOINT, SESSION);
+        assert_eq!(nodes.session(CHECKPOINT), Some(SESSION));
+    }
 }

@@ -23,7 +23,11 @@ fn ask(handle: u64, what: Flock) -> Ask {
 /// Makes a request wait; returns where its answer arrives.
 fn wait(flocks: &Flocks, ask: Ask) -> Receiver<Result<()>> {
     let (tell, told) = channel();
-    flocks.wait(1, ask, Box::new(move |result| tell.send(result).unwrap()));
+    flocks.wait(
+        (1, 0),
+        ask,
+        Box::new(move |result| tell.send(result).unwrap()),
+    );
     told
 }
 
@@ -38,12 +42,12 @@ fn answer(flocks: &Flocks) {
 fn a_lock_is_granted_in_the_order_of_the_requests() {
     use Flock::{Exclusive, Shared};
     let flocks = Flocks::default();
-    assert!(flocks.take(1, &ask(1, Shared)));
-    assert!(flocks.take(1, &ask(2, Shared)));
-    assert!(flocks.take(2, &ask(9, Exclusive)), "another file's");
-    assert!(!flocks.take(1, &ask(3, Exclusive)));
+    assert!(flocks.take((1, 0), &ask(1, Shared)));
+    assert!(flocks.take((1, 0), &ask(2, Shared)));
+    assert!(flocks.take((2, 0), &ask(9, Exclusive)), "another file's");
+    assert!(!flocks.take((1, 0), &ask(3, Exclusive)));
     let third = wait(&flocks, ask(3, Exclusive));
-    assert!(flocks.take(1, &ask(4, Shared)), "it is free for that");
+    assert!(flocks.take((1, 0), &ask(4, Shared)), "it is free for that");
     let fifth = wait(&flocks, ask(5, Exclusive));
     let sixth = wait(&flocks, ask(6, Shared));
     let seventh = wait(&flocks, ask(7, Shared));
@@ -56,7 +60,7 @@ fn a_lock_is_granted_in_the_order_of_the_requests() {
     assert_eq!(third.try_recv(), Ok(Ok(())));
     assert!(fifth.try_recv().is_err());
     // It gives up its lock for the other kind, and the lock goes to the next request.
-    assert!(!flocks.take(1, &ask(3, Shared)));
+    assert!(!flocks.take((1, 0), &ask(3, Shared)));
     answer(&flocks);
     assert_eq!(fifth.try_recv(), Ok(Ok(())));
     flocks.release(5);
@@ -75,9 +79,9 @@ fn a_lock_is_granted_in_the_order_of_the_requests() {
 fn an_unlock_before_the_save_takes_effect_at_the_save_or_after_a_while() {
     let flocks = Flocks::default();
     for is_saved in [true, false] {
-        assert!(flocks.take(1, &ask(1, Flock::Exclusive)));
+        assert!(flocks.take((1, 0), &ask(1, Flock::Exclusive)));
         flocks.unlock_when_saved(1);
-        assert!(!flocks.take(1, &ask(2, Flock::Shared)));
+        assert!(!flocks.take((1, 0), &ask(2, Flock::Shared)));
         let impatient = Ask {
             waits: false,
             ..ask(2, Flock::Shared)
@@ -91,11 +95,11 @@ fn an_unlock_before_the_save_takes_effect_at_the_save_or_after_a_while() {
         flocks.release(2);
     }
     // One that locks again before the save has the lock as before.
-    assert!(flocks.take(1, &ask(1, Flock::Exclusive)));
+    assert!(flocks.take((1, 0), &ask(1, Flock::Exclusive)));
     flocks.unlock_when_saved(1);
-    assert!(flocks.take(1, &ask(1, Flock::Exclusive)));
+    assert!(flocks.take((1, 0), &ask(1, Flock::Exclusive)));
     flocks.saved(1);
-    assert!(!flocks.take(1, &ask(2, Flock::Shared)));
+    assert!(!flocks.take((1, 0), &ask(2, Flock::Shared)));
 }
 
 #[test]
@@ -112,26 +116,26 @@ fn the_release_of_ended_processes_is_waited_for_longer() {
         .unwrap();
     let most = OWNERS_LOOKED_AT as u64;
     for handle in 1..=most {
-        assert!(flocks.take(1, &by(child.id(), handle)));
+        assert!(flocks.take((1, 0), &by(child.id(), handle)));
     }
     let asked = ask(0, Flock::Exclusive);
-    assert_eq!(flocks.release_time(1, &asked), RELEASE_TIME);
+    assert_eq!(flocks.release_time((1, 0), &asked), RELEASE_TIME);
     drop(child.stdin.take());
     child.wait().unwrap();
-    assert_eq!(flocks.release_time(1, &asked), EXIT_TIME);
+    assert_eq!(flocks.release_time((1, 0), &asked), EXIT_TIME);
     // Only this number of owners is looked at, up to the first that lives.
     let me = std::process::id();
-    assert!(flocks.take(1, &by(me, most + 1)));
-    assert_eq!(flocks.release_time(1, &asked), EXIT_TIME);
+    assert!(flocks.take((1, 0), &by(me, most + 1)));
+    assert_eq!(flocks.release_time((1, 0), &asked), EXIT_TIME);
     flocks.release(1);
-    assert_eq!(flocks.release_time(1, &asked), RELEASE_TIME);
-    assert_eq!(flocks.release_time(2, &asked), RELEASE_TIME);
+    assert_eq!(flocks.release_time((1, 0), &asked), RELEASE_TIME);
+    assert_eq!(flocks.release_time((2, 0), &asked), RELEASE_TIME);
 }
 
 #[test]
 fn the_waiting_requests_of_one_user_are_bounded_and_others_have_their_own() {
     let flocks = Flocks::default();
-    assert!(flocks.take(1, &ask(0, Flock::Exclusive)));
+    assert!(flocks.take((1, 0), &ask(0, Flock::Exclusive)));
     let waiting: Vec<_> = (1..=MOST_WAITING as u64)
         .map(|handle| wait(&flocks, ask(handle, Flock::Exclusive)))
         .collect();
