@@ -105,6 +105,17 @@ impl Fs {
         let _ = self.device.set(device);
     }
 
+    /// The user whose share a handle is in.
+    pub fn user_of(&self, handle: u64) -> Option<u32> {
+        self.lasting.handles.user(handle)
+    }
+
+    /// Sets a function that is called with true when a thread begins to wait for another
+    /// writer, and with false when the wait is over.
+    pub fn on_wait(&self, call: fn(bool)) {
+        self.activity.on_wait(call);
+    }
+
     /// To be kept by a request that waits, until it is answered: if the daemon ended
     /// before, the caller would get an error.
     pub fn busy(&self) -> Counted<'_> {

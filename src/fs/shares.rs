@@ -184,6 +184,11 @@ impl Share {
         }
     }
 
+    /// Its user.
+    pub(in crate::fs) fn user(&self) -> u32 {
+        self.user
+    }
+
     /// Whether another share is the same user's.
     pub fn is_of_same_user(&self, other: &Self) -> bool {
         self.user == other.user

@@ -9,7 +9,7 @@ use fuser::{Request, TimeOrNow};
 use super::buffers::Buffers;
 use super::reply::Answer;
 use super::threads::Threads;
-use super::workers::Workers;
+use super::workers::{self, Lane, Workers};
 use crate::fs::{Caller, Fail, Fs, Patience, Request as Asked, Result};
 use crate::sys::memory;
 
@@ -24,6 +24,7 @@ pub struct Adapter {
 impl Adapter {
     /// Serves `fs` with so many threads that take requests.
     pub fn new(fs: Arc<Fs>, threads: usize) -> Self {
+        fs.on_wait(workers::aside);
         Self {
             fs,
             threads: Threads::new(threads),
@@ -62,6 +63,33 @@ impl Adapter {
         R: Answer<T>,
         T: 'static,
     {
+        self.finish_in(Lane::request(request.uid()), request, reply, operation);
+    }
+
+    /// As [`finish`](Self::finish), for what ends something: requests that wait do not
+    /// keep it waiting.
+    pub(super) fn end<R, T>(
+        &self,
+        request: &Request,
+        reply: R,
+        operation: impl Fn(&Fs, Asked, &R) -> Result<T> + Send + 'static,
+    ) where
+        R: Answer<T>,
+        T: 'static,
+    {
+        self.finish_in(Lane::end(Some(request.uid())), request, reply, operation);
+    }
+
+    fn finish_in<R, T>(
+        &self,
+        lane: Lane,
+        request: &Request,
+        reply: R,
+        operation: impl Fn(&Fs, Asked, &R) -> Result<T> + Send + 'static,
+    ) where
+        R: Answer<T>,
+        T: 'static,
+    {
         let caller = caller(request);
         if let Some(_inside) = self.threads.enter() {
             let result = guarded(|| operation(&self.fs, caller.with(Patience::None), &reply));
@@ -70,7 +98,7 @@ impl Adapter {
             }
         }
         let fs = self.fs.clone();
-        self.workers.run(move || {
+        self.workers.run(lane, move || {
             let _busy = fs.busy();
             let result = guarded(|| operation(&fs, caller.with(Patience::Wait), &reply));
             reply.answer(result);
@@ -78,10 +106,10 @@ impl Adapter {
     }
 
     /// Does what never has to wait for anybody, but for the disk perhaps.
-    pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
+    pub(super) fn run(&self, lane: Lane, job: impl FnOnce() + Send + 'static) {
         match self.threads.enter() {
             Some(_inside) => job(),
-            None => self.workers.run(job),
+            None => self.workers.run(lane, job),
         }
     }
 }

@@ -6,6 +6,7 @@ use fuser::{ReplyData, ReplyEmpty, ReplyWrite};
 use super::adapter::{Adapter, guarded};
 use super::buffers::Buffers;
 use super::reply::Answer;
+use super::workers::Lane;
 use crate::fs::{Caller, Fail, Fs, Patience};
 
 impl Adapter {
@@ -18,7 +19,7 @@ impl Adapter {
         }
         if let Some(reply) = unanswered {
             let (fs, buffers) = (self.fs.clone(), self.buffers.clone());
-            self.workers.run(move || {
+            self.workers.run(Lane::request(what.0), move || {
                 read(&fs, &buffers, reply, what, Patience::Wait);
             });
         }
@@ -56,7 +57,7 @@ impl Adapter {
             }
         };
         let (fs, data) = (self.fs.clone(), copy);
-        self.workers.run(move || {
+        self.workers.run(Lane::request(caller.uid), move || {
             let result =
                 guarded(|| fs.write(handle, at, &data, flags, caller.with(Patience::Wait)));
             reply.answer(result.map(|()| written));
@@ -75,7 +76,7 @@ impl Adapter {
         // requests that nobody waits for, read-ahead among them, at a time.
         reply.ok();
         let fs = self.fs.clone();
-        self.workers.run(move || {
+        self.workers.run(Lane::end(fs.user_of(handle)), move || {
             let _busy = fs.busy();
             // Only that it would wait is ever answered.
             let _ = guarded(|| fs.release(handle, Patience::Wait));

@@ -15,6 +15,7 @@ use fuser::{
 
 use super::adapter::{Adapter, caller, guarded, time};
 use super::reply::{self, Value};
+use super::workers::Lane;
 use super::{capabilities, locks};
 use crate::fs::{Ask, Fail, SetAttr};
 use crate::sys::memory;
@@ -33,7 +34,7 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
         if let Some(forgotten) = self.fs.forget(ino.0, nlookup) {
-            self.run(move || drop(forgotten));
+            self.run(Lane::end(None), move || drop(forgotten));
         }
     }
 
@@ -240,7 +241,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.finish(request, reply, move |fs, asked, _| fs.flush(fh.0, asked));
+        self.end(request, reply, move |fs, asked, _| fs.flush(fh.0, asked));
     }
 
     fn release(
@@ -375,7 +376,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let (caller, fs) = (caller(request), self.fs.clone());
-        self.run(move || {
+        self.run(Lane::request(caller.uid), move || {
             let result = guarded(|| {
                 memory::require_room()?;
                 fs.readdirplus(ino.0, fh.0, offset, caller, |it| reply::add(&mut reply, it))
@@ -393,7 +394,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        self.run(move || {
+        self.run(Lane::end(fs.user_of(fh.0)), move || {
             fs.releasedir(fh.0);
             reply.ok();
         });

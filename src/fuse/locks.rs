@@ -7,7 +7,7 @@ use fuser::ReplyEmpty;
 
 use super::adapter::{Adapter, guarded};
 use super::reply::Answer;
-use super::workers::Workers;
+use super::workers::{Lane, Workers};
 use crate::fs::{Ask, Fail, Flock, Fs, Locked, Patience, Result};
 
 /// What flock(2) asks for, of the type of a lock as of fcntl(2).
@@ -39,7 +39,7 @@ impl Adapter {
             }
         }
         let fs = self.fs.clone();
-        self.workers.run(move || {
+        self.workers.run(Lane::lock(ask.caller.uid), move || {
             let result = guarded(|| fs.flock(&ask, Patience::Wait));
             settle(&fs, ask, reply, result);
         });
@@ -74,7 +74,7 @@ impl Waiters {
                     continue;
                 }
                 let fs = self.fs.clone();
-                self.workers.run(move || {
+                self.workers.run(Lane::lock(due.user()), move || {
                     let result = guarded(|| fs.settle_flock(&due, Patience::Wait));
                     due.answer(result);
                 });

@@ -94,6 +94,14 @@ impl Program {
         self
     }
 
+    /// How many of its threads are in this system call.
+    pub fn in_call(&self, number: i64) -> usize {
+        let threads = super::observe::threads(self.child.id(), None).into_iter();
+        threads
+            .filter(|&tid| super::observe::is_in_call(tid, number))
+            .count()
+    }
+
     /// How many threads it has.
     pub fn threads(&self) -> usize {
         super::observe::threads(self.child.id(), None).len()

@@ -18,7 +18,7 @@ on_each_filesystem!(
     rule_2_16_locks_are_those_of_a_directory,
 );
 
-// Those that use an inode number again.
+// Filesystems that reuse inode numbers.
 mod reused {
     use super::Backing;
 
@@ -581,8 +581,8 @@ fn rule_2_16_a_request_waiting_for_a_lock_does_not_delay_the_end() {
     drop(holder);
 }
 
-/// Whoever has a removed session's checkpoint open, and locked, before or after its
-/// directory went, has no lock of a session whose directory gets the number.
+/// A process that has locked the checkpoint of a removed session, before or after the
+/// directory was removed, has no lock of a session whose directory gets its number.
 fn rule_2_16_a_lock_of_a_session_that_is_gone_is_no_lock_of_another_one(backing: Backing) {
     let mount = shared_mount(backing);
     let hold = "

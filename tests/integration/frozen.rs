@@ -27,6 +27,11 @@ mod ext4 {
     }
 
     #[test]
+    fn rule_13_2_what_waits_of_one_user_leaves_threads_to_others() {
+        super::rule_13_2_what_waits_of_one_user_leaves_threads_to_others(Ext4);
+    }
+
+    #[test]
     fn rule_13_3_waiting_writes_are_bounded() {
         super::rule_13_3_waiting_writes_are_bounded(Ext4);
     }
@@ -34,6 +39,7 @@ mod ext4 {
 on_each_filesystem!(in_full xfs Xfs
     rule_13_4_requests_that_need_no_disk_do_not_wait_for_it
     rule_13_4_every_kind_of_change_leaves_a_thread_free
+    rule_13_2_what_waits_of_one_user_leaves_threads_to_others
     rule_13_3_waiting_writes_are_bounded
 );
 
@@ -242,6 +248,62 @@ fn rule_13_4_every_kind_of_change_leaves_a_thread_free(backing: Backing) {
     }
 }
 
+/// The others of that user wait in its own queue, and all are done in the end.
+fn rule_13_2_what_waits_of_one_user_leaves_threads_to_others(backing: Backing) {
+    const SAVES: usize = 200;
+    const SHARE: usize = 64;
+    let mount = shared_mount_by(&[], backing, &["--threads=2"]);
+    let make = |user, id: &str| {
+        let make = format!("mkdir {id}.session && echo old > {id}.session/session");
+        assert_eq!(told(&run_as(user, &mount.mountpoint, &make)), "Some(0): ");
+    };
+    make(User::Ann, "ann");
+    for n in 0..SAVES {
+        make(User::Bob, &n.to_string());
+    }
+    let save = |sessions: &str| {
+        format!(
+            "
+import os, sys, threading
+print('ready', flush=True)
+sys.stdin.readline()
+def save(session):
+    with open(f'{{session}}.session/session', 'w') as f: f.write('new')
+threads = [threading.Thread(target=save, args=[session]) for session in {sessions}]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print('saved')"
+        )
+    };
+    let start = |user, sessions: &str| Program::start(user, &mount.mountpoint, &save(sessions));
+    let mut bob = start(User::Bob, &format!("range({SAVES})"));
+    let mut ann = start(User::Ann, "['ann']");
+    let before = threads(mount.pid(), None).len();
+    let frozen = Frozen::disk_of(&mount);
+    bob.go_on();
+    wait_until("all of Bob's wait", || {
+        bob.in_call(libc::SYS_openat) == SAVES && inside(&mount, &[libc::SYS_openat]) >= SHARE
+    });
+    ann.go_on();
+    // One of those that take requests may be inside as well, before the share counts.
+    wait_until("Ann's waits for the disk as well", || {
+        ann.in_call(libc::SYS_openat) == 1 && inside(&mount, &[libc::SYS_openat]) > SHARE
+    });
+    // A thread may take another request before it is known to be done with one.
+    let now = threads(mount.pid(), None).len();
+    let most = before + SHARE + SHARE / 2;
+    assert!(now <= most, "{before} threads became {now}");
+    let read = run_as(User::Ann, &mount.mountpoint, "cat ann.session/session");
+    assert_eq!(told(&read), "Some(0): old\n");
+    drop(frozen);
+    assert_eq!(ann.rest(), "saved\n");
+    assert_eq!(bob.rest(), "saved\n");
+    for id in (0..SAVES).map(|n| n.to_string()).chain(["ann".into()]) {
+        let file = mount.repository.join(format!("{id}.session/session"));
+        assert_eq!(fs::read_to_string(file).unwrap(), "new");
+    }
+}
+
 /// Each write that waits is kept in memory. Beyond a limit the user gets an error, and a
 /// save that lacks a piece is never published.
 fn rule_13_3_waiting_writes_are_bounded(backing: Backing) {
@@ -277,10 +339,11 @@ for n in told: print(n, flush=True)"
     let before = status(mount.pid(), "RssAnon");
     let frozen = Frozen::disk_of(&mount);
     program.go_on();
-    // Each waiting write has a thread of its own, except those that are refused.
+    // Threads with refused writes end. Of the other writes some wait for a worker.
     wait_until("all writes wait, or are refused", || {
+        let left = program.threads() - 1;
         let waiting = inside(&mount, &[libc::SYS_pwrite64]);
-        waiting >= 60 && program.threads() <= waiting + 1
+        waiting >= 60 && left < WRITERS && left == program.in_call(libc::SYS_pwrite64)
     });
     let now = status(mount.pid(), "RssAnon");
     println!("{before} KiB became {now} KiB");

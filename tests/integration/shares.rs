@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 
-use crate::common::observe::{Strace, descriptors};
+use crate::common::observe::{Strace, descriptors, threads};
 use crate::common::tools::output_of;
 use crate::common::users::{Program, User, run_as, shared_mount, shared_mount_by, told};
 use crate::common::{Backing, Mount, times, wait_until};
@@ -231,8 +231,8 @@ signal.pause()";
     assert_eq!(bob.rest(), "");
 }
 
-/// Nothing is kept of sessions that are removed, nor of those whose checkpoint is,
-/// once whoever did it has ended; and the disk is not waited for once for each.
+/// Removed sessions and checkpoints keep no descriptors once the process that removed
+/// them has ended; and the disk is not waited for once for each.
 #[test]
 fn rule_13_3_removed_sessions_keep_no_descriptors() {
     let mount = Mount::new(Backing::Ext4);
@@ -339,6 +339,47 @@ for thread in threads: thread.join()";
     assert_eq!(looked_at(&mount, refused), 0);
     fs::remove_file(mount.repository.join("other.session/session")).unwrap();
     append();
+}
+
+/// Those who wait for a writer take no thread that it needs, though they are more than
+/// one user has; all are saved in the end.
+#[test]
+fn rule_2_8_more_writers_than_a_user_has_threads_wait_for_one() {
+    const WAITING: usize = 100;
+    let mount = shared_mount_by(&[], Backing::Here, &["--lock-wait=600"]);
+    let make = "mkdir bob.session && echo old > bob.session/session";
+    assert_eq!(
+        told(&run_as(User::Bob, &mount.mountpoint, make)),
+        "Some(0): "
+    );
+    let hold = "
+import os, sys
+f = os.open('bob.session/session', os.O_WRONLY | os.O_TRUNC)
+print('holds', flush=True)
+sys.stdin.readline()
+for n in range(3):
+    os.write(f, b'x' * 100000)
+    os.fsync(f)
+os.close(f)
+print('saved')";
+    let holder = Program::start(User::Bob, &mount.mountpoint, hold);
+    assert_eq!(holder.line, "holds");
+    let wait = format!(
+        "
+import subprocess, sys
+one = ['dash', '-c', 'echo new > bob.session/session']
+running = [subprocess.Popen(one) for n in range({WAITING})]
+print('started', flush=True)
+print([process.wait() for process in running] == [0] * {WAITING})"
+    );
+    let waiting = Program::start(User::Bob, &mount.mountpoint, &wait);
+    wait_until("all wait", || {
+        threads(mount.pid(), Some("worker")).len() >= WAITING
+    });
+    assert_eq!(holder.rest(), "saved\n");
+    assert_eq!(waiting.rest(), "True\n");
+    let content = fs::read_to_string(mount.repository.join("bob.session/session")).unwrap();
+    assert_eq!(content, "new\n");
 }
 
 /// What `status` tells of a save that one user has lost stays, whatever others lose.

@@ -141,7 +141,7 @@ pub(super) fn option(long: &str) -> Option<&'static str> {
         "lock-wait" => {
             "In seconds, with fractions. After that time, or at once if it is 0, the writer gets \
              EBUSY. These get EBUSY at once in any case: a second writer of the same process, a \
-             writer whose user has 512 writers waiting already, and calls for which the kernel \
+             writer whose user has 128 writers waiting already, and calls for which the kernel \
              locks the session's directory (rename(2), unlink(2), making a checkpoint anew)"
         }
         "missing" => {

@@ -82,9 +82,9 @@ impl Fs {
         let _ = self.notifier.set(notifier);
     }
 
-    /// What a lock of an open file locks: the session's directory for a checkpoint, and
-    /// the file itself for any other. A checkpoint may be open for longer than its
-    /// session exists: another directory that gets its inode number is not meant.
+    /// What a lock of an open file locks: the node of the session's directory for a
+    /// checkpoint, and the node itself for any other file. Its number is not enough: a
+    /// checkpoint may be open for longer than its session's directory exists.
     fn locked(&self, node: u64, handle: &Handle) -> Exact {
         let nodes = &self.lasting.nodes;
         match (handle, nodes.role(node)) {

@@ -90,6 +90,11 @@ struct Waiter {
 }
 
 impl Due {
+    /// The user it waited for.
+    pub fn user(&self) -> u32 {
+        self.ask.caller.uid
+    }
+
     /// Sends the answer.
     pub fn answer(self, result: Result<()>) {
         (self.answer)(result);

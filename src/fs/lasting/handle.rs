@@ -36,7 +36,7 @@ pub(in crate::fs) enum Handle {
 struct Open {
     handle: Arc<Handle>,
     /// Its descriptors in its user's share.
-    _share: Share,
+    share: Share,
 }
 
 /// All handles.
@@ -56,7 +56,7 @@ impl Handles {
             .unwrap_or_else(PoisonError::into_inner);
         let open = Open {
             handle: Arc::new(handle),
-            _share: share,
+            share,
         };
         handles.insert(number, open);
         number
@@ -70,6 +70,15 @@ impl Handles {
             .unwrap_or_else(PoisonError::into_inner);
         let open = handles.get(&number).ok_or(Errno::BADF)?;
         Ok(open.handle.clone())
+    }
+
+    /// The user whose share a handle is in.
+    pub(in crate::fs) fn user(&self, number: u64) -> Option<u32> {
+        let handles = self
+            .by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Some(handles.get(&number)?.share.user())
     }
 
     /// Removes a handle.

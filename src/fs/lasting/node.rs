@@ -85,9 +85,9 @@ pub(in crate::fs) struct Identity {
     pub(in crate::fs) handle: Option<u64>,
 }
 
-/// The id of a node and its generation: no other inode has both, also when this one
-/// is gone and its number is used again, for as long as the kernel knows the node. It
-/// knows that of a directory while anything in there is open.
+/// The id of a node and its generation. They identify an inode even after it is gone and
+/// its number is reused, for as long as the kernel knows the node. It knows a directory
+/// while anything in it is open.
 pub(in crate::fs) type Exact = (u64, u32);
 
 impl Identity {
@@ -349,18 +349,19 @@ impl Nodes {
     }
 
     /// The session of which a node is the checkpoint, or was one since the kernel knows
-    /// it: a program that opens it may have meant `session`.
+    /// it: a program that opens it may have meant `session`. `None` also if another
+    /// directory has got the number of that session's.
     pub(in crate::fs) fn session(&self, id: u64) -> Option<u64> {
         let by_id = self.lock();
         current(&by_id, by_id.get(&id)?.session?)
     }
 
-    /// The same, whether that session is still there or not.
+    /// As [`session`](Self::session), also if that session is gone.
     pub(in crate::fs) fn exact_session(&self, id: u64) -> Option<Exact> {
         self.with(id, |node| node.session)?
     }
 
-    /// What tells a node from one that has its number later.
+    /// What distinguishes a node from later ones with the same number.
     pub(in crate::fs) fn exact(&self, id: u64) -> Exact {
         exact(&self.lock(), id)
     }
@@ -452,7 +453,7 @@ fn exact(by_id: &HashMap<u64, Node>, id: u64) -> Exact {
     (id, by_id.get(&id).map_or(0, |node| node.generation))
 }
 
-/// The id of a node, unless that is another inode's by now.
+/// The id of a node, unless another inode has it by now.
 fn current(by_id: &HashMap<u64, Node>, (id, generation): Exact) -> Option<u64> {
     let node = by_id.get(&id);
     node.is_none_or(|node| node.generation == generation)

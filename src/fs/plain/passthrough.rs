@@ -105,8 +105,8 @@ impl Fs {
         Ok(self.opened_file((id, share), file, flags, open_backing))
     }
 
-    /// A handle of a file that has just been opened with these flags, in the
-    /// share of a user.
+    /// A handle for a file that has just been opened with these flags, with its part of a
+    /// user's share.
     pub(in crate::fs) fn opened_file(
         &self,
         (id, share): (u64, Share),

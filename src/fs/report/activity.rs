@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many changes of one user may wait for another writer, each on a thread of its own.
-const MOST_WAITING: usize = 512;
+const MOST_WAITING: usize = 128;
 
 /// Counts of the saves of a mount.
 #[derive(Debug, Default)]
@@ -17,6 +17,7 @@ pub(in crate::fs) struct Activity {
     waiting: Mutex<HashMap<u32, usize>>,
     changed: Condvar,
     is_ending: AtomicBool,
+    on_wait: OnceLock<fn(bool)>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -78,17 +79,33 @@ impl Activity {
         (counts.staged, counts.busy)
     }
 
+    /// Sets a function that is told when this thread begins to wait for another writer
+    /// (true), and when the wait is over (false).
+    pub(in crate::fs) fn on_wait(&self, call: fn(bool)) {
+        // It is set only once.
+        let _ = self.on_wait.set(call);
+    }
+
+    fn tell(&self, waits: bool) {
+        if let Some(on_wait) = self.on_wait.get() {
+            on_wait(waits);
+        }
+    }
+
     /// Counts a change that is about to wait for another writer; `None` if too many of
     /// this user wait already.
     pub(in crate::fs) fn begin_wait(&self, user: u32) -> Option<WaitingChange<'_>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let own = waiting.entry(user).or_default();
-        (*own < MOST_WAITING).then(|| {
-            *own += 1;
-            WaitingChange {
-                activity: self,
-                user,
-            }
+        if *own >= MOST_WAITING {
+            return None;
+        }
+        *own += 1;
+        drop(waiting);
+        self.tell(true);
+        Some(WaitingChange {
+            activity: self,
+            user,
         })
     }
 
@@ -135,6 +152,7 @@ impl Drop for Counted<'_> {
 
 impl Drop for WaitingChange<'_> {
     fn drop(&mut self) {
+        self.activity.tell(false);
         let waiting = self.activity.waiting.lock();
         let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = waiting.get_mut(&self.user) {

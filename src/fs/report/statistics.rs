@@ -1,5 +1,5 @@
-//! Statistics of the saves of a mount. The errors of one user do not push out those of
-//! another (DESIGN 13.3).
+//! Statistics of the saves of a mount. The errors of one user displace none of another
+//! (DESIGN 13.3).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use crate::repo::{Session, SessionName};
 use crate::sys;
 
-/// Of how many sessions the last error is remembered. Beyond that, the oldest error goes
-/// of the user with most.
+/// Of how many sessions the last error is remembered. Beyond that the oldest error goes
+/// of the user with the most.
 const MOST_ERRORS: usize = 1000;
 
 /// Counts of saves since the mount was made.
@@ -145,7 +145,7 @@ impl Inner {
     }
 }
 
-/// The owner of a session, which no other user can change.
+/// The owner of a session's directory.
 fn owner_of(session: &Session) -> u32 {
     sys::fstat(session.dir()).map_or(u32::MAX, |stat| stat.stx_uid)
 }

@@ -49,7 +49,7 @@ pub(in crate::fs) struct Removal {
     pub(super) removers: Removers,
     /// The last rename that has looked up the checkpoint by another name.
     pub(super) rename: Mutex<Option<Call>>,
-    /// Of its descriptors; none of one that is done at once.
+    /// Its descriptors in its user's share; `None` if the removal is carried out at once.
     pub(super) share: Option<Share>,
 }
 

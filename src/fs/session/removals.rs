@@ -1,7 +1,5 @@
-//! The deferred removals of the sessions in use (DESIGN 2.12): see `removal`.
-//!
-//! How many are remembered counts for each user: what one user removes does not end the
-//! deferral of another user's removal (DESIGN 13.3).
+//! The deferred removals of the sessions in use (DESIGN 2.12): see `removal`. Each user
+//! has a share of them (DESIGN 13.3): those of one user displace no others.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,8 +12,8 @@ use crate::fs::session::sessions::{Known, Sessions};
 use crate::fs::shares::Share;
 use crate::repo::{Checkpoint, Session};
 
-/// How many removals of one user are remembered. Beyond that the oldest that are
-/// done are forgotten, and if none is, the next removal is done at once.
+/// How many removals of one user are remembered. Beyond that the user's oldest one that is
+/// done is forgotten; if none is, the new removal is carried out at once.
 const CAPACITY: usize = 1024;
 
 /// The longest time before a removal that was deferred meanwhile is watched.
@@ -73,7 +71,7 @@ impl Sessions {
         let known = sessions.entry(node).or_default();
         forgotten.extend(known.removal.replace(removal.clone()));
         drop(sessions);
-        // Their ends may call the system: not under the lock.
+        // Dropping them may make system calls: not under the lock.
         drop(forgotten);
         if !is_watched {
             return Deferral::Due(removal);
@@ -94,7 +92,7 @@ impl Sessions {
         let (Some(remover), Some(share)) = shared(tid, share) else {
             return;
         };
-        // Dropped behind the lock.
+        // Dropped after the lock.
         let mut forgotten = Vec::new();
         let mut sessions = self.lock();
         if let Some(known) = sessions.get(&node).and_then(|known| known.removal.as_ref()) {
@@ -220,8 +218,8 @@ fn shared(tid: u32, share: Option<Share>) -> (Option<Remover>, Option<Share>) {
     (Remover::of(tid, rest.split(OF_REMOVER)), Some(rest))
 }
 
-/// Makes room for one more of the user of this share; what is forgotten for it is
-/// handed out, as its end may call the system. Answers whether there is room.
+/// Makes room for another removal of the user of this share. What is forgotten for that is
+/// put into `forgotten`, as dropping it may make system calls. Returns whether there is room.
 fn make_room(
     sessions: &mut HashMap<u64, Known>,
     share: &Share,
@@ -234,26 +232,24 @@ fn make_room(
     };
     if removals().filter(|removal| is_own(removal)).count() < CAPACITY {
         let all = removals().count();
-        // Now and then: each that is left keeps descriptors.
+        // From time to time, as each that is left keeps descriptors.
         if all >= 16 && all.is_power_of_two() {
             forgotten.extend(take_ended(sessions));
         }
         return true;
     }
-    // Whether their processes live is not asked: that is a call for each.
-    let own = sessions
+    // Whether their processes live is not asked: that is a system call for each.
+    let oldest = sessions
         .values_mut()
-        .filter_map(|known| known.removal.is_some().then_some(&mut known.removal));
-    let oldest = own
-        .filter(|kept| {
-            let removal = kept.as_deref();
+        .filter(|known| {
+            let removal = known.removal.as_deref();
             removal.is_some_and(|removal| is_own(removal) && removal.is_done())
         })
-        .min_by_key(|kept| kept.as_ref().map(|removal| removal.since));
-    let oldest = oldest.and_then(Option::take);
-    let is_there = oldest.is_some();
+        .min_by_key(|known| known.removal.as_ref().map(|removal| removal.since));
+    let oldest = oldest.and_then(|known| known.removal.take());
+    let is_room = oldest.is_some();
     forgotten.extend(oldest);
-    is_there
+    is_room
 }
 
 /// The removals that are done and whose processes have ended.

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::fs::shares::Share;
 use crate::proc::identity::Process;
 
-/// How many processes of one user are remembered for one removal. Further ones are treated as
+/// How many processes are remembered for one removal. Further ones are treated as
 /// processes that have not removed it.
 const MOST: usize = 16;
 
