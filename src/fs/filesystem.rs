@@ -184,7 +184,7 @@ impl Fs {
         })
     }
 
-    pub(in crate::fs) fn find_dir(&self, root: &OwnedFd, id: u64) -> Result<Dir> {
+    fn find_dir(&self, root: &OwnedFd, id: u64) -> Result<Dir> {
         let path = self.lasting.nodes.path(id).ok_or(Errno::STALE)?;
         let fd = open_dir(root, &path)?;
         let stat = sys::fstat(&fd)?;
@@ -199,6 +199,14 @@ impl Fs {
 
     /// The session of a node; `ESTALE` as for [`dir`](Self::dir).
     pub(in crate::fs) fn session(&self, id: u64) -> Result<Session> {
+        // As in `dir`: it may be being renamed.
+        self.find_session(id).or_else(|_| {
+            let _names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+            self.find_session(id)
+        })
+    }
+
+    fn find_session(&self, id: u64) -> Result<Session> {
         let (_, name) = self.lasting.nodes.parent_and_name(id).ok_or(Errno::STALE)?;
         let session = self.repository.session(&SessionName::new(&name)?)?;
         if sys::fstat(session.dir())?.stx_ino != id {

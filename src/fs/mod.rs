@@ -2,7 +2,7 @@
 //! (DESIGN 2, 4 and 5).
 //!
 //! Every operation takes and returns plain values, so that all of it can be called
-//! without a mount. `fuse` is the only user.
+//! without a mount. `fuse` and `mount` use it.
 
 mod attr;
 mod caller;

@@ -1,5 +1,5 @@
-//! The threads that serve a mount beside those that take requests: each does what
-//! no request may wait for, until the end of the process.
+//! The threads that work for the filesystem beside those that take requests: each does
+//! what no request may wait for, until the end of the process.
 
 use std::io;
 use std::sync::Arc;

@@ -53,6 +53,15 @@ pub fn descriptors(pid: u32) -> io::Result<fs::ReadDir> {
     fs::read_dir(format!("/proc/{pid}/fdinfo"))
 }
 
+/// The threads of a process: each entry is a directory with its files, of which
+/// `children` (proc_tid_children(5)) is read without waiting.
+///
+/// # Errors
+/// As of [`read`].
+pub fn threads(pid: u32) -> io::Result<fs::ReadDir> {
+    fs::read_dir(format!("/proc/{pid}/task"))
+}
+
 /// Whether a process may be in exec(2), after it has given up its old memory: until exec
 /// ends, the new memory has a size but no code.
 pub fn may_be_in_exec(pid: u32) -> bool {

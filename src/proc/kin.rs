@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use super::files;
 use super::identity::Process;
 use super::table::{Sought, Table, table};
 
@@ -152,7 +153,7 @@ impl Look {
     /// Adds the children of all threads of a process, which `/proc` shows without waiting
     /// (proc_tid_children(5)).
     fn see_children(&mut self, pid: u32) {
-        let threads = fs::read_dir(format!("/proc/{pid}/task"));
+        let threads = files::threads(pid);
         for thread in threads.into_iter().flatten().flatten() {
             // A thread that has ended meanwhile has none.
             let children = fs::read(thread.path().join("children")).unwrap_or_default();

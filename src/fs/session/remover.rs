@@ -63,10 +63,12 @@ impl Removers {
         !self.lock().iter().all(Remover::has_ended)
     }
 
+    /// The pidfds of those that live: one that has ended would end every wait at once.
     pub(in crate::fs) fn pidfds(&self) -> Vec<Arc<OwnedFd>> {
         let removers = self.lock();
         removers
             .iter()
+            .filter(|remover| !remover.has_ended())
             .map(|remover| remover.pidfd.clone())
             .collect()
     }
