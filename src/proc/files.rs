@@ -4,8 +4,7 @@
 //! Seen on Linux 6.18: `fd/N`, `exe`, `stat`, `syscall` and `maps` of a process wait for
 //! the end of its exec (`exec_update_lock`), and exec may wait for us, at the FLUSH of a
 //! close-on-exec descriptor. `maps` and `cmdline` also wait for the memory lock of the
-//! process, which another filesystem may keep locked. `cmdline` is never read, and `maps`
-//! only by `mappings`, which can give up.
+//! process, which another filesystem may keep locked: nothing here reads them.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -125,14 +124,6 @@ impl OutOfExec {
     /// forbids it.
     pub fn syscall(self) -> Option<String> {
         fs::read_to_string(self.path("syscall")).ok()
-    }
-
-    /// proc_pid_maps(5). Opening or reading it may wait forever: only for `mappings`.
-    ///
-    /// # Errors
-    /// As of [`read`].
-    pub(super) fn maps(self) -> io::Result<fs::File> {
-        fs::File::open(self.path("maps"))
     }
 
     /// What identifies its namespace of this kind (namespaces(7)).

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::{files as proc_files, holders, kin, mappings, mountinfo, status, syscall};
+use super::{files as proc_files, holders, kin, mountinfo, status, syscall};
 
 /// `/proc/PID/mountinfo`: any text, and a mount of any name.
 pub fn mountinfo(input: &[u8]) {
@@ -151,11 +151,6 @@ pub fn process(input: &[u8]) {
     }
     let words = text.split(' ').filter_map(|word| word.parse::<u32>().ok());
     assert!(kin::parse_children(input).eq(words), "{text:?}");
-    if let Some(((major, minor), ino)) = mappings::parse_shared(input) {
-        let line = format!("0-1 r--s 0 {major:x}:{minor:x} {ino} /a\n");
-        let again = mappings::parse_shared(line.as_bytes());
-        assert_eq!(again, Some(((major, minor), ino)));
-    }
     if let Some((size, code)) = proc_files::parse_statm(input) {
         let line = format!("{size} 1 1 {code} 0 1 0\n");
         assert_eq!(proc_files::parse_statm(line.as_bytes()), Some((size, code)));

@@ -5,11 +5,10 @@
 //! thread, from what `/proc` shows of the closing process, of the opener, and of related
 //! processes.
 //!
-//! A process can write to a mapping after its last close, until RELEASE comes. So a close
-//! that leaves a size and no content, in a process that has the file mapped, saves
-//! nothing: RELEASE saves, after the close has returned. Any other close saves what is
-//! there (DESIGN 2.3), and what comes later by a mapping is another save. RELEASE abandons
-//! what comes by a mapping if a process that opened the file was killed (DESIGN 2.6).
+//! A process can write to a mapping after its last close, until RELEASE comes. A close
+//! saves what is there, and be it a size (DESIGN 2.3, 2.4): the kernel need not tell for as
+//! long as a mapping lasts. What comes later by a mapping is another save, and RELEASE
+//! abandons that if a process that opened the file was killed (DESIGN 2.6).
 //! Before Linux 6.15 that cannot be seen once its parent has waited for it.
 
 use std::sync::PoisonError;
@@ -24,8 +23,6 @@ use crate::proc::ending::{self, Closer};
 use crate::proc::holders;
 use crate::proc::identity::Process;
 use crate::proc::kin::{self, Holding, Kin};
-use crate::proc::mappings;
-use crate::repo::Staged;
 
 /// How long a program that is being started may take to close descriptors that it was not
 /// meant to inherit, and how often to look meanwhile.
@@ -128,26 +125,12 @@ impl Writer {
             Duration::ZERO
         };
         match (self.is_held_by_others(closer, patience), killed) {
-            (false, None) if how == Closer::Closed && self.is_for_mapping(closer) => {
-                Verdict::Nothing
-            }
             (false, killed) => Verdict::Last {
                 killed: killed.or_else(|| self.other_killed(closer, Who::Writers)),
             },
             (true, Some(killed)) => Verdict::Doom(killed),
             (true, None) => Verdict::Nothing,
         }
-    }
-
-    /// Whether the staged file has a size and no content, and this process, which goes
-    /// on, has it mapped: then the content comes by the mapping, and RELEASE decides.
-    fn is_for_mapping(&self, closer: Process) -> bool {
-        let has_only_size = {
-            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_long = |staged: &Staged| staged.stat().is_ok_and(|stat| stat.stx_size > 0);
-            !state.has_data && state.failed.is_none() && state.staged.as_ref().is_some_and(is_long)
-        };
-        has_only_size && mappings::may_be_mapped(closer.pid, self.sought(), kin::until())
     }
 
     /// Whether any known process but `closer` has the file open. A process that may be
