@@ -181,7 +181,7 @@ def write():
     with lock: told.append(said)
 threads = [threading.Thread(target=write) for _ in range(600)]
 for t in threads: t.start()
-while len(told) < 88: pass
+while len(told) < 472: pass
 print(len(told), *set(told), flush=True)
 pause()
 for t in threads: t.join()
@@ -195,7 +195,7 @@ print(len(told))
     let output = waiters.finish();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "88 EBUSY\n600\n",
+        "472 EBUSY\n600\n",
         "{output:?}"
     );
 }
