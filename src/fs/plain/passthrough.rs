@@ -157,6 +157,8 @@ impl Fs {
                 if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ELOOP)) {
                     self.passthrough.store(false, Ordering::Relaxed);
                     log::info!("files are read and written through the daemon: {e}");
+                } else {
+                    log::warn!("a file is read and written through the daemon: {e}");
                 }
                 None
             }
