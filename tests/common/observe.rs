@@ -129,7 +129,12 @@ impl Strace {
             let options = options.iter().map(AsRef::as_ref);
             let strace = Self::attach(pid, [OsStr::new("-f")].into_iter().chain(options));
             let has_all = || {
-                let traced = |&tid: &u32| status(tid, "TracerPid") == u64::from(strace.0.id());
+                let tracer = format!("\nTracerPid:\t{}\n", strace.0.id());
+                // One that has ended meanwhile does not count.
+                let traced = |tid: &u32| {
+                    let status = fs::read_to_string(format!("/proc/{tid}/status"));
+                    status.is_ok_and(|status| status.contains(&tracer)) || has_ended(*tid)
+                };
                 threads(pid, None).iter().all(traced)
             };
             // A thread that is made while it attaches may be missed, for ever: then it
