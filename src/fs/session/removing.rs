@@ -46,6 +46,20 @@ impl Fs {
         sys::access(session.dir(), libc::W_OK | libc::X_OK)?;
         request.patience.must_wait()?;
         may_be_changed(&session)?;
+        self.defer_removal(node, session, checkpoint, request)?;
+        self.own_writers_lose_names(node, request.caller);
+        Ok(())
+    }
+
+    /// Defers the removal of this checkpoint by the calling process, with its rights, or
+    /// carries it out at once.
+    pub(in crate::fs) fn defer_removal(
+        &self,
+        node: u64,
+        session: Session,
+        checkpoint: Checkpoint,
+        request: Request,
+    ) -> Result<()> {
         let share = self.share_of_removal(request.caller);
         let whom = request.caller.behalf_later(session.dir())?;
         let session = session.on_behalf_of(whom);
@@ -56,16 +70,15 @@ impl Fs {
             request.caller.tid,
             share,
         );
-        if let Deferral::Due(removal) = deferral {
-            removal.carry_out_for_request(request.patience)?;
+        match deferral {
+            Deferral::Due(removal) => removal.carry_out_for_request(request.patience),
+            Deferral::Deferred => Ok(()),
         }
-        self.own_writers_lose_names(node, request.caller);
-        Ok(())
     }
 
     /// A share of the caller's user for the descriptors of a removal. `None` if it is
     /// used up: then the removal is not refused, but carried out at once.
-    pub(in crate::fs) fn share_of_removal(&self, caller: Caller) -> Option<Share> {
+    fn share_of_removal(&self, caller: Caller) -> Option<Share> {
         self.reserve(caller, OF_REMOVAL).ok()
     }
 

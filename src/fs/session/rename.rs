@@ -10,7 +10,6 @@ use crate::fs::errno::{Fail, Result};
 use crate::fs::filesystem::Fs;
 use crate::fs::lasting::node::ROOT;
 use crate::fs::request::Request;
-use crate::fs::session::removals::Deferral;
 use crate::repo::{Kind, LOCK, Linked, Session, SessionName};
 use crate::sys::{self, Errno, RenameFlags, Statx, is_file};
 
@@ -218,19 +217,7 @@ impl Fs {
             Linked::ItIsTheSame => return Ok(true),
             Linked::Impossible => return Ok(false),
         }
-        let share = self.share_of_removal(request.caller);
-        let whom = request.caller.behalf_later(session.dir())?;
-        let session = session.on_behalf_of(whom);
-        let deferral = self.lasting.sessions.defer_removal(
-            from.0,
-            session,
-            checkpoint,
-            request.caller.tid,
-            share,
-        );
-        if let Deferral::Due(removal) = deferral {
-            removal.carry_out_for_request(request.patience)?;
-        }
+        self.defer_removal(from.0, session, checkpoint, request)?;
         Ok(true)
     }
 

@@ -6,8 +6,8 @@
 //! processes.
 //!
 //! A process can write to a mapping after its last close, until RELEASE comes. A close
-//! saves what is there, and be it a size (DESIGN 2.3, 2.4): the kernel need not tell for as
-//! long as a mapping lasts. What comes later by a mapping is another save, and RELEASE
+//! saves what is there, even if that is only a size (DESIGN 2.3, 2.4): RELEASE does not come
+//! for as long as a mapping lasts. What comes later by a mapping is another save, and RELEASE
 //! abandons that if a process that opened the file was killed (DESIGN 2.6).
 //! Before Linux 6.15 that cannot be seen once its parent has waited for it.
 
